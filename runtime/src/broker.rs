@@ -1,0 +1,330 @@
+//! Where events live: the [`Broker`] trait (data plane), the [`Inspect`] trait (operations) and their errors.
+//!
+//! Two implementations with the same semantics: [`redis`] and [`memory`]; `tests/it/contract.rs` runs over both.
+
+pub mod dead_letter;
+pub mod keys;
+pub mod memory;
+pub mod redis;
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::outcome::{Publication, Settlement};
+
+/// The names and values of a stream entry, in order, as they are in Redis.
+pub type Fields = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// The place of an entry in its stream: milliseconds and a sequence number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EntryId {
+    /// Milliseconds since the Unix epoch, by the broker's clock.
+    pub ms: u64,
+    /// Position among the entries of that millisecond.
+    pub seq: u64,
+}
+
+impl EntryId {
+    /// Before every entry.
+    pub const MIN: EntryId = EntryId { ms: 0, seq: 0 };
+    /// After every entry.
+    pub const MAX: EntryId = EntryId { ms: u64::MAX, seq: u64::MAX };
+
+    /// The smallest id that is greater than this one; stays at [`EntryId::MAX`].
+    pub fn next(self) -> EntryId {
+        match self.seq.checked_add(1) {
+            Some(seq) => EntryId { ms: self.ms, seq },
+            None => self.ms.checked_add(1).map_or(EntryId::MAX, |ms| EntryId { ms, seq: 0 }),
+        }
+    }
+}
+
+impl fmt::Display for EntryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.ms, self.seq)
+    }
+}
+
+/// A text is not an entry id.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not an entry id: it has the form MILLISECONDS-SEQUENCE, such as 1700000000000-0")]
+pub struct InvalidEntryId(pub String);
+
+impl FromStr for EntryId {
+    type Err = InvalidEntryId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidEntryId> {
+        let (ms, seq) = text.split_once('-').unwrap_or((text, "0"));
+        match (ms.parse(), seq.parse()) {
+            (Ok(ms), Ok(seq)) => Ok(EntryId { ms, seq }),
+            _ => Err(InvalidEntryId(text.to_owned())),
+        }
+    }
+}
+
+/// A stream as the consumer group of one handler reads it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Source {
+    /// The name of the stream as configuration and guests know it.
+    pub stream: String,
+    /// The Redis key of the stream.
+    pub key: Arc<str>,
+    /// The consumer group.
+    pub group: Arc<str>,
+    /// The Redis key of the sorted set that holds the due times of parked entries.
+    pub due_key: Arc<str>,
+}
+
+/// One entry handed to this worker: it stays pending until it is settled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Its place in the stream.
+    pub id: EntryId,
+    /// How often it has been handed out, this time included.
+    pub attempt: u32,
+    /// What is in it.
+    pub fields: Fields,
+}
+
+/// Entries that were taken from another consumer or from the parked ones.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Claimed {
+    /// What is now pending under the claiming consumer.
+    pub entries: Vec<Entry>,
+    /// Entries whose payload had been trimmed away: settled, since there is nothing to run.
+    pub trimmed: usize,
+    /// There may be more to claim right now.
+    pub more: bool,
+}
+
+/// A consumer of a group, as the broker sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConsumerInfo {
+    /// Its name.
+    pub name: String,
+    /// How many entries are pending under it.
+    pub pending: usize,
+    /// Time since it last asked for entries.
+    pub idle: Duration,
+}
+
+/// What settling one delivery came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Settled {
+    /// Decision and effects have been written.
+    Applied,
+    /// The entry was settled, or is owned, by somebody else; nothing has been written.
+    Superseded,
+    /// The broker cannot write this one for a reason outside of the event; nothing has been written.
+    Refused(String),
+}
+
+/// The last entry of a stream that a reader knows of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cursor {
+    /// The Redis key of the stream.
+    pub key: Arc<str>,
+    /// Only newer entries are of interest.
+    pub after: EntryId,
+}
+
+/// What went wrong between wasmill and its broker.
+#[derive(Debug, thiserror::Error)]
+pub enum BrokerError {
+    /// No answer, or the connection broke. Whether the last request was carried out is unknown.
+    #[error("Redis cannot be reached: {message}")]
+    Unreachable {
+        message: String,
+        #[source]
+        cause: Option<::redis::RedisError>,
+    },
+    /// The broker answered, but will not serve for now; see [`Refusal::remedy`].
+    #[error("Redis refuses: {refusal} ({message}). {}", refusal.remedy())]
+    Refused { refusal: Refusal, message: String },
+    /// The consumer group (or its stream) does not exist, or no longer.
+    #[error("the consumer group does not exist: {message}")]
+    NoGroup { message: String },
+    /// The answer is none that the command can give.
+    #[error("unexpected answer from Redis: {message}")]
+    Unexpected { message: String },
+}
+
+/// The kinds of refusal that an operator has to act on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// Wrong or missing user or password.
+    NotAuthenticated,
+    /// The user may not run a command or touch a key.
+    NoPermission,
+    /// The server is a replica, or cannot write its disk.
+    ReadOnly,
+    /// The server is still loading its data.
+    Loading,
+    /// `maxmemory` is reached.
+    OutOfMemory,
+    /// The server is older than wasmill needs.
+    VersionTooOld,
+    /// The server evicts keys when memory is short.
+    EvictionPolicy,
+    /// A key holds something else than a stream.
+    WrongType,
+    /// Anything else that the server said.
+    Other,
+}
+
+impl Refusal {
+    /// What an operator can do about it.
+    pub fn remedy(self) -> &'static str {
+        match self {
+            Refusal::NotAuthenticated => {
+                "Set the user in redis.url and the password in redis.password_env or redis.password_file"
+            }
+            Refusal::NoPermission => "Grant the user the keys and commands that ARCHITECTURE.md lists (ACL SETUSER)",
+            Refusal::ReadOnly => "Point redis.url to the primary, or repair the server's disk; wasmill keeps trying",
+            Refusal::Loading => "The server is loading its data; wasmill waits for it",
+            Refusal::OutOfMemory => {
+                "Raise maxmemory or trim streams; finished work is kept and written when there is room"
+            }
+            Refusal::VersionTooOld => "wasmill needs Redis 7.0 or newer",
+            Refusal::EvictionPolicy => "Set maxmemory-policy to noeviction: any other policy may drop events",
+            Refusal::WrongType => "Rename the key that is in the way, or the stream in the configuration",
+            Refusal::Other => "See the server's log",
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Refusal::NotAuthenticated => "not authenticated",
+            Refusal::NoPermission => "no permission",
+            Refusal::ReadOnly => "read-only",
+            Refusal::Loading => "loading",
+            Refusal::OutOfMemory => "out of memory",
+            Refusal::VersionTooOld => "version too old",
+            Refusal::EvictionPolicy => "keys may be evicted",
+            Refusal::WrongType => "wrong type",
+            Refusal::Other => "error",
+        })
+    }
+}
+
+/// The data plane: what the pipeline needs of a broker. Methods take and return batches.
+///
+/// An entry that was handed out stays pending under its consumer until it is settled, whatever happens to the worker.
+#[async_trait]
+pub trait Broker: Send + Sync {
+    /// Creates the group at the beginning of the stream, and the stream with it. `true` if it did not exist.
+    async fn create_group(&self, source: &Source) -> Result<bool, BrokerError>;
+
+    /// Hands out up to `count` entries that nobody has got yet, oldest first. Does not wait.
+    async fn read(&self, source: &Source, consumer: &str, count: usize) -> Result<Vec<Entry>, BrokerError>;
+
+    /// Waits until one of the streams has an entry after its cursor, at most `timeout`. Returns the keys of those
+    /// that have, with the newest id; empty on timeout.
+    async fn wait(&self, cursors: &[Cursor], timeout: Duration) -> Result<Vec<Cursor>, BrokerError>;
+
+    /// Ends a [`Broker::wait`] that is going on, so that it can begin anew with other cursors. Does nothing if none is.
+    async fn interrupt_wait(&self) -> Result<(), BrokerError>;
+
+    /// Applies each settlement whole or not at all, and says which; the answers are in the order of the settlements.
+    /// Acks apply if the entry is still pending, under whomever; parking and dead letters only if it is pending
+    /// under `consumer`. After [`BrokerError::Unreachable`] the same call may be made again.
+    async fn settle(&self, consumer: &str, settlements: &[Settlement]) -> Result<Vec<Settled>, BrokerError>;
+
+    /// Takes up to `limit` parked entries whose time has come, which counts as an attempt.
+    async fn claim_due(&self, source: &Source, consumer: &str, limit: usize) -> Result<Claimed, BrokerError>;
+
+    /// Takes up to `limit` of the entries pending under `from`, oldest first, which counts as an attempt. An entry
+    /// that has been handed out at least twice before may be what killed its worker: it is taken alone.
+    async fn claim_from(
+        &self,
+        source: &Source,
+        consumer: &str,
+        from: &str,
+        limit: usize,
+    ) -> Result<Claimed, BrokerError>;
+
+    /// The consumers of the group.
+    async fn consumers(&self, source: &Source) -> Result<Vec<ConsumerInfo>, BrokerError>;
+
+    /// Removes a consumer unless entries are pending under it; `true` if it is gone.
+    async fn remove_consumer(&self, source: &Source, consumer: &str) -> Result<bool, BrokerError>;
+
+    /// Says that the worker is alive, for the next `ttl`.
+    async fn heartbeat(&self, worker: &str, ttl: Duration) -> Result<(), BrokerError>;
+
+    /// Says that the worker is gone, so that others need not wait for its heartbeat to end.
+    async fn resign(&self, worker: &str) -> Result<(), BrokerError>;
+
+    /// Whether each of the workers has a heartbeat.
+    async fn alive(&self, workers: &[String]) -> Result<Vec<bool>, BrokerError>;
+
+    /// Appends the events, all or none, and returns their entry ids in order.
+    async fn publish(&self, publications: &[Publication]) -> Result<Vec<EntryId>, BrokerError>;
+}
+
+/// One consumer group of a stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupInfo {
+    /// Its name.
+    pub name: String,
+    /// Entries handed out and not settled.
+    pub pending: usize,
+    /// Entries not handed out yet; `None` if the broker cannot tell.
+    pub lag: Option<usize>,
+}
+
+/// A stream and its groups.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StreamInfo {
+    /// Entries in it.
+    pub length: usize,
+    /// The newest id that was ever given out in it.
+    pub last: EntryId,
+    /// Its consumer groups.
+    pub groups: Vec<GroupInfo>,
+}
+
+/// Operations: looking at streams and at dead letters. Never on the hot path.
+#[async_trait]
+pub trait Inspect: Send + Sync {
+    /// The stream, or `None` if there is none under this key.
+    async fn stream(&self, key: &str) -> Result<Option<StreamInfo>, BrokerError>;
+
+    /// Up to `count` entries from `from` on, oldest first. [`Entry::attempt`] is 0: they are not handed out.
+    async fn range(&self, key: &str, from: EntryId, to: EntryId, count: usize) -> Result<Vec<Entry>, BrokerError>;
+
+    /// Moves the dead letter back to the inbox of its handler, in one step; `false` if it is no longer there.
+    async fn redrive(&self, dead_key: &str, entry: EntryId, inbox_key: &str) -> Result<bool, BrokerError>;
+
+    /// Deletes entries; how many there were.
+    async fn delete(&self, key: &str, entries: &[EntryId]) -> Result<usize, BrokerError>;
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn entry_ids_survive_their_text(ms: u64, seq: u64) {
+            let id = EntryId { ms, seq };
+            prop_assert_eq!(id.to_string().parse::<EntryId>(), Ok(id));
+            prop_assert!(id.next() > id || id == EntryId::MAX);
+        }
+    }
+
+    #[test]
+    fn other_texts_are_refused() {
+        for text in ["", "-", "1-", "a-1", "1-b", "1-2-3", "18446744073709551616-0"] {
+            assert!(text.parse::<EntryId>().is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! The form of a dead letter in its stream: evidence first, then the original fields byte for byte.
+//!
+//! Fields of an inbox entry (a redriven dead letter) follow the same idea: where it came from, then the original.
+
+use std::borrow::Cow;
+
+use super::{Entry, EntryId, Fields};
+use crate::event::Event;
+use crate::outcome::DeadLetter;
+
+/// The field that ends the evidence; its value is the number of original fields, which follow.
+pub const ORIGINAL: &str = "dl_original_fields";
+/// The stream that the event was published to.
+pub const STREAM: &str = "dl_stream";
+/// The entry in that stream.
+pub const ENTRY: &str = "dl_entry_id";
+
+/// The evidence as names and values, without [`ORIGINAL`].
+pub fn evidence(letter: &DeadLetter) -> [(&'static str, Cow<'_, str>); 11] {
+    [
+        (STREAM, letter.stream.as_str().into()),
+        (ENTRY, letter.entry.to_string().into()),
+        ("dl_handler", Cow::from(&*letter.handler)),
+        ("dl_digest", letter.digest.as_str().into()),
+        ("dl_class", letter.class.as_str().into()),
+        ("dl_message", letter.message.as_str().into()),
+        ("dl_attempts", letter.attempts.to_string().into()),
+        ("dl_first_time", letter.first_time.to_string().into()),
+        // The broker fills in its own time.
+        ("dl_last_time", "".into()),
+        ("dl_worker", Cow::from(&*letter.worker)),
+        ("dl_traceparent", letter.traceparent.as_deref().unwrap_or_default().into()),
+    ]
+}
+
+/// The index of `dl_last_time` in [`evidence`].
+pub const LAST_TIME_INDEX: usize = 8;
+
+/// A dead letter as read back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredDeadLetter {
+    /// Its own place in the dead-letter stream.
+    pub id: EntryId,
+    /// Names and values of the evidence, in order.
+    pub evidence: Vec<(String, String)>,
+    /// The original entry, byte for byte; empty if it had been trimmed away.
+    pub original: Fields,
+}
+
+impl StoredDeadLetter {
+    /// A value of the evidence by its name without `dl_`; empty if absent.
+    pub fn get(&self, name: &str) -> &str {
+        let full = |key: &str| key.strip_prefix("dl_") == Some(name);
+        self.evidence.iter().find(|(key, _)| full(key)).map_or("", |(_, value)| value)
+    }
+
+    /// The original as an event, if it is one.
+    pub fn event(&self) -> Option<Event> {
+        crate::envelope::decode(self.original.clone(), self.id.ms).ok()
+    }
+}
+
+/// Splits an entry of a dead-letter stream; `None` if it is not a dead letter.
+pub fn parse(entry: Entry) -> Option<StoredDeadLetter> {
+    let (head, original) = split(entry.fields)?;
+    let text = |bytes| String::from_utf8(bytes).ok();
+    let evidence = head.into_iter().map(|(name, value)| Some((text(name)?, text(value)?))).collect::<Option<_>>()?;
+    Some(StoredDeadLetter { id: entry.id, evidence, original })
+}
+
+/// What an inbox entry holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InboxEntry {
+    /// The stream that the event was first published to.
+    pub stream: String,
+    /// The entry that it had there.
+    pub entry: EntryId,
+    /// The original fields.
+    pub original: Fields,
+}
+
+/// Splits an entry of an inbox; `None` if it is not one.
+pub fn parse_inbox(fields: Fields) -> Option<InboxEntry> {
+    let (head, original) = split(fields)?;
+    let find = |name: &str| head.iter().find(|(key, _)| key == name.as_bytes()).map(|(_, value)| value.clone());
+    let stream = String::from_utf8(find(STREAM)?).ok()?;
+    let entry = String::from_utf8(find(ENTRY)?).ok()?.parse().ok()?;
+    Some(InboxEntry { stream, entry, original })
+}
+
+/// Evidence and original of a dead letter's or an inbox entry's fields.
+fn split(mut fields: Fields) -> Option<(Fields, Fields)> {
+    let at = fields.iter().position(|(name, _)| name == ORIGINAL.as_bytes())?;
+    let original = fields.split_off(at + 1);
+    let (_, count) = fields.pop()?;
+    (count == original.len().to_string().as_bytes()).then_some((fields, original))
+}

@@ -1,0 +1,5 @@
+//! lib
+pub mod broker;
+pub mod envelope;
+pub mod event;
+pub mod outcome;
