@@ -99,6 +99,8 @@ pub struct Claimed {
     pub trimmed: usize,
     /// There may be more to claim right now.
     pub more: bool,
+    /// The time until the next parked entry is due; `None` if there is none, or if parked ones were not asked for.
+    pub next_due: Option<Duration>,
 }
 
 /// A consumer of a group, as the broker sees it.

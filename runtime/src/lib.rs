@@ -3,3 +3,4 @@ pub mod broker;
 pub mod envelope;
 pub mod event;
 pub mod outcome;
+pub mod wasm;

@@ -74,7 +74,7 @@ fn spin() -> ! {
 /// Takes memory for ever and writes to all of it.
 fn hog() -> ! {
     loop {
-        vec![1_u8; MIB].leak();
+        black_box(vec![1_u8; MIB].leak());
     }
 }
 

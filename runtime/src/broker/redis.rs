@@ -1,1 +1,207 @@
+//! The broker on Redis Streams, Redis 7.0 command set.
+//!
+//! [`link`] keeps the connections, [`settle`] writes decisions, [`reply`] reads answers. Every step that must be atomic
+//! is a Lua script in `redis/*.lua`.
 
+mod inspect;
+mod link;
+mod reply;
+mod script;
+mod settle;
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use self::link::Link;
+pub use self::link::{InvalidSettings, RedisSettings};
+use self::reply::{claimed, entries};
+use self::script::Script;
+use super::{Broker, BrokerError, Claimed, ConsumerInfo, Cursor, Entry, EntryId, Refusal, Settled, Source, keys};
+use crate::envelope;
+use crate::outcome::{Publication, Settlement};
+
+/// The oldest server with everything that the scripts use (script flags, `acl_check_cmd`).
+const MIN_VERSION: (u32, u32) = (7, 0);
+
+/// What an operator should know about a server that can be worked with all the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Warning(pub String);
+
+/// A broker on one Redis server. Opens one connection for requests and, when [`Broker::wait`] is first used, a second
+/// one that may block. Both are opened again when they break; nothing is retried here.
+pub struct RedisBroker {
+    requests: Link,
+    waits: Link,
+}
+
+impl RedisBroker {
+    /// Connects; fails if the server cannot be reached or refuses.
+    pub async fn connect(settings: RedisSettings) -> Result<RedisBroker, BrokerError> {
+        let broker = RedisBroker { requests: Link::new(settings.clone()), waits: Link::new(settings.for_waiting()) };
+        broker.requests.connection().await?;
+        Ok(broker)
+    }
+
+    /// Checks that the server is one that wasmill can keep its promises on.
+    pub async fn check_server(&self) -> Result<Vec<Warning>, BrokerError> {
+        let info: String = self.requests.query(&::redis::cmd("INFO")).await?;
+        let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).unwrap_or("");
+        let version = field("redis_version").to_owned();
+        let mut numbers = version.split('.').map(|number| number.parse().unwrap_or(0));
+        if (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) < MIN_VERSION {
+            let message = format!("the server is {version}");
+            return Err(BrokerError::Refused { refusal: Refusal::VersionTooOld, message });
+        }
+        let policy = field("maxmemory_policy");
+        if policy.starts_with("allkeys") {
+            let message = format!("maxmemory-policy is {policy}");
+            return Err(BrokerError::Refused { refusal: Refusal::EvictionPolicy, message });
+        }
+        let mut warnings = Vec::new();
+        if field("aof_enabled") == "0" {
+            let text = "the server does not keep an append-only file: what it acknowledged may be lost when it \
+                        crashes. Set appendonly to yes";
+            warnings.push(Warning(text.to_owned()));
+        }
+        Ok(warnings)
+    }
+}
+
+#[async_trait]
+impl Broker for RedisBroker {
+    async fn create_group(&self, source: &Source) -> Result<bool, BrokerError> {
+        let mut command = ::redis::cmd("XGROUP");
+        command.arg("CREATE").arg(&*source.key).arg(&*source.group).arg("0").arg("MKSTREAM");
+        match self.requests.query::<()>(&command).await {
+            Ok(()) => Ok(true),
+            Err(BrokerError::Refused { message, .. }) if message.contains("BUSYGROUP") => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn read(&self, source: &Source, consumer: &str, count: usize) -> Result<Vec<Entry>, BrokerError> {
+        let mut command = ::redis::cmd("XREADGROUP");
+        command.arg("GROUP").arg(&*source.group).arg(consumer).arg("COUNT").arg(count);
+        command.arg("STREAMS").arg(&*source.key).arg(">");
+        let reply = self.requests.query(&command).await?;
+        match reply::streams(reply)?.pop() {
+            Some((_, list)) => entries(list, 1),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    async fn wait(&self, cursors: &[Cursor], timeout: Duration) -> Result<Vec<Cursor>, BrokerError> {
+        let mut command = ::redis::cmd("XREAD");
+        // 0 would wait for ever.
+        command.arg("COUNT").arg(1).arg("BLOCK").arg(timeout.as_millis().max(1) as u64).arg("STREAMS");
+        for cursor in cursors {
+            command.arg(&*cursor.key);
+        }
+        for cursor in cursors {
+            command.arg(cursor.after.to_string());
+        }
+        let woken = reply::streams(self.waits.query(&command).await?)?;
+        let mut newest = Vec::with_capacity(woken.len());
+        for (key, _) in woken {
+            let Some(cursor) = cursors.iter().find(|cursor| cursor.key.as_bytes() == key) else { continue };
+            let after = self.last_id(&cursor.key).await?.unwrap_or(EntryId::MIN);
+            newest.push(Cursor { key: cursor.key.clone(), after });
+        }
+        Ok(newest)
+    }
+
+    async fn interrupt_wait(&self) -> Result<(), BrokerError> {
+        let Some(id) = self.waits.client_id() else { return Ok(()) };
+        self.requests.query::<i64>(::redis::cmd("CLIENT").arg("UNBLOCK").arg(id)).await.map(|_| ())
+    }
+
+    async fn settle(&self, consumer: &str, settlements: &[Settlement]) -> Result<Vec<Settled>, BrokerError> {
+        settle::settle(&self.requests, consumer, settlements).await
+    }
+
+    async fn claim_due(&self, source: &Source, consumer: &str, limit: usize) -> Result<Claimed, BrokerError> {
+        let reply = Script::ClaimDue
+            .run(&self.requests, &[&source.key, &source.due_key], |command| {
+                command.arg(&*source.group).arg(consumer).arg(keys::PARKED_CONSUMER).arg(limit);
+            })
+            .await?;
+        claimed(reply)
+    }
+
+    async fn claim_from(
+        &self,
+        source: &Source,
+        consumer: &str,
+        from: &str,
+        limit: usize,
+    ) -> Result<Claimed, BrokerError> {
+        let reply = Script::ClaimFrom
+            .run(&self.requests, &[&source.key], |command| {
+                command.arg(&*source.group).arg(consumer).arg(from).arg(limit);
+            })
+            .await?;
+        claimed(reply)
+    }
+
+    async fn consumers(&self, source: &Source) -> Result<Vec<ConsumerInfo>, BrokerError> {
+        let mut command = ::redis::cmd("XINFO");
+        command.arg("CONSUMERS").arg(&*source.key).arg(&*source.group);
+        let reply = self.requests.query(&command).await?;
+        reply::maps(reply)?
+            .into_iter()
+            .map(|map| {
+                let name = map.text("name")?;
+                let pending = map.count("pending")?;
+                let idle = Duration::from_millis(map.count("idle")? as u64);
+                Ok(ConsumerInfo { name, pending, idle })
+            })
+            .collect()
+    }
+
+    async fn remove_consumer(&self, source: &Source, consumer: &str) -> Result<bool, BrokerError> {
+        let reply = Script::RemoveConsumer
+            .run(&self.requests, &[&source.key], |command| {
+                command.arg(&*source.group).arg(consumer);
+            })
+            .await?;
+        Ok(reply::integer(&reply)? == 1)
+    }
+
+    async fn heartbeat(&self, worker: &str, ttl: Duration) -> Result<(), BrokerError> {
+        let mut command = ::redis::cmd("SET");
+        command.arg(keys::heartbeat(worker)).arg(1).arg("PX").arg(ttl.as_millis() as u64);
+        self.requests.query(&command).await
+    }
+
+    async fn resign(&self, worker: &str) -> Result<(), BrokerError> {
+        self.requests.query::<i64>(::redis::cmd("DEL").arg(keys::heartbeat(worker))).await.map(|_| ())
+    }
+
+    async fn alive(&self, workers: &[String]) -> Result<Vec<bool>, BrokerError> {
+        if workers.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut pipeline = ::redis::pipe();
+        for worker in workers {
+            pipeline.cmd("EXISTS").arg(keys::heartbeat(worker));
+        }
+        self.requests.pipeline(&pipeline).await
+    }
+
+    async fn publish(&self, publications: &[Publication]) -> Result<Vec<EntryId>, BrokerError> {
+        if publications.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut pipeline = ::redis::Pipeline::with_capacity(publications.len());
+        pipeline.atomic();
+        for Publication { key, event } in publications {
+            let command = pipeline.cmd("XADD").arg(&**key).arg("*");
+            envelope::encode(event, |name, value| {
+                command.arg(name).arg(value);
+            });
+        }
+        let ids: Vec<String> = self.requests.pipeline(&pipeline).await?;
+        ids.iter().map(|id| id.parse().map_err(reply::unexpected)).collect()
+    }
+}

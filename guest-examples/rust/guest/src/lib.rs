@@ -2,7 +2,7 @@
 //!
 //! A handler is a function and one line that exports it:
 //!
-//! ```ignore
+//! ```text
 //! guest::export_handler!(handle);
 //!
 //! fn handle(event: &Event, delivery: &Delivery) -> Result<(), Failure> { .. }

@@ -1,0 +1,60 @@
+//! The Lua scripts, each an atomic step.
+
+use std::sync::OnceLock;
+
+use ::redis::{Cmd, Value};
+
+use super::super::BrokerError;
+use super::link::Link;
+
+/// A script that the server runs as one step.
+#[derive(Clone, Copy)]
+pub(super) enum Script {
+    Settle,
+    Park,
+    ClaimDue,
+    ClaimFrom,
+    Redrive,
+    RemoveConsumer,
+}
+
+impl Script {
+    fn text(self) -> &'static str {
+        match self {
+            Script::Settle => include_str!("settle.lua"),
+            Script::Park => include_str!("park.lua"),
+            Script::ClaimDue => include_str!("claim_due.lua"),
+            Script::ClaimFrom => include_str!("claim_from.lua"),
+            Script::Redrive => include_str!("redrive.lua"),
+            Script::RemoveConsumer => include_str!("remove_consumer.lua"),
+        }
+    }
+
+    fn hash(self) -> &'static str {
+        static HASHES: [OnceLock<String>; 6] = [const { OnceLock::new() }; 6];
+        HASHES[self as usize].get_or_init(|| ::redis::Script::new(self.text()).get_hash().to_owned())
+    }
+
+    /// Runs the script; `arguments` adds what follows the keys. Loads it first if the server does not know it, which
+    /// means that nothing ran.
+    pub(super) async fn run(
+        self,
+        link: &Link,
+        keys: &[&str],
+        arguments: impl FnOnce(&mut Cmd),
+    ) -> Result<Value, BrokerError> {
+        let mut command = ::redis::cmd("EVALSHA");
+        command.arg(self.hash()).arg(keys.len());
+        for key in keys {
+            command.arg(*key);
+        }
+        arguments(&mut command);
+        match link.query(&command).await {
+            Err(BrokerError::Refused { message, .. }) if message.contains("NoScript") || message.contains("NOSCRIPT") => {
+                link.query::<String>(::redis::cmd("SCRIPT").arg("LOAD").arg(self.text())).await?;
+                link.query(&command).await
+            }
+            answer => answer,
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! Writing decisions: acks without effects by one XACK per stream, everything else by script.
+
+use std::collections::BTreeMap;
+
+use ::redis::{Cmd, Value};
+
+use super::super::{BrokerError, Settled, dead_letter, keys};
+use super::link::Link;
+use super::reply;
+use super::script::Script;
+use crate::envelope;
+use crate::outcome::{DeadLetter, Decision, Publication, Settlement};
+
+/// Applies the settlements; see [`super::super::Broker::settle`].
+pub(super) async fn settle(
+    link: &Link,
+    consumer: &str,
+    settlements: &[Settlement],
+) -> Result<Vec<Settled>, BrokerError> {
+    let [mut bare, mut parks, mut effects] = [const { Vec::new() }; 3];
+    for (at, settlement) in settlements.iter().enumerate() {
+        match &settlement.decision {
+            Decision::Ack { publishes } if publishes.is_empty() => bare.push(at),
+            Decision::Park { .. } => parks.push(at),
+            Decision::Ack { .. } | Decision::DeadLetter(_) => effects.push(at),
+        }
+    }
+    // All three travel together; each is atomic by itself, and no delivery is in two of them.
+    let (bare_results, park_results, effect_results) = futures::join!(
+        settle_bare(link, settlements, &bare),
+        settle_parks(link, consumer, settlements, &parks),
+        settle_effects(link, consumer, settlements, &effects),
+    );
+    let mut results = vec![Settled::Superseded; settlements.len()];
+    let groups = [(bare, bare_results?), (parks, park_results?), (effects, effect_results?)];
+    for (places, settled) in groups {
+        if places.len() != settled.len() {
+            return Err(reply::unexpected("another number of results than of settlements"));
+        }
+        for (at, result) in places.into_iter().zip(settled) {
+            results[at] = result;
+        }
+    }
+    Ok(results)
+}
+
+/// Acks without effects: one XACK for all entries of a stream. It does not say which of them were still pending, which
+/// makes no difference, since nothing else is written.
+async fn settle_bare(link: &Link, settlements: &[Settlement], places: &[usize]) -> Result<Vec<Settled>, BrokerError> {
+    if places.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut commands: BTreeMap<(&str, &str), Cmd> = BTreeMap::new();
+    for &at in places {
+        let Settlement { source, entry, .. } = &settlements[at];
+        let command = commands.entry((&source.key, &source.group)).or_insert_with(|| {
+            let mut command = ::redis::cmd("XACK");
+            command.arg(&*source.key).arg(&*source.group);
+            command
+        });
+        command.arg(entry.to_string());
+    }
+    let mut pipeline = ::redis::Pipeline::with_capacity(commands.len());
+    for command in commands.into_values() {
+        pipeline.add_command(command);
+    }
+    link.pipeline::<Vec<i64>>(&pipeline).await?;
+    Ok(vec![Settled::Applied; places.len()])
+}
+
+async fn settle_parks(
+    link: &Link,
+    consumer: &str,
+    settlements: &[Settlement],
+    places: &[usize],
+) -> Result<Vec<Settled>, BrokerError> {
+    if places.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut keys = KeyTable::default();
+    let mut body = Cmd::new();
+    for &at in places {
+        let Settlement { source, entry, decision: Decision::Park { pause } } = &settlements[at] else { continue };
+        body.arg(keys.index(&source.key)).arg(&*source.group).arg(entry.to_string());
+        body.arg(keys.index(&source.due_key)).arg(pause.as_millis() as u64);
+    }
+    let reply = Script::Park
+        .run(link, &keys.0, |command| {
+            command.arg(consumer).arg(keys::PARKED_CONSUMER);
+            append(command, &body);
+        })
+        .await?;
+    results(reply)
+}
+
+async fn settle_effects(
+    link: &Link,
+    consumer: &str,
+    settlements: &[Settlement],
+    places: &[usize],
+) -> Result<Vec<Settled>, BrokerError> {
+    if places.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut keys = KeyTable::default();
+    for &at in places {
+        let Settlement { source, decision, .. } = &settlements[at];
+        keys.index(&source.key);
+        match decision {
+            Decision::Ack { publishes } => publishes.iter().for_each(|publication| {
+                keys.index(&publication.key);
+            }),
+            Decision::DeadLetter(letter) => {
+                keys.index(&letter.key);
+            }
+            Decision::Park { .. } => {}
+        }
+    }
+    let table = keys.0.clone();
+    let reply = Script::Settle
+        .run(link, &table, |command| {
+            command.arg(consumer);
+            for &at in places {
+                write_effects(command, &settlements[at], &mut keys);
+            }
+        })
+        .await?;
+    results(reply)
+}
+
+/// The arguments of one settlement, as settle.lua reads them.
+fn write_effects<'a>(command: &mut Cmd, settlement: &'a Settlement, keys: &mut KeyTable<'a>) {
+    let Settlement { source, entry, decision } = settlement;
+    let mut head = |op: &str, keys: &mut KeyTable<'a>| {
+        command.arg(op).arg(keys.index(&source.key)).arg(&*source.group).arg(entry.to_string());
+    };
+    match decision {
+        Decision::Ack { publishes } => {
+            head("A", keys);
+            command.arg(publishes.len());
+            for publication in publishes {
+                write_publication(command, publication, keys);
+            }
+        }
+        Decision::DeadLetter(letter) => {
+            head("D", keys);
+            write_dead_letter(command, letter, keys);
+        }
+        Decision::Park { .. } => {}
+    }
+}
+
+fn write_publication<'a>(command: &mut Cmd, publication: &'a Publication, keys: &mut KeyTable<'a>) {
+    let mut count = 0usize;
+    envelope::encode(&publication.event, |_, _| count += 2);
+    command.arg(keys.index(&publication.key)).arg(count);
+    envelope::encode(&publication.event, |name, value| {
+        command.arg(name).arg(value);
+    });
+}
+
+fn write_dead_letter<'a>(command: &mut Cmd, letter: &'a DeadLetter, keys: &mut KeyTable<'a>) {
+    let evidence = dead_letter::evidence(letter);
+    command.arg(keys.index(&letter.key)).arg(evidence.len() * 2);
+    // Lua counts from 1, and the value stands after its name.
+    command.arg(dead_letter::LAST_TIME_INDEX * 2 + 2);
+    for (name, value) in evidence {
+        command.arg(name).arg(&*value);
+    }
+}
+
+/// The keys of a call, each once, and their places as Lua counts them.
+#[derive(Default)]
+struct KeyTable<'a>(Vec<&'a str>);
+
+impl<'a> KeyTable<'a> {
+    /// The place of the key. A call touches few keys: looking through them is the fast way.
+    fn index(&mut self, key: &'a str) -> usize {
+        match self.0.iter().position(|&known| known == key) {
+            Some(at) => at + 1,
+            None => {
+                self.0.push(key);
+                self.0.len()
+            }
+        }
+    }
+}
+
+fn append(command: &mut Cmd, arguments: &Cmd) {
+    for argument in arguments.args_iter() {
+        if let ::redis::Arg::Simple(bytes) = argument {
+            command.arg(bytes);
+        }
+    }
+}
+
+fn results(reply: Value) -> Result<Vec<Settled>, BrokerError> {
+    let Value::Array(values) = reply else { return Err(reply::unexpected("no list of results")) };
+    let result = |value| match value {
+        Value::Int(1) => Ok(Settled::Applied),
+        Value::Int(0) => Ok(Settled::Superseded),
+        Value::BulkString(why) => Ok(Settled::Refused(String::from_utf8_lossy(&why).into_owned())),
+        _ => Err(reply::unexpected("a result that is neither number nor text")),
+    };
+    values.into_iter().map(result).collect()
+}

@@ -1,0 +1,141 @@
+//! The wasmtime engine, its settings, and the clock that interrupts guests.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use wasmtime::component::{HasSelf, Linker};
+use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig};
+
+use super::bindings::EventHandler;
+use super::host::Host;
+
+/// How often a running guest is interrupted: it yields to the other deliveries of its thread, and its deadline is
+/// checked. Short enough that neighbours do not feel a spinning guest, long enough to cost nothing.
+const TICK: Duration = Duration::from_millis(2);
+/// Linear memory that a pool slot keeps mapped between two uses instead of giving it back to the kernel. Measured: the
+/// cost of a fresh instance triples without it.
+const KEEP_RESIDENT: usize = 4 << 20;
+/// The stack of a guest. Deep recursion beyond it is a fault of the guest.
+const GUEST_STACK: usize = 512 << 10;
+/// The stack of a guest together with that of the host functions it calls.
+const FIBER_STACK: usize = 2 << 20;
+/// Core modules, memories and tables that one component may consist of: a Python component with its adapters has
+/// about ten.
+const PARTS_PER_COMPONENT: u32 = 24;
+/// Elements of one table; a large Python component has some 12,000.
+const TABLE_ELEMENTS: usize = 100_000;
+
+/// What the engine has to make room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EngineSettings {
+    /// Instances that may exist at the same time, from 1 to 10,000. Address space is reserved for each, memory is not.
+    pub instances: u32,
+    /// The largest memory limit of any handler, in bytes.
+    pub max_memory: usize,
+}
+
+impl Default for EngineSettings {
+    /// Room for a few instances, as `check` and `invoke` need it.
+    fn default() -> EngineSettings {
+        EngineSettings { instances: 16, max_memory: 4 << 30 }
+    }
+}
+
+/// The engine cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The system does not give what the pool needs.
+    #[error("the wasm engine cannot be set up: {0:#}")]
+    Setup(wasmtime::Error),
+    /// No thread for the clock.
+    #[error("no thread for the engine's clock")]
+    Thread(#[from] std::io::Error),
+}
+
+/// Compiles and runs components. Cheap to clone; the last clone ends the clock.
+#[derive(Clone)]
+pub struct Engine {
+    pub(super) engine: wasmtime::Engine,
+    pub(super) linker: Arc<Linker<Host>>,
+    _ticker: Arc<Ticker>,
+}
+
+impl Engine {
+    /// Sets up an engine.
+    pub fn new(settings: EngineSettings) -> Result<Engine, EngineError> {
+        let engine = wasmtime::Engine::new(&config(settings)).map_err(EngineError::Setup)?;
+        let linker = linker(&engine).map_err(EngineError::Setup)?;
+        let ticker = Ticker::start(engine.clone())?;
+        Ok(Engine { engine, linker: Arc::new(linker), _ticker: Arc::new(ticker) })
+    }
+}
+
+fn config(settings: EngineSettings) -> Config {
+    let instances = settings.instances.clamp(1, 10_000);
+    let mut pool = PoolingAllocationConfig::new();
+    pool.total_component_instances(instances)
+        .total_core_instances(instances * 6)
+        .total_memories(instances * 2)
+        .total_tables(instances * 4)
+        .total_stacks(instances)
+        .max_core_instances_per_component(PARTS_PER_COMPONENT)
+        .max_memories_per_component(PARTS_PER_COMPONENT)
+        .max_tables_per_component(PARTS_PER_COMPONENT)
+        .max_component_instance_size(4 << 20)
+        .max_core_instance_size(4 << 20)
+        .max_memory_size(settings.max_memory)
+        .table_elements(TABLE_ELEMENTS)
+        .max_unused_warm_slots(instances.min(256))
+        .linear_memory_keep_resident(KEEP_RESIDENT)
+        .table_keep_resident(64 << 10)
+        .async_stack_keep_resident(64 << 10)
+        .pagemap_scan(Enabled::Auto);
+    let mut config = Config::new();
+    config
+        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool))
+        .epoch_interruption(true)
+        .max_wasm_stack(GUEST_STACK)
+        .async_stack_size(FIBER_STACK)
+        .concurrency_support(false)
+        .memory_init_cow(true);
+    config
+}
+
+fn linker(engine: &wasmtime::Engine) -> wasmtime::Result<Linker<Host>> {
+    let mut linker = Linker::new(engine);
+    wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+    EventHandler::add_to_linker::<_, HasSelf<Host>>(&mut linker, |host| host)?;
+    Ok(linker)
+}
+
+/// The thread that advances the engine's epoch.
+struct Ticker {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Ticker {
+    fn start(engine: wasmtime::Engine) -> std::io::Result<Ticker> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        let thread = std::thread::Builder::new().name("wasm-clock".into()).spawn(move || {
+            while !stopped.load(Ordering::Relaxed) {
+                std::thread::sleep(TICK);
+                engine.increment_epoch();
+            }
+        })?;
+        Ok(Ticker { stop, thread: Some(thread) })
+    }
+}
+
+impl Drop for Ticker {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            // A clock that panicked has nothing left to say.
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,0 +1,309 @@
+//! The host's side of the contract: what a guest can call, and what it is allowed to.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sha2::{Digest, Sha256};
+use wasmtime::component::ResourceTable;
+use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+
+use super::GuestEvent;
+use super::bindings::wasi::logging::logging;
+use super::bindings::wasmill::events::publisher::{self, PublishError};
+use super::bindings::wasmill::events::types::{self, Draft};
+use super::limiter::Limiter;
+use super::logs::{LogBuffer, LogLevel};
+use crate::event::{self, CAUSATION_ID, CORRELATION_ID, Event, MAX_ATTRIBUTES, TRACEPARENT, TRACESTATE};
+use crate::outcome::Publication;
+
+/// Resources (streams, pollables) that one instance may hold at the same time.
+const MAX_RESOURCES: usize = 256;
+/// Bytes of randomness that one call may ask for.
+const MAX_RANDOM: u64 = 64 << 10;
+/// The longest type, subject, key or media type of a draft, in bytes.
+const MAX_TEXT: usize = 4096;
+/// Attributes that a draft may carry: the host adds four.
+const MAX_DRAFT_ATTRIBUTES: usize = MAX_ATTRIBUTES - 4;
+/// Attribute names that CloudEvents or the host define.
+const RESERVED: [&str; 14] = [
+    "id",
+    "source",
+    "type",
+    "time",
+    "subject",
+    "specversion",
+    "dataschema",
+    "datacontenttype",
+    "partitionkey",
+    "data",
+    CAUSATION_ID,
+    CORRELATION_ID,
+    TRACEPARENT,
+    TRACESTATE,
+];
+
+/// A stream that a handler may publish to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grant {
+    /// The name that the guest uses.
+    pub stream: String,
+    /// The Redis key of the stream.
+    pub key: Arc<str>,
+}
+
+/// What a handler may do and use.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// The tenant that the handler belongs to.
+    pub tenant: Arc<str>,
+    /// The name of the handler.
+    pub handler: Arc<str>,
+    /// The streams it may publish to.
+    pub grants: Vec<Grant>,
+    /// Events that one delivery may publish.
+    pub publishes: u32,
+    /// Bytes that one delivery may publish, all fields counted.
+    pub publish_bytes: u64,
+    /// The largest event that is handed to the guest, in bytes; sizes the limit on copies between host and guest.
+    pub event_bytes: u64,
+    /// Bytes of logs that one delivery may write.
+    pub log_bytes: usize,
+    /// Linear memory of an instance, in bytes.
+    pub memory: usize,
+    /// Wall-clock time of one delivery.
+    pub deadline: Duration,
+}
+
+/// What one store knows. Most of it is about the delivery that is running.
+pub(super) struct Host {
+    pub(super) policy: Arc<Policy>,
+    pub(super) limiter: Limiter,
+    pub(super) logs: LogBuffer,
+    pub(super) scope: Option<Scope>,
+    pub(super) deadline: Instant,
+    /// Made when the guest first uses WASI: most never do, and it costs more than a call.
+    wasi: Option<WasiCtx>,
+    table: ResourceTable,
+}
+
+/// The delivery that is running: its event, and what it has asked for.
+pub(super) struct Scope {
+    pub(super) event: Arc<GuestEvent>,
+    /// The time that follow-ups carry, in milliseconds since the Unix epoch.
+    pub(super) now: u64,
+    pub(super) publishes: Vec<Publication>,
+    published_bytes: u64,
+}
+
+impl Scope {
+    pub(super) fn new(event: Arc<GuestEvent>, now: u64) -> Scope {
+        Scope { event, now, publishes: Vec::new(), published_bytes: 0 }
+    }
+}
+
+impl Host {
+    pub(super) fn new(policy: Arc<Policy>) -> Host {
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(MAX_RESOURCES);
+        Host {
+            limiter: Limiter::new(policy.memory),
+            logs: LogBuffer::new(policy.log_bytes),
+            scope: None,
+            deadline: Instant::now(),
+            wasi: None,
+            table,
+            policy,
+        }
+    }
+
+    /// Checks one draft and makes the event of it. Nothing is kept yet.
+    fn follow_up(&self, scope: &Scope, draft: Draft, ordinal: usize) -> Result<Publication, PublishError> {
+        let Some(grant) = self.policy.grants.iter().find(|grant| grant.stream == draft.stream) else {
+            return Err(PublishError::Denied(draft.stream));
+        };
+        check(&draft).map_err(PublishError::Invalid)?;
+        let cause = &scope.event;
+        let hash = follow_up_hash(&self.policy, cause, ordinal);
+        let mut attributes = draft.attributes;
+        attributes.reserve_exact(4);
+        attributes.push((CAUSATION_ID.to_owned(), cause.id.clone()));
+        let inherited = |name: &str| cause.attributes.iter().find(|(key, _)| key == name).map(|(_, value)| value);
+        let correlation = inherited(CORRELATION_ID).unwrap_or(&cause.id);
+        attributes.push((CORRELATION_ID.to_owned(), correlation.clone()));
+        if let Some(parent) = inherited(TRACEPARENT).and_then(|parent| next_hop(parent, &hash)) {
+            attributes.push((TRACEPARENT.to_owned(), parent));
+            if let Some(state) = inherited(TRACESTATE) {
+                attributes.push((TRACESTATE.to_owned(), state.clone()));
+            }
+        }
+        let event = Event {
+            id: uuid::Builder::from_custom_bytes(hash).into_uuid().to_string(),
+            source: format!("/wasmill/{}/{}", self.policy.tenant, self.policy.handler),
+            r#type: draft.type_,
+            time: scope.now,
+            subject: draft.subject,
+            schema_version: draft.schema_version,
+            partition_key: draft.partition_key.or_else(|| cause.partition_key.clone()),
+            content_type: draft.content_type,
+            attributes,
+            data: draft.data,
+        };
+        Ok(Publication { key: grant.key.clone(), event })
+    }
+
+    /// Keeps all of the drafts or none.
+    fn publish_all(&mut self, drafts: Vec<Draft>) -> Result<Vec<String>, PublishError> {
+        let Some(mut scope) = self.scope.take() else {
+            return Err(PublishError::Invalid("events can be published only while one is being handled".into()));
+        };
+        let result = self.accept(&mut scope, drafts);
+        self.scope = Some(scope);
+        result
+    }
+
+    fn accept(&self, scope: &mut Scope, drafts: Vec<Draft>) -> Result<Vec<String>, PublishError> {
+        let kept = scope.publishes.len();
+        if drafts.len() > (self.policy.publishes as usize).saturating_sub(kept) {
+            return Err(PublishError::TooMany(self.policy.publishes));
+        }
+        let mut bytes = scope.published_bytes;
+        let mut accepted = Vec::with_capacity(drafts.len());
+        for (at, draft) in drafts.into_iter().enumerate() {
+            let publication = self.follow_up(scope, draft, kept + at)?;
+            bytes += publication.event.size() as u64;
+            if bytes > self.policy.publish_bytes {
+                return Err(PublishError::TooLarge(self.policy.publish_bytes));
+            }
+            accepted.push(publication);
+        }
+        let ids = accepted.iter().map(|publication| publication.event.id.clone()).collect();
+        scope.published_bytes = bytes;
+        scope.publishes.append(&mut accepted);
+        Ok(ids)
+    }
+}
+
+/// The 16 bytes that the id of a follow-up is made of: the same for the same event, handler and position.
+fn follow_up_hash(policy: &Policy, cause: &GuestEvent, ordinal: usize) -> [u8; 16] {
+    let mut hasher = Sha256::new();
+    for part in [cause.source.as_str(), &cause.id, &policy.tenant, &policy.handler] {
+        hasher.update((part.len() as u32).to_le_bytes());
+        hasher.update(part.as_bytes());
+    }
+    hasher.update((ordinal as u32).to_le_bytes());
+    let hash: [u8; 32] = hasher.finalize().into();
+    let mut id = [0; 16];
+    id.copy_from_slice(&hash[..16]);
+    id
+}
+
+/// The trace context of the next hop: the same trace, a span of its own. `None` if the parent is not W3C's.
+fn next_hop(parent: &str, hash: &[u8; 16]) -> Option<String> {
+    let mut parts = parent.split('-');
+    let (version, trace, span, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    let hex = |text: &str, length| text.len() == length && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if version != "00" || !hex(trace, 32) || !hex(span, 16) || !hex(flags, 2) {
+        return None;
+    }
+    let span = u64::from_le_bytes(hash[8..].try_into().expect("half of sixteen is eight")).max(1);
+    Some(format!("00-{trace}-{span:016x}-{flags}"))
+}
+
+/// What is wrong with the fields of a draft.
+fn check(draft: &Draft) -> Result<(), String> {
+    if draft.type_.is_empty() {
+        return Err("the type is empty".to_owned());
+    }
+    if draft.delay_ms.is_some() {
+        return Err("delay-ms: this version of wasmill cannot hold events back".to_owned());
+    }
+    let texts = [
+        ("type", Some(&draft.type_)),
+        ("subject", draft.subject.as_ref()),
+        ("schema-version", draft.schema_version.as_ref()),
+        ("partition-key", draft.partition_key.as_ref()),
+        ("content-type", Some(&draft.content_type)),
+    ];
+    for (name, text) in texts {
+        if text.is_some_and(|text| text.len() > MAX_TEXT) {
+            return Err(format!("the {name} is longer than {MAX_TEXT} bytes"));
+        }
+    }
+    if draft.attributes.len() > MAX_DRAFT_ATTRIBUTES {
+        return Err(format!("more than {MAX_DRAFT_ATTRIBUTES} attributes"));
+    }
+    for (at, (name, _)) in draft.attributes.iter().enumerate() {
+        if !event::is_attribute_name(name) {
+            return Err(format!("`{}` is not an attribute name: 1 to 64 of a-z and 0-9", name.escape_default()));
+        }
+        if RESERVED.contains(&name.as_str()) {
+            return Err(format!("the attribute `{name}` is set by the host"));
+        }
+        if draft.attributes[..at].iter().any(|(other, _)| other == name) {
+            return Err(format!("the attribute `{name}` occurs twice"));
+        }
+    }
+    Ok(())
+}
+
+impl types::Host for Host {}
+
+impl publisher::Host for Host {
+    fn publish(&mut self, event: Draft) -> Result<String, PublishError> {
+        let mut ids = self.publish_all(vec![event])?;
+        Ok(ids.pop().expect("one draft gives one id"))
+    }
+
+    fn publish_batch(&mut self, events: Vec<Draft>) -> Result<Vec<String>, PublishError> {
+        self.publish_all(events)
+    }
+}
+
+impl logging::Host for Host {
+    fn log(&mut self, level: logging::Level, context: String, message: String) {
+        let level = match level {
+            logging::Level::Trace => LogLevel::Trace,
+            logging::Level::Debug => LogLevel::Debug,
+            logging::Level::Info => LogLevel::Info,
+            logging::Level::Warn => LogLevel::Warn,
+            logging::Level::Error => LogLevel::Error,
+            logging::Level::Critical => LogLevel::Critical,
+        };
+        self.logs.log(level, &context, &message);
+    }
+}
+
+impl WasiView for Host {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        let logs = &self.logs;
+        let ctx = self.wasi.get_or_insert_with(|| {
+            // Nothing is granted: no arguments, no environment, no files; sockets are closed one by one.
+            WasiCtx::builder()
+                .stdout(logs.stdout())
+                .stderr(logs.stderr())
+                .max_random_size(MAX_RANDOM)
+                .allow_tcp(false)
+                .allow_udp(false)
+                .allow_ip_name_lookup(false)
+                .build()
+        });
+        WasiCtxView { ctx, table: &mut self.table }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
+    #[test]
+    fn the_next_hop_keeps_the_trace_and_changes_the_span() {
+        let next = next_hop(PARENT, &[7; 16]).expect("a valid parent");
+        assert!(next.starts_with("00-0af7651916cd43dd8448eb211c80319c-") && next.ends_with("-01"));
+        assert_ne!(next, PARENT);
+        for bad in ["", "00-1-2-3", "01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"] {
+            assert_eq!(next_hop(bad, &[7; 16]), None);
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! One delivery through one instance, fresh or reused.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use wasmtime::{Store, Trap, UpdateDeadline};
+
+use super::bindings::EventHandler;
+use super::bindings::wasmill::events::types::Failure;
+use super::component::Component;
+use super::host::{Host, Policy, Scope};
+use super::logs::{LogLine, LogSource};
+use super::{GuestDelivery, GuestEvent};
+use crate::outcome::{FaultClass, Publication, Verdict, bounded};
+
+/// How much of stderr goes into the message of a trap, in lines.
+const STDERR_LINES: usize = 3;
+/// The least that may be copied between host and guest in one call, in bytes: log lines and ids need some.
+const MIN_COPY: u64 = 1 << 20;
+
+/// Whether instances serve one delivery or many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Isolation {
+    /// Each delivery has an instance of its own.
+    Fresh,
+    /// An instance serves deliveries one after the other, up to these bounds.
+    Reuse {
+        /// Deliveries that one instance serves.
+        max_events: u32,
+        /// Bytes that its memory may grow over what it had after its first delivery.
+        max_memory_growth: usize,
+    },
+}
+
+/// A component together with what it may do.
+#[derive(Clone)]
+pub struct Handler {
+    /// The code.
+    pub component: Component,
+    /// Grants and limits.
+    pub policy: Arc<Policy>,
+    /// Whether instances are reused.
+    pub isolation: Isolation,
+}
+
+/// An instance that waits for its next delivery. Belongs to one handler; dropping it frees its memory.
+pub struct WarmInstance {
+    store: Store<Host>,
+    instance: EventHandler,
+    served: u32,
+    /// Bytes of memory after the first delivery.
+    settled_memory: usize,
+}
+
+/// What came out of one delivery.
+#[derive(Debug)]
+pub struct Execution {
+    /// How it ended.
+    pub verdict: Verdict,
+    /// The follow-ups; empty unless the verdict is [`Verdict::Ack`].
+    pub publishes: Vec<Publication>,
+    /// What the guest said.
+    pub logs: Vec<LogLine>,
+    /// Bytes of logs that were over the limit.
+    pub logs_dropped: u64,
+    /// From the start of the instance to its end.
+    pub wall: Duration,
+    /// The most linear memory that the instance had, in bytes.
+    pub peak_memory: usize,
+}
+
+impl Handler {
+    /// Runs one delivery. `warm` is an instance that an earlier call gave back; `now` is the time that follow-ups carry,
+    /// in milliseconds since the Unix epoch. Gives back the instance if it may be used again.
+    ///
+    /// Dropping the future ends the guest.
+    pub async fn run(
+        &self,
+        warm: Option<WarmInstance>,
+        event: Arc<GuestEvent>,
+        delivery: GuestDelivery,
+        now: u64,
+    ) -> (Execution, Option<WarmInstance>) {
+        let start = Instant::now();
+        let deadline = start + self.policy.deadline;
+        // The epoch stops guests that compute; this stops guests that wait for the host.
+        let call = self.call(warm, deadline, event, delivery, now);
+        match tokio::time::timeout_at(deadline.into(), call).await {
+            Ok((mut execution, warm)) => {
+                execution.wall = start.elapsed();
+                (execution, warm)
+            }
+            Err(_) => {
+                let verdict = self.timeout();
+                let (logs, wall) = (Vec::new(), start.elapsed());
+                let execution =
+                    Execution { verdict, publishes: Vec::new(), logs, logs_dropped: 0, wall, peak_memory: 0 };
+                (execution, None)
+            }
+        }
+    }
+
+    async fn call(
+        &self,
+        warm: Option<WarmInstance>,
+        deadline: Instant,
+        event: Arc<GuestEvent>,
+        delivery: GuestDelivery,
+        now: u64,
+    ) -> (Execution, Option<WarmInstance>) {
+        let mut warm = match warm {
+            Some(mut warm) => {
+                warm.store.data_mut().deadline = deadline;
+                warm.store.set_epoch_deadline(1);
+                warm
+            }
+            None => match self.instantiate(deadline).await {
+                Ok(warm) => warm,
+                Err((error, mut store)) => return (self.failed(&error, &mut store), None),
+            },
+        };
+        warm.store.data_mut().scope = Some(Scope::new(event.clone(), now));
+        let handler = warm.instance.wasmill_events_handler();
+        let result = handler.call_handle(&mut warm.store, &event, &delivery).await;
+        let verdict = match result {
+            Err(error) => return (self.failed(&error, &mut warm.store), None),
+            Ok(result) => verdict(result),
+        };
+        warm.served += 1;
+        let execution = finish(&mut warm.store, verdict);
+        (execution, self.keep(warm))
+    }
+
+    /// The instance, if it may serve another delivery.
+    fn keep(&self, mut warm: WarmInstance) -> Option<WarmInstance> {
+        let Isolation::Reuse { max_events, max_memory_growth } = self.isolation else { return None };
+        let used = warm.store.data().limiter.used();
+        if warm.served == 1 {
+            warm.settled_memory = used;
+        }
+        let refused = warm.store.data_mut().limiter.take_refused();
+        let grown = used.saturating_sub(warm.settled_memory);
+        (warm.served < max_events && grown <= max_memory_growth && !refused).then_some(warm)
+    }
+
+    async fn instantiate(&self, deadline: Instant) -> Result<WarmInstance, (wasmtime::Error, Store<Host>)> {
+        let mut store = Store::new(&self.component.engine.engine, Host::new(self.policy.clone()));
+        let largest = self.policy.event_bytes.max(self.policy.publish_bytes);
+        store.set_hostcall_fuel(usize::try_from(largest.saturating_mul(2).max(MIN_COPY)).unwrap_or(usize::MAX));
+        store.limiter(|host| &mut host.limiter);
+        store.data_mut().deadline = deadline;
+        store.epoch_deadline_callback(|context| {
+            if Instant::now() >= context.data().deadline {
+                return Err(Trap::Interrupt.into());
+            }
+            Ok(UpdateDeadline::Yield(1))
+        });
+        store.set_epoch_deadline(1);
+        match self.component.pre.instantiate_async(&mut store).await {
+            Ok(instance) => Ok(WarmInstance { store, instance, served: 0, settled_memory: 0 }),
+            Err(error) => Err((error, store)),
+        }
+    }
+
+    fn timeout(&self) -> Verdict {
+        let message = format!("the handler did not return within {:?}", self.policy.deadline);
+        Verdict::Fault { class: FaultClass::Timeout, message }
+    }
+
+    /// The execution of a guest that did not return.
+    fn failed(&self, error: &wasmtime::Error, store: &mut Store<Host>) -> Execution {
+        let refused = store.data_mut().limiter.take_refused();
+        let mut execution = finish(store, Verdict::Ack);
+        execution.verdict = match error.downcast_ref::<Trap>() {
+            Some(Trap::Interrupt) => self.timeout(),
+            // A guest that cannot have memory dies of something else, usually of a panic.
+            _ if refused => {
+                let message = format!("the handler wanted more than its {} bytes of memory", self.policy.memory);
+                Verdict::Fault { class: FaultClass::OutOfMemory, message }
+            }
+            Some(Trap::StackOverflow) => {
+                let message = "the handler's stack overflowed".to_owned();
+                Verdict::Fault { class: FaultClass::StackOverflow, message }
+            }
+            _ => Verdict::Fault { class: FaultClass::Trap, message: bounded(trap_message(error, &execution.logs)) },
+        };
+        execution.publishes.clear();
+        execution
+    }
+}
+
+/// The cause, and what the guest last wrote to stderr: there a language's runtime says why it gave up.
+fn trap_message(error: &wasmtime::Error, logs: &[LogLine]) -> String {
+    let said: Vec<&str> = logs
+        .iter()
+        .rev()
+        .filter(|line| line.source == LogSource::Stderr && !line.message.trim().is_empty())
+        .take(STDERR_LINES)
+        .map(|line| line.message.trim())
+        .collect();
+    let cause = error.root_cause().to_string();
+    match said.is_empty() {
+        true => cause,
+        false => format!("{cause}; stderr: {}", said.into_iter().rev().collect::<Vec<_>>().join(" ")),
+    }
+}
+
+fn verdict(result: Result<(), Failure>) -> Verdict {
+    match result {
+        Ok(()) => Verdict::Ack,
+        Err(Failure::Retry(message)) => Verdict::Retry { message: bounded(message), after: None },
+        Err(Failure::RetryAfter((message, ms))) => {
+            Verdict::Retry { message: bounded(message), after: Some(Duration::from_millis(ms)) }
+        }
+        Err(Failure::Reject(message)) => Verdict::Reject { message: bounded(message) },
+    }
+}
+
+/// Takes what belongs to this delivery out of the store.
+fn finish(store: &mut Store<Host>, verdict: Verdict) -> Execution {
+    let host = store.data_mut();
+    let scope = host.scope.take();
+    let mut publishes = scope.map(|scope| scope.publishes).unwrap_or_default();
+    if verdict != Verdict::Ack {
+        publishes.clear();
+    }
+    let (logs, logs_dropped) = host.logs.take();
+    let peak_memory = host.limiter.peak();
+    Execution { verdict, publishes, logs, logs_dropped, wall: Duration::ZERO, peak_memory }
+}
