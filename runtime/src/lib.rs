@@ -1,6 +1,30 @@
-//! lib
+//! wasmill runs event handlers: it reads events from Redis Streams, runs each one in a WebAssembly sandbox, and writes
+//! everything that the handler asked for, together with the acknowledgement, in one atomic step.
+//!
+//! The way of an event, and the modules in that order:
+//!
+//! | step | module |
+//! |---|---|
+//! | read | [`broker`]: where events live; on Redis and in process |
+//! | decode | [`envelope`]: fields of an entry to an [`event`] |
+//! | route | [`route`]: does the handler want it |
+//! | schedule | [`schedule`]: whose turn is it |
+//! | execute | [`wasm`]: a sandbox, fresh or reused, and what the handler asked for |
+//! | settle | [`outcome`]: what becomes of the event, written by the broker |
+//!
+//! [`pipeline`] joins them, [`app`] builds it all from the [`config`], [`admin`] shows what it does.
+
+pub mod admin;
+pub mod app;
 pub mod broker;
+pub mod clock;
+pub mod config;
 pub mod envelope;
 pub mod event;
 pub mod outcome;
+pub mod pipeline;
+pub mod route;
+pub mod schedule;
+pub mod stats;
+pub mod telemetry;
 pub mod wasm;

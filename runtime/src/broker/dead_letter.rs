@@ -95,3 +95,11 @@ fn split(mut fields: Fields) -> Option<(Fields, Fields)> {
     let (_, count) = fields.pop()?;
     (count == original.len().to_string().as_bytes()).then_some((fields, original))
 }
+
+/// The fields of the inbox entry that a dead letter becomes; `None` if the fields are no dead letter.
+pub fn to_inbox(fields: &Fields) -> Option<Fields> {
+    let at = fields.iter().position(|(name, _)| name == ORIGINAL.as_bytes())?;
+    let keep = |name: &[u8]| name == STREAM.as_bytes() || name == ENTRY.as_bytes();
+    let head = fields[..at].iter().filter(|(name, _)| keep(name));
+    Some(head.chain(&fields[at..]).cloned().collect())
+}

@@ -1,1 +1,171 @@
+//! The broker in this process: the same semantics as on Redis, for `demo`, `dev` and tests.
+//!
+//! [`state`] is the keyspace and its rules, without any waiting; here it is shared, and readers are woken. Nothing is
+//! bounded or written to disk: what is in it lives as long as the process.
 
+mod state;
+
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::Notify;
+
+use self::state::State;
+use super::{
+    Broker, BrokerError, Claimed, ConsumerInfo, Cursor, Entry, EntryId, Fields, Inspect, Settled, Source, StreamInfo,
+};
+use crate::envelope;
+use crate::outcome::{Publication, Settlement};
+
+/// A broker in memory. Clones share it.
+#[derive(Clone, Default)]
+pub struct MemoryBroker {
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    appended: Notify,
+    interrupted: Notify,
+}
+
+impl MemoryBroker {
+    /// An empty broker.
+    pub fn new() -> MemoryBroker {
+        MemoryBroker::default()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.shared.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Appends an entry as it is, like XADD.
+    pub fn append(&self, key: &str, fields: Fields) -> EntryId {
+        let id = self.state().append(key, fields);
+        self.shared.appended.notify_waiters();
+        id
+    }
+
+    /// Removes all but the newest `keep` entries, like XTRIM MAXLEN.
+    pub fn trim(&self, key: &str, keep: usize) {
+        self.state().trim(key, keep);
+    }
+
+    /// Removes a stream with its groups, like DEL.
+    pub fn delete_stream(&self, key: &str) {
+        self.state().delete_stream(key);
+    }
+}
+
+#[async_trait]
+impl Broker for MemoryBroker {
+    async fn create_group(&self, source: &Source) -> Result<bool, BrokerError> {
+        Ok(self.state().create_group(source))
+    }
+
+    async fn read(&self, source: &Source, consumer: &str, count: usize) -> Result<Vec<Entry>, BrokerError> {
+        self.state().read(source, consumer, count)
+    }
+
+    async fn wait(&self, cursors: &[Cursor], timeout: Duration) -> Result<Vec<Cursor>, BrokerError> {
+        let deadline = tokio::time::Instant::now() + timeout;
+        loop {
+            // Listening begins before looking, so that nothing falls in between.
+            let appended = self.shared.appended.notified();
+            tokio::pin!(appended);
+            appended.as_mut().enable();
+            let newer = self.state().newer(cursors);
+            if !newer.is_empty() {
+                return Ok(newer);
+            }
+            tokio::select! {
+                () = appended => {}
+                () = self.shared.interrupted.notified() => return Ok(Vec::new()),
+                () = tokio::time::sleep_until(deadline) => return Ok(Vec::new()),
+            }
+        }
+    }
+
+    async fn interrupt_wait(&self) -> Result<(), BrokerError> {
+        self.shared.interrupted.notify_waiters();
+        Ok(())
+    }
+
+    async fn settle(&self, consumer: &str, settlements: &[Settlement]) -> Result<Vec<Settled>, BrokerError> {
+        let results = {
+            let mut state = self.state();
+            settlements.iter().map(|settlement| state.settle(consumer, settlement)).collect()
+        };
+        self.shared.appended.notify_waiters();
+        Ok(results)
+    }
+
+    async fn claim_due(&self, source: &Source, consumer: &str, limit: usize) -> Result<Claimed, BrokerError> {
+        Ok(self.state().claim_due(source, consumer, limit))
+    }
+
+    async fn claim_from(
+        &self,
+        source: &Source,
+        consumer: &str,
+        from: &str,
+        limit: usize,
+    ) -> Result<Claimed, BrokerError> {
+        self.state().claim_from(source, consumer, from, limit)
+    }
+
+    async fn consumers(&self, source: &Source) -> Result<Vec<ConsumerInfo>, BrokerError> {
+        self.state().consumers(source)
+    }
+
+    async fn remove_consumer(&self, source: &Source, consumer: &str) -> Result<bool, BrokerError> {
+        self.state().remove_consumer(source, consumer)
+    }
+
+    async fn heartbeat(&self, worker: &str, ttl: Duration) -> Result<(), BrokerError> {
+        self.state().heartbeat(worker, ttl);
+        Ok(())
+    }
+
+    async fn resign(&self, worker: &str) -> Result<(), BrokerError> {
+        self.state().resign(worker);
+        Ok(())
+    }
+
+    async fn alive(&self, workers: &[String]) -> Result<Vec<bool>, BrokerError> {
+        let state = self.state();
+        Ok(workers.iter().map(|worker| state.is_alive(worker)).collect())
+    }
+
+    async fn publish(&self, publications: &[Publication]) -> Result<Vec<EntryId>, BrokerError> {
+        let ids = {
+            let mut state = self.state();
+            publications.iter().map(|one| state.append(&one.key, envelope::fields(&one.event))).collect()
+        };
+        self.shared.appended.notify_waiters();
+        Ok(ids)
+    }
+}
+
+#[async_trait]
+impl Inspect for MemoryBroker {
+    async fn stream(&self, key: &str) -> Result<Option<StreamInfo>, BrokerError> {
+        Ok(self.state().stream_info(key))
+    }
+
+    async fn range(&self, key: &str, from: EntryId, to: EntryId, count: usize) -> Result<Vec<Entry>, BrokerError> {
+        Ok(self.state().range(key, from, to, count))
+    }
+
+    async fn redrive(&self, dead_key: &str, entry: EntryId, inbox_key: &str) -> Result<bool, BrokerError> {
+        let moved = self.state().redrive(dead_key, entry, inbox_key)?;
+        self.shared.appended.notify_waiters();
+        Ok(moved)
+    }
+
+    async fn delete(&self, key: &str, entries: &[EntryId]) -> Result<usize, BrokerError> {
+        Ok(self.state().delete(key, entries))
+    }
+}

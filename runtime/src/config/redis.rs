@@ -102,8 +102,8 @@ impl RedisConfig {
             return value.map(Some).ok_or_else(|| PasswordError::NoVariable(name.clone()));
         }
         let Some(path) = &self.password_file else { return Ok(None) };
-        let text = std::fs::read_to_string(path)
-            .map_err(|cause| PasswordError::Unreadable { path: path.clone(), cause })?;
+        let text =
+            std::fs::read_to_string(path).map_err(|cause| PasswordError::Unreadable { path: path.clone(), cause })?;
         match text.trim_end_matches(['\r', '\n']) {
             "" => Err(PasswordError::EmptyFile(path.clone())),
             password => Ok(Some(password.to_owned())),

@@ -1,0 +1,100 @@
+//! The counters in the Prometheus text format. `docs/metrics.md` lists them.
+
+use std::sync::atomic::Ordering;
+
+use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
+use prometheus::{Encoder, TextEncoder};
+
+use crate::pipeline::Stats;
+use crate::stats::HandlerStats;
+
+/// Upper bounds of the duration histogram, in seconds: from a reused instance to the usual deadline.
+const BOUNDS: [f64; 14] =
+    [0.000_005, 0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.005, 0.025, 0.1, 0.5, 1.0, 5.0];
+
+/// A counter: its name, what it counts, and where it is.
+type CounterSpec = (&'static str, &'static str, fn(&HandlerStats) -> u64);
+
+const COUNTERS: [CounterSpec; 8] = [
+    ("wasmill_events_acked_total", "Events handled and acknowledged.", |stats| stats.acked.get()),
+    ("wasmill_events_retried_total", "Failed attempts that will be made again.", |stats| stats.retried.get()),
+    ("wasmill_events_dead_total", "Events moved to the dead-letter stream.", |stats| stats.dead.get()),
+    ("wasmill_events_published_total", "Follow-up events written.", |stats| stats.published.get()),
+    ("wasmill_events_skipped_total", "Events of types that the handler does not want.", |stats| stats.skipped.get()),
+    ("wasmill_events_superseded_total", "Deliveries that another worker settled first.", |stats| {
+        stats.superseded.get()
+    }),
+    ("wasmill_events_trimmed_total", "Pending events whose payload had been trimmed.", |stats| stats.trimmed.get()),
+    ("wasmill_guest_log_dropped_bytes_total", "Bytes of guest logs over the limit.", |stats| {
+        stats.log_bytes_dropped.get()
+    }),
+];
+
+/// All metrics as text.
+pub(super) fn render(stats: &Stats) -> String {
+    let mut families: Vec<MetricFamily> = COUNTERS
+        .iter()
+        .map(|(name, help, value)| {
+            family(name, help, MetricType::COUNTER, stats, |stats, metric| {
+                let mut counter = Counter::default();
+                counter.set_value(value(stats) as f64);
+                metric.set_counter(counter);
+            })
+        })
+        .collect();
+    let blocked = "1 while Redis refuses what the handler did, else 0.";
+    families.push(family("wasmill_handler_blocked", blocked, MetricType::GAUGE, stats, |stats, metric| {
+        let mut gauge = Gauge::default();
+        gauge.set_value(stats.blocked.load(Ordering::Relaxed) as f64);
+        metric.set_gauge(gauge);
+    }));
+    let durations = "Time of one run of the handler: instance, call and clean-up.";
+    families.push(family("wasmill_handler_duration_seconds", durations, MetricType::HISTOGRAM, stats, |stats, metric| {
+        metric.set_histogram(histogram(stats));
+    }));
+    let mut text = Vec::new();
+    // Writing into memory does not fail, and a family without metrics (no handlers) is left out.
+    families.retain(|family| !family.get_metric().is_empty());
+    let _ = TextEncoder::new().encode(&families, &mut text);
+    String::from_utf8(text).unwrap_or_default()
+}
+
+fn family(
+    name: &str,
+    help: &str,
+    kind: MetricType,
+    stats: &Stats,
+    fill: impl Fn(&HandlerStats, &mut Metric),
+) -> MetricFamily {
+    let metrics = stats.iter().map(|(handler, stats)| {
+        let mut label = LabelPair::default();
+        label.set_name("handler".to_owned());
+        label.set_value(handler.clone());
+        let mut metric = Metric::default();
+        metric.set_label(vec![label]);
+        fill(stats, &mut metric);
+        metric
+    });
+    let metrics: Vec<Metric> = metrics.collect();
+    let mut family = MetricFamily::default();
+    family.set_name(name.to_owned());
+    family.set_help(help.to_owned());
+    family.set_field_type(kind);
+    family.set_metric(metrics);
+    family
+}
+
+fn histogram(stats: &HandlerStats) -> Histogram {
+    let durations = stats.durations();
+    let buckets = BOUNDS.iter().map(|&bound| {
+        let mut bucket = Bucket::default();
+        bucket.set_upper_bound(bound);
+        bucket.set_cumulative_count(durations.count_between(0, (bound * 1e9) as u64));
+        bucket
+    });
+    let mut histogram = Histogram::default();
+    histogram.set_bucket(buckets.collect());
+    histogram.set_sample_count(durations.len());
+    histogram.set_sample_sum(durations.mean() * durations.len() as f64 / 1e9);
+    histogram
+}

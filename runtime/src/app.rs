@@ -1,0 +1,154 @@
+//! Building the parts from the configuration.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::broker::keys;
+use crate::broker::redis::{InvalidSettings, RedisSettings};
+use crate::config::{Config, Isolation as ConfiguredIsolation, PasswordError, ResolvedHandler};
+use crate::pipeline::{Deployment, MAX_INSTANCES, Subscription, Worker, new_worker_id};
+use crate::wasm::{
+    CacheError, CompiledCache, Component, Engine, EngineError, EngineSettings, Grant, Handler, Isolation, LoadError,
+    Policy,
+};
+
+/// What the configuration asks for cannot be built.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The wasm engine.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The compiled cache.
+    #[error("worker.cache_dir: {0}")]
+    Cache(#[from] CacheError),
+    /// The password of Redis.
+    #[error(transparent)]
+    Password(#[from] PasswordError),
+    /// The address of Redis.
+    #[error(transparent)]
+    Settings(#[from] InvalidSettings),
+    /// One or more components.
+    #[error("{}", .0.iter().map(ComponentFault::to_string).collect::<Vec<_>>().join("\n"))]
+    Components(Vec<ComponentFault>),
+}
+
+/// A handler whose component cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("handlers.{handler}.component: {}: {cause}", path.display())]
+pub struct ComponentFault {
+    /// The handler.
+    pub handler: String,
+    /// The file of its component.
+    pub path: PathBuf,
+    /// What is wrong with it.
+    #[source]
+    pub cause: LoadError,
+}
+
+/// How to reach the Redis of the configuration.
+pub fn redis_settings(config: &Config) -> Result<RedisSettings, BuildError> {
+    let redis = &config.redis;
+    let password = redis.password()?;
+    let settings = RedisSettings::with_credentials(
+        &redis.url,
+        redis.username.as_deref(),
+        password.as_deref(),
+        redis.ca_file.as_deref(),
+    )?;
+    Ok(settings.with_timeouts(redis.connect_timeout, redis.response_timeout))
+}
+
+/// This process as a worker.
+pub fn worker(config: &Config) -> Worker {
+    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+    Worker {
+        id: new_worker_id(),
+        heartbeat: config.worker.heartbeat,
+        heartbeat_ttl: config.worker.heartbeat_ttl,
+        drain_timeout: config.worker.drain_timeout.max(Duration::from_millis(1)),
+        threads: if config.worker.threads == 0 { cores() } else { config.worker.threads },
+    }
+}
+
+/// An engine with room for the handlers of the configuration.
+pub fn engine(config: &Config) -> Result<Engine, EngineError> {
+    let handlers = config.handlers();
+    let running: usize = handlers.iter().map(|handler| handler.limits.concurrency).sum();
+    // As many may be running as are waiting for reuse.
+    let instances = running.saturating_mul(2).clamp(16, MAX_INSTANCES) as u32;
+    let max_memory = handlers.iter().map(|handler| handler.limits.memory).max().unwrap_or(64 << 20);
+    Engine::new(EngineSettings { instances, max_memory })
+}
+
+/// The cache of compiled components; `None` if there is no place for one.
+pub fn cache(config: &Config) -> Result<Option<CompiledCache>, CacheError> {
+    let directory = config.worker.cache_dir(|name| std::env::var(name).ok());
+    directory.map(|directory| CompiledCache::open(&directory)).transpose()
+}
+
+/// Loads the components of all handlers; reports every fault.
+pub fn deployments(
+    config: &Config,
+    engine: &Engine,
+    cache: Option<&CompiledCache>,
+) -> Result<Vec<Arc<Deployment>>, BuildError> {
+    let (mut deployments, mut faults) = (Vec::new(), Vec::new());
+    for resolved in config.handlers() {
+        match Component::from_file(engine, cache, &resolved.component) {
+            Ok(component) => deployments.push(Arc::new(deployment(&resolved, component))),
+            Err(cause) => {
+                faults.push(ComponentFault { handler: resolved.name, path: resolved.component, cause });
+            }
+        }
+    }
+    if faults.is_empty() { Ok(deployments) } else { Err(BuildError::Components(faults)) }
+}
+
+/// A handler of the default tenant with its component.
+pub fn deployment(resolved: &ResolvedHandler, component: Component) -> Deployment {
+    let digest = component.digest.to_string();
+    let streams = resolved.streams.iter().map(|stream| Subscription {
+        source: Arc::new(keys::source(stream, &resolved.name)),
+        is_inbox: false,
+    });
+    let inbox = Subscription { source: Arc::new(keys::inbox_source(&resolved.name)), is_inbox: true };
+    Deployment {
+        handler: Handler { component, policy: Arc::new(policy(resolved)), isolation: isolation(resolved.isolation) },
+        types: resolved.types.clone(),
+        sources: streams.chain([inbox]).collect(),
+        retry: resolved.retry,
+        dead_key: keys::stream(&resolved.dead_letter),
+        concurrency: resolved.limits.concurrency.max(1),
+        digest,
+    }
+}
+
+/// What the handler may do and use.
+pub fn policy(resolved: &ResolvedHandler) -> Policy {
+    let limits = &resolved.limits;
+    Policy {
+        tenant: keys::DEFAULT_TENANT.into(),
+        handler: resolved.name.as_str().into(),
+        grants: resolved
+            .publishes
+            .iter()
+            .map(|stream| Grant { stream: stream.clone(), key: keys::stream(stream) })
+            .collect(),
+        publishes: limits.publishes,
+        publish_bytes: limits.publish_bytes as u64,
+        event_bytes: limits.event_bytes as u64,
+        log_bytes: limits.log_bytes,
+        memory: limits.memory,
+        deadline: limits.deadline,
+    }
+}
+
+fn isolation(configured: ConfiguredIsolation) -> Isolation {
+    match configured {
+        ConfiguredIsolation::Fresh => Isolation::Fresh,
+        ConfiguredIsolation::Reuse { max_events, max_memory_growth } => {
+            Isolation::Reuse { max_events, max_memory_growth }
+        }
+    }
+}

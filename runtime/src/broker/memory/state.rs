@@ -1,0 +1,316 @@
+//! The keyspace of the broker in memory: streams, groups, pending entries, due times, heartbeats.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::super::{
+    BrokerError, Claimed, ConsumerInfo, Cursor, Entry, EntryId, Fields, GroupInfo, Settled, Source, StreamInfo,
+    dead_letter, keys,
+};
+use crate::clock::now_ms;
+use crate::envelope;
+use crate::outcome::{DeadLetter, Decision, Settlement};
+
+#[derive(Default)]
+pub(super) struct State {
+    streams: HashMap<String, Stream>,
+    /// Due times and entries, by the key of the set.
+    due: HashMap<Arc<str>, BTreeSet<(u64, EntryId)>>,
+    heartbeats: HashMap<String, Instant>,
+}
+
+#[derive(Default)]
+struct Stream {
+    entries: BTreeMap<EntryId, Fields>,
+    last: EntryId,
+    groups: HashMap<Arc<str>, Group>,
+}
+
+#[derive(Default)]
+struct Group {
+    delivered: EntryId,
+    pending: BTreeMap<EntryId, Pending>,
+    consumers: HashMap<String, Instant>,
+}
+
+struct Pending {
+    consumer: String,
+    attempt: u32,
+}
+
+impl Stream {
+    fn append(&mut self, fields: Fields) -> EntryId {
+        let now = EntryId { ms: now_ms(), seq: 0 };
+        self.last = if now > self.last { now } else { self.last.next() };
+        self.entries.insert(self.last, fields);
+        self.last
+    }
+}
+
+impl Group {
+    fn seen(&mut self, consumer: &str) {
+        match self.consumers.get_mut(consumer) {
+            Some(last) => *last = Instant::now(),
+            None => drop(self.consumers.insert(consumer.to_owned(), Instant::now())),
+        }
+    }
+}
+
+fn no_group(source: &Source) -> BrokerError {
+    BrokerError::NoGroup { message: format!("no group {} on {}", source.group, source.key) }
+}
+
+impl State {
+    fn group(&mut self, source: &Source) -> Result<(&mut Group, &BTreeMap<EntryId, Fields>), BrokerError> {
+        let stream = self.streams.get_mut(&*source.key).ok_or_else(|| no_group(source))?;
+        let group = stream.groups.get_mut(&source.group).ok_or_else(|| no_group(source))?;
+        Ok((group, &stream.entries))
+    }
+
+    pub(super) fn append(&mut self, key: &str, fields: Fields) -> EntryId {
+        match self.streams.get_mut(key) {
+            Some(stream) => stream.append(fields),
+            None => self.streams.entry(key.to_owned()).or_default().append(fields),
+        }
+    }
+
+    pub(super) fn trim(&mut self, key: &str, keep: usize) {
+        if let Some(stream) = self.streams.get_mut(key) {
+            while stream.entries.len() > keep {
+                stream.entries.pop_first();
+            }
+        }
+    }
+
+    pub(super) fn delete_stream(&mut self, key: &str) {
+        self.streams.remove(key);
+    }
+
+    pub(super) fn create_group(&mut self, source: &Source) -> bool {
+        let groups = &mut self.streams.entry(source.key.to_string()).or_default().groups;
+        let is_new = !groups.contains_key(&source.group);
+        groups.entry(source.group.clone()).or_default();
+        is_new
+    }
+
+    pub(super) fn read(&mut self, source: &Source, consumer: &str, count: usize) -> Result<Vec<Entry>, BrokerError> {
+        let (group, entries) = self.group(source)?;
+        group.seen(consumer);
+        let fresh = entries.range(group.delivered.next()..).take(count);
+        let read: Vec<Entry> =
+            fresh.map(|(&id, fields)| Entry { id, attempt: 1, fields: fields.clone() }).collect();
+        for entry in &read {
+            group.delivered = entry.id;
+            group.pending.insert(entry.id, Pending { consumer: consumer.to_owned(), attempt: 1 });
+        }
+        Ok(read)
+    }
+
+    /// The streams that have entries after their cursors, with their newest ids.
+    pub(super) fn newer(&self, cursors: &[Cursor]) -> Vec<Cursor> {
+        let newest = |cursor: &Cursor| {
+            let stream = self.streams.get(&*cursor.key)?;
+            let newest = *stream.entries.last_key_value()?.0;
+            (newest > cursor.after).then(|| Cursor { key: cursor.key.clone(), after: stream.last })
+        };
+        cursors.iter().filter_map(newest).collect()
+    }
+
+    /// Acknowledges; whether the entry was pending.
+    fn ack(&mut self, source: &Source, entry: EntryId) -> bool {
+        self.group(source).is_ok_and(|(group, _)| group.pending.remove(&entry).is_some())
+    }
+
+    fn is_owner(&mut self, source: &Source, entry: EntryId, consumer: &str) -> bool {
+        let pending = self.group(source).ok().and_then(|(group, _)| group.pending.get(&entry));
+        pending.is_some_and(|pending| pending.consumer == consumer)
+    }
+
+    pub(super) fn settle(&mut self, consumer: &str, settlement: &Settlement) -> Settled {
+        let Settlement { source, entry, decision } = settlement;
+        let applies = match decision {
+            Decision::Ack { .. } => true,
+            Decision::Park { .. } | Decision::DeadLetter(_) => self.is_owner(source, *entry, consumer),
+        };
+        if !applies {
+            return Settled::Superseded;
+        }
+        match decision {
+            Decision::Ack { publishes } => {
+                if !self.ack(source, *entry) {
+                    return Settled::Superseded;
+                }
+                for publication in publishes {
+                    self.append(&publication.key, envelope::fields(&publication.event));
+                }
+            }
+            Decision::Park { pause } => self.park(source, *entry, *pause),
+            Decision::DeadLetter(letter) => self.bury(source, *entry, letter),
+        }
+        Settled::Applied
+    }
+
+    fn park(&mut self, source: &Source, entry: EntryId, pause: Duration) {
+        let due = now_ms() + u64::try_from(pause.as_millis()).unwrap_or(u64::MAX / 2);
+        if let Ok((group, _)) = self.group(source)
+            && let Some(pending) = group.pending.get_mut(&entry)
+        {
+            pending.consumer = keys::PARKED_CONSUMER.to_owned();
+            group.seen(keys::PARKED_CONSUMER);
+            self.due.entry(source.due_key.clone()).or_default().insert((due, entry));
+        }
+    }
+
+    fn bury(&mut self, source: &Source, entry: EntryId, letter: &DeadLetter) {
+        let original = self.streams.get(&*source.key).and_then(|stream| stream.entries.get(&entry)).cloned();
+        let original = original.unwrap_or_default();
+        let evidence = dead_letter::evidence(letter).into_iter().enumerate();
+        let mut fields: Fields = evidence
+            .map(|(at, (name, value))| match at {
+                dead_letter::LAST_TIME_INDEX => (name.as_bytes().to_vec(), now_ms().to_string().into_bytes()),
+                _ => (name.as_bytes().to_vec(), value.as_bytes().to_vec()),
+            })
+            .collect();
+        fields.push((dead_letter::ORIGINAL.as_bytes().to_vec(), original.len().to_string().into_bytes()));
+        fields.extend(original);
+        self.ack(source, entry);
+        self.append(&letter.key, fields);
+    }
+
+    /// Hands a pending entry to a consumer; `None` if its payload is gone, in which case it is acknowledged.
+    fn claim(&mut self, source: &Source, consumer: &str, id: EntryId) -> Option<Entry> {
+        let (group, entries) = self.group(source).ok()?;
+        let Some(fields) = entries.get(&id) else {
+            group.pending.remove(&id);
+            return None;
+        };
+        let pending = group.pending.get_mut(&id)?;
+        pending.attempt += 1;
+        pending.consumer = consumer.to_owned();
+        let entry = Entry { id, attempt: pending.attempt, fields: fields.clone() };
+        group.seen(consumer);
+        Some(entry)
+    }
+
+    pub(super) fn claim_due(&mut self, source: &Source, consumer: &str, limit: usize) -> Claimed {
+        let now = now_ms();
+        let mut claimed = Claimed::default();
+        let mut looked_at = 0;
+        while let Some(&(due, id)) = self.due.get(&source.due_key).and_then(BTreeSet::first) {
+            if due > now || looked_at == limit {
+                claimed.more = due <= now;
+                claimed.next_due = Some(Duration::from_millis(due.saturating_sub(now)));
+                break;
+            }
+            looked_at += 1;
+            if let Some(set) = self.due.get_mut(&source.due_key) {
+                set.pop_first();
+            }
+            if !self.is_owner(source, id, keys::PARKED_CONSUMER) {
+                continue;
+            }
+            match self.claim(source, consumer, id) {
+                Some(entry) => claimed.entries.push(entry),
+                None => claimed.trimmed += 1,
+            }
+        }
+        claimed
+    }
+
+    pub(super) fn claim_from(
+        &mut self,
+        source: &Source,
+        consumer: &str,
+        from: &str,
+        limit: usize,
+    ) -> Result<Claimed, BrokerError> {
+        let (group, _) = self.group(source)?;
+        let mut theirs = group.pending.iter().filter(|(_, pending)| pending.consumer == from);
+        let wanted: Vec<(EntryId, u32)> =
+            theirs.by_ref().take(limit + 1).map(|(&id, pending)| (id, pending.attempt)).collect();
+        let mut claimed = Claimed::default();
+        for (at, &(id, attempt)) in wanted.iter().enumerate() {
+            let suspect = attempt >= 2;
+            if claimed.entries.len() == limit || (suspect && !claimed.entries.is_empty()) {
+                claimed.more = true;
+                break;
+            }
+            match self.claim(source, consumer, id) {
+                Some(entry) => claimed.entries.push(entry),
+                None => {
+                    claimed.trimmed += 1;
+                    continue;
+                }
+            }
+            if suspect {
+                claimed.more = at + 1 < wanted.len();
+                break;
+            }
+        }
+        Ok(claimed)
+    }
+
+    pub(super) fn consumers(&mut self, source: &Source) -> Result<Vec<ConsumerInfo>, BrokerError> {
+        let (group, _) = self.group(source)?;
+        let info = |(name, last): (&String, &Instant)| ConsumerInfo {
+            name: name.clone(),
+            pending: group.pending.values().filter(|pending| pending.consumer == *name).count(),
+            idle: last.elapsed(),
+        };
+        Ok(group.consumers.iter().map(info).collect())
+    }
+
+    pub(super) fn remove_consumer(&mut self, source: &Source, consumer: &str) -> Result<bool, BrokerError> {
+        let (group, _) = self.group(source)?;
+        let is_idle = group.pending.values().all(|pending| pending.consumer != consumer);
+        if is_idle {
+            group.consumers.remove(consumer);
+        }
+        Ok(is_idle)
+    }
+
+    pub(super) fn heartbeat(&mut self, worker: &str, ttl: Duration) {
+        self.heartbeats.insert(worker.to_owned(), Instant::now() + ttl);
+    }
+
+    pub(super) fn resign(&mut self, worker: &str) {
+        self.heartbeats.remove(worker);
+    }
+
+    pub(super) fn is_alive(&self, worker: &str) -> bool {
+        self.heartbeats.get(worker).is_some_and(|until| *until > Instant::now())
+    }
+
+    pub(super) fn stream_info(&self, key: &str) -> Option<StreamInfo> {
+        let stream = self.streams.get(key)?;
+        let groups = stream.groups.iter().map(|(name, group)| GroupInfo {
+            name: name.to_string(),
+            pending: group.pending.len(),
+            lag: Some(stream.entries.range(group.delivered.next()..).count()),
+        });
+        Some(StreamInfo { length: stream.entries.len(), last: stream.last, groups: groups.collect() })
+    }
+
+    pub(super) fn range(&self, key: &str, from: EntryId, to: EntryId, count: usize) -> Vec<Entry> {
+        let Some(stream) = self.streams.get(key).filter(|_| from <= to) else { return Vec::new() };
+        let entries = stream.entries.range(from..=to).take(count);
+        entries.map(|(&id, fields)| Entry { id, attempt: 0, fields: fields.clone() }).collect()
+    }
+
+    pub(super) fn redrive(&mut self, dead_key: &str, entry: EntryId, inbox: &str) -> Result<bool, BrokerError> {
+        let Some(stream) = self.streams.get_mut(dead_key) else { return Ok(false) };
+        let Some(fields) = stream.entries.get(&entry) else { return Ok(false) };
+        let Some(moved) = dead_letter::to_inbox(fields) else {
+            return Err(BrokerError::Unexpected { message: "the entry is not a dead letter".to_owned() });
+        };
+        stream.entries.remove(&entry);
+        self.append(inbox, moved);
+        Ok(true)
+    }
+
+    pub(super) fn delete(&mut self, key: &str, entries: &[EntryId]) -> usize {
+        let Some(stream) = self.streams.get_mut(key) else { return 0 };
+        entries.iter().filter(|id| stream.entries.remove(id).is_some()).count()
+    }
+}

@@ -1,0 +1,94 @@
+//! Configuration: one TOML file, strict, with overrides from the environment. `config/wasmill.toml` is the reference.
+//!
+//! - [`sections`]: the shape of the file and its defaults; [`redis`]: the section that has to do with secrets
+//! - [`units`]: durations and sizes
+//! - `parse`, `env`: text and variables -> [`Config`], with every fault and its place
+//! - `validate`: what types cannot say
+//! - [`ResolvedHandler`]: what holds for a handler in the end
+
+mod env;
+mod errors;
+mod parse;
+pub mod redis;
+mod resolve;
+pub mod sections;
+#[cfg(test)]
+mod tests;
+pub mod units;
+mod validate;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+pub use env::{PREFIX, environment};
+pub use errors::{ConfigError, ConfigErrors};
+pub use redis::{PasswordError, RedisConfig};
+pub use resolve::{Isolation, ResolvedHandler, ResolvedLimits};
+pub use sections::*;
+
+/// The whole configuration. `Default` is that of an empty file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Where Redis is and how to log in.
+    pub redis: RedisConfig,
+    /// How this process runs.
+    pub worker: WorkerConfig,
+    /// Health and metrics over HTTP.
+    pub admin: AdminConfig,
+    /// What is logged, and how.
+    pub log: LogConfig,
+    /// What one delivery may use, for all handlers that do not say otherwise.
+    pub limits: Limits,
+    /// How failures are tried again, for all handlers that do not say otherwise.
+    pub retry: RetryConfig,
+    /// The handlers by name.
+    pub handlers: BTreeMap<String, HandlerConfig>,
+}
+
+impl Config {
+    /// Reads and validates a file, with overrides from `env` (usually [`environment`]). Relative paths in the result
+    /// are joined with the file's directory.
+    pub fn load(path: &Path, env: impl IntoIterator<Item = (String, String)>) -> Result<Config, ConfigErrors> {
+        let text = std::fs::read_to_string(path).map_err(|cause| {
+            let remedy = (cause.kind() == std::io::ErrorKind::NotFound)
+                .then(|| "name another one with --config, or begin with a copy of config/wasmill.toml".to_owned());
+            let problem = format!("the file cannot be read: {cause}");
+            ConfigErrors(vec![ConfigError { file: Some(path.to_owned()), problem, remedy, ..ConfigError::default() }])
+        })?;
+        let mut config = Config::parse(Some(path), &text, env)?;
+        config.join_paths(path.parent().unwrap_or(Path::new("")));
+        Ok(config)
+    }
+
+    /// [`Config::load`] if there is a file; else the defaults, with overrides from `env`.
+    pub fn load_or_default(
+        path: Option<&Path>,
+        env: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Config, ConfigErrors> {
+        match path {
+            Some(path) => Config::load(path, env),
+            None => Config::parse(None, "", env),
+        }
+    }
+
+    /// Reads and validates a text. `file` is where it comes from, for messages only; paths are left as they are.
+    pub fn parse(
+        file: Option<&Path>,
+        text: &str,
+        env: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Config, ConfigErrors> {
+        let env: Vec<(String, String)> = env.into_iter().collect();
+        parse::read(file, text, &env)
+    }
+
+    /// Makes relative paths start at a directory.
+    fn join_paths(&mut self, directory: &Path) {
+        let optional = [&mut self.redis.password_file, &mut self.redis.ca_file, &mut self.worker.cache_dir];
+        let paths = optional.into_iter().flatten();
+        let components = self.handlers.values_mut().map(|handler| &mut handler.component);
+        paths.chain(components).for_each(|path: &mut PathBuf| *path = directory.join(&*path));
+    }
+}

@@ -1,0 +1,124 @@
+//! What holds for each handler in the end: its own settings over the general ones, in plain types.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+
+use super::Config;
+use super::sections::{HandlerConfig, IsolationMode, Limits, RetryConfig};
+use crate::broker::keys;
+use crate::outcome::RetryPolicy;
+use crate::route::Types;
+
+/// A handler with everything that holds for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResolvedHandler {
+    /// Its name, which is also that of its consumer group.
+    pub name: String,
+    /// The component's file, joined with the directory of the configuration file.
+    pub component: PathBuf,
+    /// The streams that it reads.
+    pub streams: Vec<String>,
+    /// The event types that it wants.
+    pub types: Types,
+    /// Whether deliveries share an instance.
+    pub isolation: Isolation,
+    /// What one delivery may use.
+    pub limits: ResolvedLimits,
+    /// How often and how patiently failures are tried again.
+    pub retry: RetryPolicy,
+    /// The streams that it may publish to.
+    pub publishes: Vec<String>,
+    /// The stream for events that it could not handle.
+    pub dead_letter: String,
+    /// What the handler itself can read as its configuration.
+    pub config: BTreeMap<String, String>,
+}
+
+/// Whether deliveries share an instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Isolation {
+    /// Every delivery has a new one.
+    Fresh,
+    /// An instance is used again, up to so many events and so many bytes of memory growth.
+    Reuse { max_events: u32, max_memory_growth: usize },
+}
+
+/// What one delivery may use. Sizes in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ResolvedLimits {
+    /// Linear memory of one instance.
+    pub memory: usize,
+    /// Wall-clock time.
+    pub deadline: Duration,
+    /// Deliveries at the same time.
+    pub concurrency: usize,
+    /// Events that may be published.
+    pub publishes: u32,
+    /// Bytes of all events that may be published.
+    pub publish_bytes: usize,
+    /// Bytes of the event that is handled.
+    pub event_bytes: usize,
+    /// Bytes of log output that are kept.
+    pub log_bytes: usize,
+}
+
+impl From<&Limits> for ResolvedLimits {
+    fn from(limits: &Limits) -> Self {
+        ResolvedLimits {
+            memory: bytes(limits.memory),
+            deadline: limits.deadline,
+            concurrency: limits.concurrency,
+            publishes: limits.publishes,
+            publish_bytes: bytes(limits.publish_bytes),
+            event_bytes: bytes(limits.event_bytes),
+            log_bytes: bytes(limits.log_bytes),
+        }
+    }
+}
+
+impl From<&RetryConfig> for RetryPolicy {
+    fn from(retry: &RetryConfig) -> Self {
+        RetryPolicy { max_attempts: retry.max_attempts, base: retry.base, cap: retry.cap }
+    }
+}
+
+/// Sizes beyond the address space are as good as its end.
+fn bytes(size: ByteSize) -> usize {
+    usize::try_from(size.as_u64()).unwrap_or(usize::MAX)
+}
+
+impl Config {
+    /// The handler of that name, with everything that holds for it.
+    pub fn handler(&self, name: &str) -> Option<ResolvedHandler> {
+        self.handlers.get(name).map(|handler| self.resolve(name, handler))
+    }
+
+    /// All handlers, by name.
+    pub fn handlers(&self) -> Vec<ResolvedHandler> {
+        self.handlers.iter().map(|(name, handler)| self.resolve(name, handler)).collect()
+    }
+
+    fn resolve(&self, name: &str, handler: &HandlerConfig) -> ResolvedHandler {
+        ResolvedHandler {
+            name: name.to_owned(),
+            component: handler.component.clone(),
+            streams: handler.streams.clone(),
+            types: Types::new(&handler.types),
+            isolation: match handler.isolation {
+                IsolationMode::Fresh => Isolation::Fresh,
+                IsolationMode::Reuse => Isolation::Reuse {
+                    max_events: handler.reuse.max_events,
+                    max_memory_growth: bytes(handler.reuse.max_memory_growth),
+                },
+            },
+            limits: ResolvedLimits::from(&handler.limits.over(&self.limits)),
+            retry: RetryPolicy::from(&handler.retry.over(&self.retry)),
+            publishes: handler.publishes.clone(),
+            dead_letter: handler.dead_letter.clone().unwrap_or_else(|| keys::default_dead_letter(name)),
+            config: handler.config.clone(),
+        }
+    }
+}

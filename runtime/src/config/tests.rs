@@ -1,0 +1,443 @@
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytesize::ByteSize;
+
+use super::*;
+use crate::outcome::RetryPolicy;
+
+const NO_ENV: [(String, String); 0] = [];
+const HANDLER: &str = "[handlers.payment]\ncomponent = 'payment.wasm'\nstreams = ['orders']\n";
+
+fn parse(text: &str) -> Result<Config, ConfigErrors> {
+    Config::parse(Some(Path::new("w.toml")), text, NO_ENV)
+}
+
+fn with_env(text: &str, env: &[(&str, &str)]) -> Result<Config, ConfigErrors> {
+    let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    Config::parse(Some(Path::new("w.toml")), text, env)
+}
+
+fn faults(text: &str) -> Vec<String> {
+    parse(text).err().map(|errors| errors.0.iter().map(ToString::to_string).collect()).unwrap_or_default()
+}
+
+/// The only fault of a text begins so.
+#[track_caller]
+fn assert_fault(text: &str, start: &str) {
+    let faults = faults(text);
+    assert!(faults.len() == 1 && faults[0].starts_with(start), "{text}\nwanted: {start}\ngot: {faults:#?}");
+}
+
+#[track_caller]
+fn assert_fine(text: &str) {
+    assert_eq!(faults(text), [""; 0], "{text}");
+}
+
+fn reference() -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/wasmill.toml");
+    std::fs::read_to_string(path).expect("the reference is part of the repository")
+}
+
+/// The lines of the reference with settings that are commented out (`#key = value`, no space) made real.
+fn uncommented(text: &str) -> String {
+    let real = |line: &str| match line.strip_prefix('#') {
+        Some(rest) if !rest.is_empty() && !rest.starts_with([' ', '#']) => rest.to_owned(),
+        _ => line.to_owned(),
+    };
+    text.lines().map(real).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn the_reference_is_equal_to_the_defaults() {
+    let text = reference();
+    assert_eq!(parse(&text), Ok(Config::default()));
+    let written = toml::to_string(&Config::default()).expect("a config is TOML");
+    assert_eq!(parse(&written), Ok(Config::default()));
+    // Not only equal values, but each one spelled out.
+    let (read, written): (toml::Table, toml::Table) =
+        (text.parse().expect("it has just been read"), written.parse().expect("it has just been written"));
+    for (section, keys) in written.iter().filter(|(section, _)| *section != "handlers") {
+        assert_eq!(read.get(section), Some(keys), "[{section}]");
+    }
+}
+
+#[test]
+fn the_handler_in_the_reference_shows_the_defaults() {
+    let text = reference();
+    let block = text.find("#[handlers.").expect("it has an example of a handler");
+    let config = parse(&uncommented(&text[block..])).expect("the example is right");
+    let [(name, handler)] = &config.handlers.iter().collect::<Vec<_>>()[..] else { panic!("one example") };
+    assert_eq!(handler.dead_letter, Some(crate::broker::keys::default_dead_letter(name)));
+    let general = Config::default();
+    assert_eq!(handler.limits, LimitsOverride::from(&general.limits));
+    assert_eq!(handler.retry, RetryOverride::from(&general.retry));
+    let plain = HandlerConfig {
+        component: handler.component.clone(),
+        streams: handler.streams.clone(),
+        types: handler.types.clone(),
+        publishes: handler.publishes.clone(),
+        limits: handler.limits.clone(),
+        retry: handler.retry.clone(),
+        dead_letter: handler.dead_letter.clone(),
+        config: handler.config.clone(),
+        ..HandlerConfig::default()
+    };
+    assert_eq!(**handler, plain);
+}
+
+#[test]
+fn the_reference_names_every_key() {
+    let text = uncommented(&reference());
+    let name = text.split("[handlers.").nth(1).and_then(|rest| rest.split(']').next()).expect("it has a handler");
+    let handler = format!("handlers.{name}");
+    let sections = ["redis", "worker", "admin", "log", "limits", "retry", &handler];
+    let below = ["reuse", "limits", "retry"].map(|section| format!("{handler}.{section}"));
+    for section in sections.into_iter().chain(below.iter().map(String::as_str)) {
+        let start = text.find(&format!("\n[{section}]\n")).unwrap_or_else(|| panic!("[{section}] is missing"));
+        let body = &text[start + 2..];
+        let body = &body[..body.find("\n[").unwrap_or(body.len())];
+        let errors = parse(&format!("[{section}]\nqqq = 1")).expect_err("there is no such key");
+        let remedy = errors.0.iter().find(|e| e.field.ends_with("qqq")).and_then(|e| e.remedy.clone());
+        for key in remedy.expect("it lists the keys").split('`').skip(1).step_by(2) {
+            let there = body.contains(&format!("\n{key} =")) || text.contains(&format!("\n[{section}.{key}]"));
+            assert!(there, "{section}.{key} is missing in the reference");
+        }
+    }
+}
+
+#[test]
+fn the_demo_is_a_chain() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/ecommerce.toml");
+    let config = Config::load(&path, NO_ENV).unwrap_or_else(|errors| panic!("{errors}"));
+    let names: Vec<String> = config.handlers().into_iter().map(|handler| handler.name).collect();
+    assert_eq!(names, ["inventory", "notification", "payment", "shipment"]);
+    let mut stream = "orders".to_owned();
+    for name in ["payment", "inventory", "shipment", "notification"] {
+        let handler = config.handler(name).expect("it is there");
+        assert_eq!(handler.streams, [stream], "{name}");
+        assert!(handler.component.ends_with(format!("../target/guests/{name}.wasm")), "{:?}", handler.component);
+        stream = handler.publishes.first().expect("each one goes on").clone();
+    }
+}
+
+#[test]
+fn unknown_keys_come_with_place_and_suggestion() {
+    assert_fault(
+        "# a comment\n[handlers.payment]\ncomponent = 'a'\n  streems = ['orders']",
+        "w.toml:4:3: handlers.payment.streems: unknown field; did you mean `streams`?",
+    );
+    assert_fault("[redsi]\nurl = 'redis://a'", "w.toml:1:2: redsi: unknown field; did you mean `redis`?");
+    assert_fault("limits.memroy = 1000000", "w.toml:1:8: limits.memroy: unknown field; did you mean `memory`?");
+    assert_fault("[log]\nqqq = 1", "w.toml:2:1: log.qqq: unknown field; known here: `format`, `level`");
+    assert_fault("[log]\nformat = 'jsn'", "w.toml:2:10: log.format: unknown value `jsn`; did you mean `json`?");
+    assert_fault(&format!("{HANDLER}isolation = 'none'"), "w.toml:4:13: handlers.payment.isolation: unknown value");
+    assert_fault(
+        &format!("{HANDLER}[handlers.payment.limit]\nmemory = '64 MiB'"),
+        "w.toml:4:19: handlers.payment.limit:",
+    );
+}
+
+#[test]
+fn types_and_units_are_named_with_their_place() {
+    assert_fault(
+        "[limits]\ndeadline = 5",
+        "w.toml:2:12: limits.deadline: invalid type: integer `5`, expected a duration",
+    );
+    assert_fault("[limits]\ndeadline = '5'", "w.toml:2:12: limits.deadline: `5` has no unit");
+    assert_fault("[limits]\nmemory = 'big'", "w.toml:2:10: limits.memory: `big` is not a size");
+    assert_fault("[limits]\nmemory = -1", "w.toml:2:10: limits.memory: invalid value: integer `-1`, expected a size");
+    assert_fault("[limits]\nconcurrency = 'x'", "w.toml:2:15: limits.concurrency: invalid type");
+    assert_fault("[retry]\nmax_attempts = 5000000000", "w.toml:2:16: retry.max_attempts: invalid value");
+    assert_fault("redis = 5", "w.toml:1:9: redis: invalid type: integer `5`, expected a section");
+    assert_fault(
+        "[handlers.a]\ncomponent = 'a'\nstreams = ['ok',\n  5]",
+        "w.toml:4:3: handlers.a.streams[1]: invalid type: integer `5`, expected a text in quotes",
+    );
+    assert_fault("[handlers.a]\ncomponent = 'a'\nstreams = 's'", "w.toml:3:11: handlers.a.streams: invalid type");
+    assert_fault(
+        &format!("{HANDLER}config = {{ port = 1 }}"),
+        "w.toml:4:19: handlers.payment.config.port: invalid type",
+    );
+}
+
+#[test]
+fn syntax_errors_stop_there() {
+    assert_fault("[redis]\nurl = \n[limits]\nzzz = 1", "w.toml:2:");
+    assert_fault("[redis]\n[redis]", "w.toml:2:2: not TOML: duplicate key");
+}
+
+#[test]
+fn all_faults_are_told_at_once_and_in_order() {
+    let text = "[redis]\nurll = 'http://x'\nconnect_timeout = 5\n[limits]\nmemory = '1 KiB'\nzzz = [\n 1,\n 2]\n\
+                [handlers.Bad]\nstreams = []\n[retry]\nmax_attempts = 0";
+    let places: Vec<(Option<usize>, String)> =
+        parse(text).expect_err("it is full of faults").0.into_iter().map(|e| (e.line, e.field)).collect();
+    let wanted = [
+        (2, "redis.url"),
+        (2, "redis.urll"),
+        (3, "redis.connect_timeout"),
+        (5, "limits.memory"),
+        (6, "limits.zzz"),
+        (9, "handlers.Bad"),
+        (9, "handlers.Bad.component"),
+        (10, "handlers.Bad.streams"),
+        (12, "retry.max_attempts"),
+    ];
+    let mut places: Vec<(usize, &str)> = places.iter().map(|(l, f)| (l.expect("a line"), f.as_str())).collect();
+    places.sort_unstable();
+    assert_eq!(places, wanted);
+}
+
+#[test]
+fn a_flood_of_faults_ends() {
+    let text: String = (0..500).map(|n| format!("zzz{n} = 1\n")).collect();
+    assert_eq!(faults(&text).len(), 50);
+}
+
+#[test]
+fn bounds_hold_at_their_edges() {
+    let limit = |key: &str, value: &str| format!("[limits]\n{key} = {value}");
+    for (key, good, bad) in [
+        ("memory", vec!["'64 KiB'", "'4 GiB'"], vec!["65535", "'4097 MiB'"]),
+        ("event_bytes", vec!["1", "'64 MiB'"], vec!["0", "67108865"]),
+        ("publish_bytes", vec!["0", "'64 MiB'"], vec!["67108865"]),
+        ("log_bytes", vec!["0", "'1 MiB'"], vec!["1048577"]),
+        ("concurrency", vec!["1", "65536"], vec!["0", "65537"]),
+        ("deadline", vec!["'1ns'"], vec!["'0s'"]),
+        ("publishes", vec!["0"], vec![]),
+    ] {
+        good.iter().for_each(|value| assert_fine(&limit(key, value)));
+        bad.iter().for_each(|value| assert_fault(&limit(key, value), &format!("w.toml:2:1: limits.{key}: ")));
+        for value in bad {
+            let text = format!("{HANDLER}[handlers.payment.limits]\n{key} = {value}");
+            assert_fault(&text, &format!("w.toml:5:1: handlers.payment.limits.{key}: "));
+        }
+    }
+}
+
+#[test]
+fn keys_must_fit_each_other() {
+    assert_fine("[retry]\nmax_attempts = 1\nbase = '5s'\ncap = '5s'");
+    assert_fault("[retry]\nmax_attempts = 0", "w.toml:2:1: retry.max_attempts: must be at least 1");
+    assert_fault("[retry]\ncap = '499ms'\nbase = '500ms'", "w.toml:3:1: retry.base: ");
+    assert_fault("[retry]\ncap = '499ms'", "w.toml:1:2: retry.base: ");
+    assert_fault(&format!("{HANDLER}retry.cap = '499ms'"), "w.toml:4:7: handlers.payment.retry.cap: ");
+    assert_fault(&format!("{HANDLER}retry.max_attempts = 0"), "w.toml:4:7: handlers.payment.retry.max_attempts: ");
+    assert_fine(&format!("[retry]\nbase = '10m'\ncap = '10m'\n{HANDLER}"));
+    assert_fine("[worker]\nheartbeat = '1s'\nheartbeat_ttl = '3s'\nthreads = 1024");
+    assert_fault("[worker]\nheartbeat = '1s'\nheartbeat_ttl = '2999ms'", "w.toml:3:1: worker.heartbeat_ttl: ");
+    assert_fault("[worker]\nheartbeat = '0s'", "w.toml:2:1: worker.heartbeat: ");
+    assert_fault("[worker]\nthreads = 1025", "w.toml:2:1: worker.threads: ");
+    assert_fault(&format!("{HANDLER}reuse.max_events = 0"), "w.toml:4:7: handlers.payment.reuse.max_events: ");
+}
+
+#[test]
+fn the_address_of_redis_is_checked() {
+    for url in ["redis://h", "rediss://u@h:1/2", "unix:///a", "redis+unix:///a?db=1", "redis://[::1]:6379"] {
+        assert_fine(&format!("[redis]\nurl = '{url}'"));
+    }
+    for url in
+        ["", "h:6379", "http://h", "redis://", "redis://:6379", "unix://a", "unix:///", "redis://u@", "redis://a b"]
+    {
+        assert_fault(&format!("[redis]\nurl = '{url}'"), "w.toml:2:1: redis.url: ");
+    }
+    assert_fault("[redis]\npassword_env = 'A'\npassword_file = 'b'", "w.toml:3:1: redis.password_file: ");
+    assert_fault("[redis]\nurl = 'redis://:p@h'\npassword_env = 'A'", "w.toml:3:1: redis.password_env: ");
+    assert_fault("[redis]\npassword_env = ''", "w.toml:2:1: redis.password_env: ");
+    assert_fault("[redis]\nca_file = 'ca.pem'", "w.toml:2:1: redis.ca_file: ");
+    assert_fault("[redis]\nresponse_timeout = '0s'", "w.toml:2:1: redis.response_timeout: ");
+}
+
+#[test]
+fn admin_and_log_are_checked() {
+    for listen in ["", "127.0.0.1:0", "127.8.8.8:1", "[::1]:9464"] {
+        assert_fine(&format!("[admin]\nlisten = '{listen}'"));
+    }
+    for listen in ["0.0.0.0:9464", "10.0.0.1:1", "[::]:1", "localhost:9464", "127.0.0.1", ":9464"] {
+        assert_fault(&format!("[admin]\nlisten = '{listen}'"), "w.toml:2:1: admin.listen: ");
+    }
+    for level in ["debug", "INFO", "info,wasmill=debug", "warn,redis=off", "3"] {
+        assert_fine(&format!("[log]\nlevel = '{level}'"));
+    }
+    for level in ["", "inof", "wasmill=loud", "info,debgu"] {
+        assert_fault(&format!("[log]\nlevel = '{level}'"), "w.toml:2:1: log.level: ");
+    }
+}
+
+#[test]
+fn handlers_are_checked() {
+    let handler = |name: &str, rest: &str| format!("[handlers.'{name}']\ncomponent = 'a.wasm'\n{rest}");
+    let streams = "streams = ['orders']";
+    for name in ["a", "0", "pay_ment-2", &"a".repeat(63)] {
+        assert_fine(&handler(name, streams));
+    }
+    for name in ["", "A", "_a", "-a", "a.b", "ä", &"a".repeat(64)] {
+        assert_fault(&handler(name, streams), "w.toml:1:11: handlers.");
+    }
+    assert_fault(&format!("[handlers.a]\n{streams}"), "w.toml:1:11: handlers.a.component: is missing");
+    assert_fault(&handler("a", "streams = []"), "w.toml:3:1: handlers.a.streams: ");
+    assert_fine(&handler("a", &format!("streams = ['{}']", "s".repeat(512))));
+    for stream in [&"s".repeat(513), "", "a\\nb", "wasmill:x"] {
+        assert_fault(
+            &handler("a", &format!("streams = [\"ok\", \"{stream}\"]")),
+            "w.toml:3:18: handlers.a.streams[1]: ",
+        );
+        let text = handler("a", &format!("{streams}\npublishes = [\"{stream}\"]"));
+        assert_fault(&text, "w.toml:4:14: handlers.a.publishes[0]: ");
+        let text = handler("a", &format!("{streams}\ndead_letter = \"{stream}\""));
+        assert_fault(&text, "w.toml:4:1: handlers.a.dead_letter: ");
+    }
+    assert_fault(&handler("a", "streams = ['s', 's']"), "w.toml:3:17: handlers.a.streams[1]: `s` is there twice");
+    assert_fault(&handler("a", &format!("{streams}\ntypes = []")), "w.toml:4:1: handlers.a.types: ");
+    assert_fault(&handler("a", &format!("{streams}\ntypes = ['*', ' x']")), "w.toml:4:15: handlers.a.types[1]: ");
+    assert_fault(&handler("a", &format!("{streams}\ndead_letter = 'orders'")), "w.toml:4:1: handlers.a.dead_letter: ");
+    assert_fault(&handler("a", "streams = ['a.dead']"), "w.toml:1:11: handlers.a.dead_letter: ");
+    assert_fine(&handler("b", "streams = ['a.dead']\npublishes = ['a.dead']"));
+}
+
+#[test]
+fn variables_override_the_file() {
+    let config = with_env(
+        &format!("[limits]\ndeadline = '1s'\n{HANDLER}"),
+        &[
+            ("WASMILL_REDIS__URL", "redis://elsewhere:1"),
+            ("WASMILL_REDIS__USERNAME", "1234"),
+            ("WASMILL_LIMITS__DEADLINE", "2s"),
+            ("WASMILL_LIMITS__PUBLISHES", "7"),
+            ("WASMILL_ADMIN__LISTEN", ""),
+            ("WASMILL_HANDLERS__payment__LIMITS__MEMORY", "1 MiB"),
+            ("WASMILL_HANDLERS__PAYMENT__STREAMS", "['a', 'b']"),
+            ("WASMILL_HANDLERS__PAYMENT__CONFIG__PORT", "8080"),
+            ("WASMILL_CONFIG", "x.toml"),
+            ("WASMILL_LOG", "debug"),
+            ("WASMILL_TEST_REDIS", "1"),
+            ("WASMILL_SERVICE_HOST", "10.0.0.1"),
+            ("WASMILL_REDIS_PORT_6379_TCP_ADDR", "10.0.0.1"),
+            ("HOME", "/"),
+        ],
+    );
+    let config = config.unwrap_or_else(|errors| panic!("{errors}"));
+    assert_eq!(config.redis.url, "redis://elsewhere:1");
+    assert_eq!(config.redis.username.as_deref(), Some("1234"));
+    assert_eq!((config.limits.deadline, config.limits.publishes), (Duration::from_secs(2), 7));
+    assert_eq!(config.admin.address(), None);
+    let handler = config.handler("payment").expect("it is there");
+    assert_eq!((handler.limits.memory, handler.streams), (1 << 20, vec!["a".to_owned(), "b".to_owned()]));
+    assert_eq!(handler.config.get("port").map(String::as_str), Some("8080"));
+}
+
+#[test]
+fn handler_names_are_found_in_variables() {
+    let text = "[handlers.a__b-c]\ncomponent = 'x'\nstreams = ['s']\n[handlers.a]\ncomponent = 'x'\nstreams = ['s']\n";
+    let env = [("WASMILL_HANDLERS__A__B_C__COMPONENT", "y"), ("WASMILL_HANDLERS__A__DEAD_LETTER", "d")];
+    let config = with_env(text, &env).unwrap_or_else(|errors| panic!("{errors}"));
+    assert_eq!(config.handlers["a__b-c"].component, PathBuf::from("y"));
+    assert_eq!(config.handlers["a"].dead_letter.as_deref(), Some("d"));
+}
+
+#[test]
+fn faulty_variables_are_named() {
+    for (name, value, wanted) in [
+        ("WASMILL_REDIS_URL", "x", "redis_url: unknown field; did you mean `WASMILL_REDIS__URL`?"),
+        ("WASMILL_REDSI__URL", "x", "redsi: unknown field; did you mean `WASMILL_REDIS__URL`?"),
+        ("WASMILL_LIMITS__DEADLIN", "1s", "limits.deadlin: unknown field; did you mean `WASMILL_LIMITS__DEADLINE`?"),
+        ("WASMILL_LIMITS__DEADLINE", "5", "limits.deadline: invalid type: integer `5`, expected a duration"),
+        ("WASMILL_LIMITS__DEADLINE", "soon", "limits.deadline: `soon` is not a duration"),
+        ("WASMILL_LIMITS__MEMORY", "1", "limits.memory: 1 B is out of bounds"),
+        (
+            "WASMILL_HANDLERS__PAYMNT__TYPES",
+            "[]",
+            "handlers.paymnt: the file has no such handler; did you mean `WASMILL_HANDLERS__PAYMENT__TYPES`?",
+        ),
+        (
+            "WASMILL_HANDLERS__PAYMENT__COMPONENT__X",
+            "1",
+            "handlers.payment.component.x: `handlers.payment.component` is",
+        ),
+        ("WASMILL_HANDLERS__PAYMENT__STREAMS", "['a', 'wasmill:b']", "handlers.payment.streams[1]: "),
+        ("WASMILL_ZZZ", "1", "zzz: unknown field; known here: "),
+    ] {
+        let errors = with_env(HANDLER, &[(name, value)]).expect_err(name);
+        let wanted = format!("environment variable {name}: {wanted}");
+        assert!(errors.0.len() == 1 && errors.to_string().starts_with(&wanted), "wanted: {wanted}\ngot: {errors}");
+    }
+}
+
+#[test]
+fn secrets_are_neither_kept_nor_shown() {
+    let text = "[redis]\nurl = 'redis://app:hunter2@host'";
+    let config = parse(text).expect("a password may stand in the URL");
+    assert!(!format!("{config:?}").contains("hunter2"));
+    assert!(!toml::to_string(&config).expect("a config is TOML").contains("hunter2"));
+    for text in [
+        "[redis]\npassword = 'hunter2'",
+        "[redis]\nurl = 'http://app:hunter2@host'",
+        "[redis]\nurl = 'redis://app:hunter2@'",
+        "[redis]\nurl = 'app:hunter2@host'",
+    ] {
+        let faults = faults(text);
+        assert!(faults.len() == 1 && !faults[0].contains("hunter2"), "{faults:?}");
+    }
+    // The variable that holds the password may have our prefix: it is none of the overrides.
+    let env = [("WASMILL_REDIS__PASSWORD_ENV", "WASMILL_REDIS_PASSWORD"), ("WASMILL_REDIS_PASSWORD", "hunter2")];
+    let config = with_env("", &env).unwrap_or_else(|errors| panic!("{errors}"));
+    assert!(!format!("{config:?}").contains("hunter2"));
+    let errors = with_env("", &[("WASMILL_REDIS__PASSWORD", "hunter2")]).expect_err("no such key").to_string();
+    assert!(!errors.contains("hunter2") && errors.contains("WASMILL_REDIS__PASSWORD_ENV"), "{errors}");
+}
+
+#[test]
+fn handlers_are_resolved_over_the_general_settings() {
+    let text = "[limits]\nmemory = '1 MiB'\n[retry]\nmax_attempts = 2\n[handlers.a]\ncomponent = 'a.wasm'\n\
+                streams = ['s']\ntypes = ['order_*']\nisolation = 'reuse'\nreuse.max_events = 5\n\
+                limits.deadline = '1s'\nretry.base = '1s'\npublishes = ['t']\nconfig.key = 'value'";
+    let handler = parse(text).expect("it is right").handler("a").expect("it is there");
+    let limits = ResolvedLimits { memory: 1 << 20, deadline: Duration::from_secs(1), ..(&Limits::default()).into() };
+    assert_eq!(handler.limits, limits);
+    let retry = RetryPolicy { max_attempts: 2, base: Duration::from_secs(1), cap: Duration::from_secs(300) };
+    assert_eq!(handler.retry, retry);
+    assert_eq!(handler.isolation, Isolation::Reuse { max_events: 5, max_memory_growth: 16 << 20 });
+    assert_eq!(handler.dead_letter, "a.dead");
+    assert!(handler.types.matches("order_placed") && !handler.types.matches("payment"));
+    assert_eq!(Config::default().handler("a"), None);
+    assert_eq!(Limits::default().memory, ByteSize::mib(64));
+}
+
+#[test]
+fn paths_start_at_the_file() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("w.toml");
+    std::fs::write(&file, format!("[redis]\npassword_file = '/run/secret'\n{HANDLER}")).expect("it is writable");
+    let config = Config::load(&file, NO_ENV).expect("it is right");
+    assert_eq!(config.handlers["payment"].component, dir.path().join("payment.wasm"));
+    assert_eq!(config.redis.password_file, Some(PathBuf::from("/run/secret")));
+    let missing = Config::load(&dir.path().join("none.toml"), NO_ENV).expect_err("it is not there").to_string();
+    assert!(missing.contains("none.toml: the file cannot be read") && missing.contains("--config"), "{missing}");
+    std::fs::write(&file, b"\xff").expect("it is writable");
+    assert!(Config::load(&file, NO_ENV).is_err());
+    assert_eq!(Config::load_or_default(None, NO_ENV), Ok(Config::default()));
+}
+
+#[test]
+fn the_cache_has_a_place() {
+    let env = |wanted: &'static str| move |name: &str| (name == wanted).then(|| "/x".to_owned());
+    let worker = WorkerConfig::default();
+    assert_eq!(worker.cache_dir(env("XDG_CACHE_HOME")), Some(PathBuf::from("/x/wasmill")));
+    assert_eq!(worker.cache_dir(env("HOME")), Some(PathBuf::from("/x/.cache/wasmill")));
+    assert_eq!(worker.cache_dir(|_| None), None);
+    let worker = WorkerConfig { cache_dir: Some("/c".into()), ..worker };
+    assert_eq!(worker.cache_dir(env("HOME")), Some(PathBuf::from("/c")));
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_text_makes_reading_panic(text in "(\\[(redis|limits|handlers\\.a)\\]\n)?(url|memory|streams|a\\.b|\"ö\") = ('x'|1|\\[1\\]|\\{ a = 1 \\}|.{0,5})\n?") {
+        let _ = parse(&text);
+    }
+
+    #[test]
+    fn no_variable_makes_reading_panic(name in "WASMILL_[A-Za-z_ö]{0,20}", value in ".{0,12}") {
+        let _ = with_env(HANDLER, &[(&name, &value)]);
+    }
+}

@@ -1,0 +1,320 @@
+//! What types cannot say: bounds, and keys that must fit each other. Works on a configuration that has the right shape.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use tracing_subscriber::EnvFilter;
+
+use super::errors::{ConfigError, nearest};
+use super::parse::Document;
+use super::redis::{SCHEMES, without_password};
+use super::sections::{
+    AdminConfig, HandlerConfig, Limits, LimitsOverride, LogConfig, RetryConfig, RetryOverride, WorkerConfig,
+};
+use super::units::format_size;
+use super::{Config, RedisConfig};
+use crate::broker::keys;
+use crate::route::TypePattern;
+
+/// WebAssembly memories grow in pages of this size.
+const MIN_MEMORY: ByteSize = ByteSize::kib(64);
+/// What 32-bit memories can address.
+const MAX_MEMORY: ByteSize = ByteSize::gib(4);
+/// The largest event, and the most that one delivery may publish: it is held in memory several times over.
+const MAX_EVENT: ByteSize = ByteSize::mib(64);
+/// More log output of one delivery than this belongs into a stream.
+const MAX_LOG: ByteSize = ByteSize::mib(1);
+/// A slip rather than a wish, beyond it.
+const MAX_THREADS: usize = 1024;
+/// Each running delivery may have an instance of its own.
+const MAX_CONCURRENCY: usize = 65_536;
+/// The longest name of a stream, in bytes.
+const MAX_STREAM_NAME: usize = 512;
+/// The longest name of a handler, in bytes.
+const MAX_HANDLER_NAME: usize = 63;
+/// What the names of wasmill's own keys in Redis begin with.
+const RESERVED: &str = "wasmill:";
+/// The words that a log level can be.
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
+/// Everything that is wrong with a configuration of the right shape.
+pub(super) fn faults(config: &Config, document: &Document<'_>) -> Vec<ConfigError> {
+    let mut check = Check { document, faults: Vec::new() };
+    check.redis(&config.redis);
+    check.worker(&config.worker);
+    check.admin(&config.admin);
+    check.log(&config.log);
+    check.limits(&["limits"], &LimitsOverride::from(&config.limits));
+    check.retry(&["retry"], &RetryOverride::from(&config.retry), &config.retry);
+    for (name, handler) in &config.handlers {
+        check.handler(name, handler, config);
+    }
+    check.faults
+}
+
+impl From<&Limits> for LimitsOverride {
+    fn from(limits: &Limits) -> Self {
+        LimitsOverride {
+            memory: Some(limits.memory),
+            deadline: Some(limits.deadline),
+            concurrency: Some(limits.concurrency),
+            publishes: Some(limits.publishes),
+            publish_bytes: Some(limits.publish_bytes),
+            event_bytes: Some(limits.event_bytes),
+            log_bytes: Some(limits.log_bytes),
+        }
+    }
+}
+
+impl From<&RetryConfig> for RetryOverride {
+    fn from(retry: &RetryConfig) -> Self {
+        RetryOverride { max_attempts: Some(retry.max_attempts), base: Some(retry.base), cap: Some(retry.cap) }
+    }
+}
+
+struct Check<'d, 't> {
+    document: &'d Document<'t>,
+    faults: Vec<ConfigError>,
+}
+
+impl Check<'_, '_> {
+    fn fault(&mut self, path: &[&str], problem: impl Into<String>, remedy: impl Into<String>) {
+        if !self.document.is_refused(path) {
+            self.faults.push(self.document.fault(path, problem.into(), Some(remedy.into())));
+        }
+    }
+
+    fn positive(&mut self, path: &[&str], duration: Duration) {
+        if duration.is_zero() {
+            self.fault(path, "must be longer than 0", "for example \"5s\"");
+        }
+    }
+
+    fn redis(&mut self, redis: &RedisConfig) {
+        self.url(&redis.url);
+        let tls = redis.url.starts_with("rediss://");
+        if redis.ca_file.is_some() && !tls {
+            self.fault(&["redis", "ca_file"], "has no effect without TLS", "let `redis.url` begin with `rediss://`");
+        }
+        match (redis.password_env.is_some(), redis.password_file.is_some(), redis.url_has_password()) {
+            (true, true, _) => {
+                let problem = "the password is given twice, by `password_env` and by `password_file`";
+                self.fault(&["redis", "password_file"], problem, "leave one of the two out");
+            }
+            (env, file, true) if env || file => {
+                let key = if env { "password_env" } else { "password_file" };
+                let problem = format!("the password is given twice, by `{key}` and in `url`");
+                self.fault(&["redis", key], problem, "take it out of the URL");
+            }
+            _ => {}
+        }
+        if redis.password_env.as_ref().is_some_and(|name| name.is_empty() || name.contains(['=', '\0'])) {
+            let remedy = "write the name of the variable, not the password itself";
+            self.fault(&["redis", "password_env"], "not the name of an environment variable", remedy);
+        }
+        self.positive(&["redis", "connect_timeout"], redis.connect_timeout);
+        self.positive(&["redis", "response_timeout"], redis.response_timeout);
+    }
+
+    fn url(&mut self, url: &str) {
+        let path = ["redis", "url"];
+        let shown = without_password(url);
+        let Some(scheme) = SCHEMES.into_iter().find(|scheme| url.starts_with(scheme)) else {
+            let remedy = format!("let it begin with one of {}", SCHEMES.join(", "));
+            return self.fault(&path, format!("`{shown}` is not the address of a Redis"), remedy);
+        };
+        let place = url[scheme.len()..].split('?').next().unwrap_or("");
+        if scheme.contains("unix") {
+            if !place.starts_with('/') || place.len() == 1 {
+                let problem = format!("`{shown}` has no absolute path of a socket");
+                self.fault(&path, problem, "for example `unix:///run/redis/redis.sock`");
+            }
+            return;
+        }
+        let host = url[scheme.len()..].rsplit('@').next().unwrap_or("").split(['/', '?']).next().unwrap_or("");
+        if host.is_empty() || host.starts_with(':') {
+            self.fault(&path, format!("`{shown}` names no host"), format!("for example `{scheme}127.0.0.1:6379`"));
+        } else if host.chars().any(|c| c.is_whitespace() || c.is_control()) {
+            self.fault(&path, format!("`{shown}` has white space in it"), "take it out");
+        }
+    }
+
+    fn worker(&mut self, worker: &WorkerConfig) {
+        if worker.threads > MAX_THREADS {
+            let problem = format!("{} threads are too many", worker.threads);
+            self.fault(&["worker", "threads"], problem, format!("at most {MAX_THREADS}; 0 means one per core"));
+        }
+        self.positive(&["worker", "heartbeat"], worker.heartbeat);
+        if worker.heartbeat_ttl < worker.heartbeat * 3 {
+            let remedy = "give it three heartbeats at least, or one lost beat lets others take this worker's events";
+            self.fault(&["worker", "heartbeat_ttl"], "is shorter than three times `worker.heartbeat`", remedy);
+        }
+    }
+
+    fn admin(&mut self, admin: &AdminConfig) {
+        let path = ["admin", "listen"];
+        let listen = &admin.listen;
+        match listen.parse::<SocketAddr>() {
+            _ if listen.is_empty() => {}
+            Ok(address) if address.ip().is_loopback() => {}
+            Ok(_) => {
+                let problem = format!("`{listen}` can be reached from other machines, and there are no credentials");
+                self.fault(&path, problem, "use 127.0.0.1 or [::1], with a proxy before it if others need it");
+            }
+            Err(_) => {
+                let problem = format!("`{listen}` is not an IP address and a port");
+                self.fault(&path, problem, "for example \"127.0.0.1:9464\", or \"\" to turn it off");
+            }
+        }
+    }
+
+    fn log(&mut self, log: &LogConfig) {
+        let path = ["log", "level"];
+        let remedy = "write `info`, or for example `info,wasmill=debug`";
+        if log.level.trim().is_empty() {
+            return self.fault(&path, "is empty", remedy);
+        }
+        if let Err(cause) = log.level.parse::<EnvFilter>() {
+            return self.fault(&path, format!("`{}` is not a filter: {cause}", log.level), remedy);
+        }
+        // A bare word that is no level is the name of a target to the filter, which then hides everything else.
+        for word in log.level.split(',').map(str::trim).filter(|word| !word.contains(['=', '[', ':'])) {
+            let known = word.parse::<u8>().is_ok() || LEVELS.iter().any(|level| level.eq_ignore_ascii_case(word));
+            if let (false, Some(meant)) = (known, nearest(word, LEVELS)) {
+                self.fault(&path, format!("`{word}` is not a level"), format!("did you mean `{meant}`?"));
+            }
+        }
+    }
+
+    fn limits(&mut self, section: &[&str], limits: &LimitsOverride) {
+        let sizes = [
+            ("memory", limits.memory, MIN_MEMORY, MAX_MEMORY),
+            ("publish_bytes", limits.publish_bytes, ByteSize(0), MAX_EVENT),
+            ("event_bytes", limits.event_bytes, ByteSize(1), MAX_EVENT),
+            ("log_bytes", limits.log_bytes, ByteSize(0), MAX_LOG),
+        ];
+        for (key, size, min, max) in sizes {
+            if let Some(size) = size.filter(|size| !(min..=max).contains(size)) {
+                let problem = format!("{} is out of bounds", format_size(size));
+                let remedy = format!("from {} to {}", format_size(min), format_size(max));
+                self.fault(&[section, &[key]].concat(), problem, remedy);
+            }
+        }
+        if let Some(deadline) = limits.deadline {
+            self.positive(&[section, &["deadline"]].concat(), deadline);
+        }
+        if let Some(concurrency) = limits.concurrency.filter(|concurrency| !(1..=MAX_CONCURRENCY).contains(concurrency))
+        {
+            let remedy = format!("from 1 to {MAX_CONCURRENCY}");
+            self.fault(&[section, &["concurrency"]].concat(), format!("{concurrency} is out of bounds"), remedy);
+        }
+    }
+
+    /// `retry` is what is set here, `merged` what holds in the end.
+    fn retry(&mut self, section: &[&str], retry: &RetryOverride, merged: &RetryConfig) {
+        if retry.max_attempts == Some(0) {
+            let remedy = "1 means that nothing is tried again";
+            self.fault(&[section, &["max_attempts"]].concat(), "must be at least 1", remedy);
+        }
+        let key = if retry.base.is_some() { "base" } else { "cap" };
+        if (retry.base.is_some() || retry.cap.is_some()) && merged.base > merged.cap {
+            let remedy = "let `cap` be as long as `base` at least";
+            self.fault(&[section, &[key]].concat(), "the first pause is longer than the longest one", remedy);
+        }
+    }
+
+    fn handler(&mut self, name: &str, handler: &HandlerConfig, config: &Config) {
+        let section = ["handlers", name];
+        let at = |key: &'static str| ["handlers", name, key];
+        if !is_handler_name(name) {
+            let remedy = format!(
+                "use lower-case letters, digits, `_` and `-`, beginning with a letter or digit, \
+                 {MAX_HANDLER_NAME} at most"
+            );
+            self.fault(&section, "cannot be the name of a handler", remedy);
+        }
+        if handler.component.as_os_str().is_empty() {
+            let remedy = "add `component = \"PATH\"`, the file of a WebAssembly component";
+            self.fault(&at("component"), "is missing or empty", remedy);
+        }
+        if handler.streams.is_empty() {
+            let remedy = "add `streams = [\"NAME\"]`, the streams to read";
+            self.fault(&at("streams"), "is missing or empty", remedy);
+        }
+        if handler.types.is_empty() {
+            self.fault(&at("types"), "an empty list wants no event", "leave it out, or write [\"*\"], to want all");
+        }
+        self.stream_names(&at("streams"), &handler.streams);
+        self.stream_names(&at("publishes"), &handler.publishes);
+        self.patterns(&at("types"), &handler.types);
+        self.dead_letter(name, handler);
+        if handler.reuse.max_events == 0 {
+            let remedy = "1 means that no instance is used again";
+            self.fault(&["handlers", name, "reuse", "max_events"], "must be at least 1", remedy);
+        }
+        self.limits(&at("limits"), &handler.limits);
+        self.retry(&at("retry"), &handler.retry, &handler.retry.over(&config.retry));
+    }
+
+    fn stream_names(&mut self, path: &[&str], names: &[String]) {
+        let mut seen = BTreeSet::new();
+        for (index, name) in names.iter().enumerate() {
+            let index = index.to_string();
+            let path = [path, &[index.as_str()]].concat();
+            self.stream_name(&path, name);
+            if !seen.insert(name) {
+                self.fault(&path, format!("`{name}` is there twice"), "leave one out");
+            }
+        }
+    }
+
+    fn stream_name(&mut self, path: &[&str], name: &str) {
+        if !(1..=MAX_STREAM_NAME).contains(&name.len()) {
+            let problem = format!("the name of a stream has 1 to {MAX_STREAM_NAME} bytes, this one {}", name.len());
+            self.fault(path, problem, "choose another name");
+        } else if name.chars().any(char::is_control) {
+            self.fault(path, format!("{name:?} has a control character"), "choose another name");
+        } else if name.starts_with(RESERVED) {
+            let problem = format!("`{name}`: names that begin with `{RESERVED}` are wasmill's own");
+            self.fault(path, problem, "choose another name");
+        }
+    }
+
+    fn patterns(&mut self, path: &[&str], patterns: &[String]) {
+        let mut seen = BTreeSet::new();
+        for (index, pattern) in patterns.iter().enumerate() {
+            let index = index.to_string();
+            let path = [path, &[index.as_str()]].concat();
+            if let Err(cause) = TypePattern::check(pattern) {
+                let remedy = "write an event type, with `*` for any run of characters, such as \"order_*\"";
+                self.fault(&path, format!("{pattern:?}: {cause}"), remedy);
+            }
+            if !seen.insert(pattern) {
+                self.fault(&path, format!("`{pattern}` is there twice"), "leave one out");
+            }
+        }
+    }
+
+    fn dead_letter(&mut self, name: &str, handler: &HandlerConfig) {
+        let path = ["handlers", name, "dead_letter"];
+        if let Some(stream) = &handler.dead_letter {
+            self.stream_name(&path, stream);
+        }
+        let default = keys::default_dead_letter(name);
+        let stream = handler.dead_letter.as_ref().unwrap_or(&default);
+        if handler.streams.contains(stream) {
+            let problem = format!("the handler reads its own dead letters (`{stream}`), which would go round for ever");
+            self.fault(&path, problem, "choose another stream, or let another handler read it");
+        }
+    }
+}
+
+/// `[a-z0-9][a-z0-9_-]{0,62}`
+fn is_handler_name(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    (1..=MAX_HANDLER_NAME).contains(&name.len())
+        && name.bytes().all(|byte| plain(byte) || byte == b'_' || byte == b'-')
+        && name.bytes().next().is_some_and(plain)
+}

@@ -1,0 +1,295 @@
+//! The loop that joins broker and wasm: read, decode, route, schedule, execute, settle.
+//!
+//! One [`shard`] per core does all of it for its share of each handler. Beside them, on the caller's thread, run the
+//! heartbeat, the take-over of dead workers' entries ([`recover`]) and the wake-up of idle readers ([`watch`]).
+
+mod batch;
+mod lane;
+mod recover;
+mod run;
+mod shard;
+mod watch;
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+
+use self::lane::Lane;
+use self::shard::Shard;
+use self::watch::Watch;
+use crate::broker::memory::MemoryBroker;
+use crate::broker::redis::{RedisBroker, RedisSettings};
+use crate::broker::{Broker, BrokerError, Source, keys};
+use crate::outcome::RetryPolicy;
+use crate::route::Types;
+use crate::stats::HandlerStats;
+use crate::wasm::Handler;
+
+/// Batches of a thread that may be on their way at the same time: one is written while the next one is filled.
+const MAX_SETTLES: usize = 2;
+/// What remains of the drain time for writing and leaving, once handlers are given up.
+const LEAVE_TIME: Duration = Duration::from_secs(2);
+
+/// Where the streams are.
+#[derive(Clone)]
+pub enum Backend {
+    /// A Redis server.
+    Redis(RedisSettings),
+    /// This process.
+    Memory(MemoryBroker),
+}
+
+impl Backend {
+    /// Opens a broker: a connection for Redis, the one there is for memory.
+    pub async fn connect(&self) -> Result<Arc<dyn Broker>, BrokerError> {
+        Ok(match self {
+            Backend::Redis(settings) => Arc::new(RedisBroker::connect(settings.clone()).await?),
+            Backend::Memory(broker) => Arc::new(broker.clone()),
+        })
+    }
+}
+
+/// One stream of a handler.
+#[derive(Clone, Debug)]
+pub struct Subscription {
+    /// The stream and the group.
+    pub source: Arc<Source>,
+    /// The stream is the handler's inbox.
+    pub is_inbox: bool,
+}
+
+/// A handler that is ready to serve.
+pub struct Deployment {
+    /// Code, grants and limits.
+    pub handler: Handler,
+    /// The event types that it wants.
+    pub types: Types,
+    /// What it reads.
+    pub sources: Vec<Subscription>,
+    /// How failures are tried again.
+    pub retry: RetryPolicy,
+    /// The Redis key of its dead-letter stream.
+    pub dead_key: Arc<str>,
+    /// The most deliveries of it that this worker runs at the same time. At least 1.
+    pub concurrency: usize,
+    /// The digest of the component, as text.
+    pub digest: String,
+}
+
+impl Deployment {
+    /// The name of the handler.
+    pub fn name(&self) -> &str {
+        &self.handler.policy.handler
+    }
+}
+
+/// What tells this worker from others.
+#[derive(Clone, Debug)]
+pub struct Worker {
+    /// Unique per process start.
+    pub id: Arc<str>,
+    /// How often it says that it is alive.
+    pub heartbeat: Duration,
+    /// How long it is taken to be alive after that.
+    pub heartbeat_ttl: Duration,
+    /// How long shutting down may take.
+    pub drain_timeout: Duration,
+    /// Threads that run handlers.
+    pub threads: usize,
+}
+
+/// What a thread is told.
+#[derive(Clone, Debug)]
+enum Command {
+    /// The stream has something new.
+    Wake(Arc<str>),
+    /// Take the entries that are pending under `from`, a consumer of a dead worker.
+    Inherit { handler: Arc<str>, source: usize, from: String },
+    /// Finish what has been read, by then at the latest.
+    Drain { until: Instant },
+}
+
+/// The counters of all handlers, by name.
+pub type Stats = BTreeMap<String, Arc<HandlerStats>>;
+
+/// The pipeline cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum PipelineError {
+    /// A thread could not be started.
+    #[error("cannot start a thread")]
+    Thread(#[from] std::io::Error),
+    /// A thread ended by a panic: a fault of wasmill.
+    #[error("a worker thread has panicked; this is a fault of wasmill, please report it")]
+    Panicked,
+    /// The server cannot be worked with.
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
+}
+
+/// Counters for a set of handlers.
+pub fn new_stats(deployments: &[Arc<Deployment>]) -> Stats {
+    deployments.iter().map(|deployment| (deployment.name().to_owned(), Arc::default())).collect()
+}
+
+/// Serves the handlers until `shutdown` is done, then drains. Calls `ready` once everything is set up. The broker may
+/// be absent: that is waited for.
+pub async fn serve(
+    worker: Worker,
+    backend: Backend,
+    deployments: Vec<Arc<Deployment>>,
+    stats: &Stats,
+    ready: impl FnOnce(),
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), PipelineError> {
+    tokio::pin!(shutdown);
+    let worker = Arc::new(worker);
+    let broker = tokio::select! {
+        broker = recover::set_up(&worker, &backend, &deployments) => broker?,
+        () = &mut shutdown => return Ok(()),
+    };
+    let watch = Arc::new(Watch::default());
+    let mut shards = start_shards(&worker, &backend, &deployments, stats, &watch)?;
+    ready();
+    let panicked = {
+        let commands: Vec<_> = shards.iter().map(|shard| shard.commands.clone()).collect();
+        tokio::select! {
+            () = &mut shutdown => false,
+            () = recover::beat(&*broker, &worker) => false,
+            () = recover::take_over(&*broker, &worker, &deployments, &commands) => false,
+            () = watch.run(&*broker) => false,
+            () = any_ended(&mut shards) => true,
+        }
+    };
+    let until = Instant::now() + worker.drain_timeout.saturating_sub(LEAVE_TIME);
+    for shard in &shards {
+        // A thread that has ended needs no telling.
+        let _ = shard.commands.send(Command::Drain { until });
+    }
+    // Others must not take over what is still being finished.
+    let drained = async {
+        for shard in &mut shards {
+            (&mut shard.ended).await.ok();
+        }
+    };
+    tokio::select! {
+        () = drained => {}
+        () = recover::beat(&*broker, &worker) => {}
+        () = tokio::time::sleep(worker.drain_timeout) => tracing::warn!("not everything could be drained in time"),
+    }
+    if let Err(error) = broker.resign(&worker.id).await {
+        tracing::debug!("cannot resign: {error}");
+    }
+    let joined = shards.into_iter().map(|shard| shard.thread.join().is_ok()).fold(true, |all, one| all && one);
+    if panicked || !joined { Err(PipelineError::Panicked) } else { Ok(()) }
+}
+
+/// A running thread.
+struct RunningShard {
+    commands: mpsc::UnboundedSender<Command>,
+    ended: tokio::sync::oneshot::Receiver<()>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+/// Waits until a thread ends, which none does before it is told to drain.
+async fn any_ended(shards: &mut [RunningShard]) {
+    futures::future::select_all(shards.iter_mut().map(|shard| &mut shard.ended)).await.0.ok();
+}
+
+fn start_shards(
+    worker: &Arc<Worker>,
+    backend: &Backend,
+    deployments: &[Arc<Deployment>],
+    stats: &Stats,
+    watch: &Arc<Watch>,
+) -> std::io::Result<Vec<RunningShard>> {
+    let threads = worker.threads.max(1);
+    let slots: usize = deployments.iter().map(|deployment| deployment.concurrency.max(1)).sum();
+    let max_running = slots.min(MAX_INSTANCES / 2).div_ceil(threads).max(1);
+    (0..threads)
+        .map(|number| {
+            let (sender, receiver) = mpsc::unbounded_channel();
+            let (ended_sender, ended) = tokio::sync::oneshot::channel();
+            let (worker, backend, watch) = (worker.clone(), backend.clone(), watch.clone());
+            let lanes: Vec<(Arc<Deployment>, Arc<HandlerStats>, usize)> = deployments
+                .iter()
+                .enumerate()
+                .map(|(at, deployment)| {
+                    let stats = stats.get(deployment.name()).cloned().unwrap_or_default();
+                    (deployment.clone(), stats, share(deployment.concurrency, threads, at + number))
+                })
+                .filter(|(.., share)| *share > 0)
+                .collect();
+            let commands = sender.clone();
+            let thread = std::thread::Builder::new().name(format!("shard-{number}")).spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+                let runtime = runtime.expect("a runtime needs nothing but an epoll descriptor");
+                runtime.block_on(async move {
+                    let Some(broker) = connect_until_drained(&backend).await else { return };
+                    let consumer: Arc<str> = format!("{}.{number}", worker.id).into();
+                    let lanes = lanes.into_iter().map(|(deployment, stats, share)| Lane::new(deployment, stats, share));
+                    let lanes = lanes.collect();
+                    let shard =
+                        Shard::new(worker, broker, consumer, lanes, max_running, receiver, sender, watch);
+                    shard.run().await;
+                });
+                let _ = ended_sender.send(());
+            })?;
+            Ok(RunningShard { commands, ended, thread })
+        })
+        .collect()
+}
+
+/// The most instances that exist at the same time on a worker, those that wait for reuse included.
+pub const MAX_INSTANCES: usize = 4000;
+
+/// The part of `concurrency` that one of the threads gets; the parts sum up to it.
+fn share(concurrency: usize, threads: usize, turn: usize) -> usize {
+    concurrency / threads + usize::from(turn % threads < concurrency % threads)
+}
+
+/// A connection of a thread. The server answered a moment ago, so a failure is passing.
+async fn connect_until_drained(backend: &Backend) -> Option<Arc<dyn Broker>> {
+    for failures in 1..=20 {
+        match backend.connect().await {
+            Ok(broker) => return Some(broker),
+            Err(error) => {
+                tracing::warn!("cannot connect: {error}");
+                tokio::time::sleep(shard::backoff(failures)).await;
+            }
+        }
+    }
+    None
+}
+
+/// A name for this start of this process, as part of consumer names: unique, and telling where it runs.
+pub fn new_worker_id() -> Arc<str> {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let host: String =
+        host.chars().filter(|character| character.is_ascii_alphanumeric() || *character == '-').take(40).collect();
+    format!("{}{host}-{}-{:08x}", keys::CONSUMER_PREFIX, std::process::id(), rand::random::<u32>()).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn shares_sum_up(concurrency in 1usize..500, threads in 1usize..64, turn in 0usize..64) {
+            let parts = (0..threads).map(|number| share(concurrency, threads, turn + number));
+            prop_assert_eq!(parts.sum::<usize>(), concurrency);
+        }
+    }
+
+    #[test]
+    fn worker_ids_are_recognised_as_ours() {
+        let id = new_worker_id();
+        assert_eq!(keys::worker_of(&format!("{id}.0")), Some(&*id));
+        assert_ne!(id, new_worker_id());
+    }
+}

@@ -1,0 +1,146 @@
+//! One handler on one thread: what it reads, what it holds, what it may run.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::Deployment;
+use crate::broker::{Entry, Source};
+use crate::outcome::Settlement;
+use crate::stats::HandlerStats;
+use crate::wasm::WarmInstance;
+
+/// The most entries of one read; reading is cheapest at about this many.
+const MAX_READ: usize = 100;
+/// The most bytes that one read aims for; more would only wait in memory.
+const READ_BYTES: usize = 128 << 10;
+/// The work that is fetched ahead, measured in time: what waits here, no other worker can take.
+const READ_AHEAD: Duration = Duration::from_millis(20);
+
+/// What a source is doing.
+#[derive(Debug)]
+pub(super) enum ReadState {
+    /// May be read.
+    Ready,
+    /// A request is under way.
+    Busy,
+    /// Had nothing to read; waits to be woken.
+    Idle,
+    /// Failed; not before this time again.
+    Paused(Instant),
+}
+
+/// One stream of a lane.
+pub(super) struct LaneSource {
+    pub(super) source: Arc<Source>,
+    /// Entries are redriven dead letters: their original stands inside.
+    pub(super) is_inbox: bool,
+    pub(super) state: ReadState,
+    /// When parked entries may be due. `None` if none is known of.
+    pub(super) due_at: Option<Instant>,
+    /// A read was answered by an error: entries may be pending under this consumer that nobody here knows of.
+    pub(super) lost: bool,
+    /// Failures in a row.
+    pub(super) failures: u32,
+    /// Consumers of dead workers whose entries are to be taken.
+    pub(super) heirlooms: VecDeque<String>,
+}
+
+/// An entry that waits for its turn.
+pub(super) struct Ready {
+    pub(super) source: usize,
+    pub(super) entry: Entry,
+    /// It may be what killed a worker.
+    pub(super) suspect: bool,
+}
+
+/// A handler on a thread.
+pub(super) struct Lane {
+    pub(super) deployment: Arc<Deployment>,
+    pub(super) stats: Arc<HandlerStats>,
+    pub(super) sources: Vec<LaneSource>,
+    pub(super) ready: VecDeque<Ready>,
+    /// Instances between two deliveries.
+    pub(super) warm: Vec<WarmInstance>,
+    /// Deliveries begun and not finished.
+    pub(super) running: usize,
+    /// The most deliveries that may be running on this thread. At least 1.
+    pub(super) share: usize,
+    /// Deliveries finished and not settled.
+    pub(super) unsettled: usize,
+    /// Suspects read and not settled.
+    pub(super) suspects: usize,
+    /// Decisions that the broker refuses to write: nothing else is done until it does.
+    pub(super) held: Vec<Settlement>,
+    mean_bytes: f64,
+    mean_nanos: f64,
+}
+
+impl Lane {
+    pub(super) fn new(deployment: Arc<Deployment>, stats: Arc<HandlerStats>, share: usize) -> Lane {
+        let now = Instant::now();
+        let sources = deployment
+            .sources
+            .iter()
+            .map(|source| LaneSource {
+                source: source.source.clone(),
+                is_inbox: source.is_inbox,
+                state: ReadState::Ready,
+                due_at: Some(now),
+                lost: false,
+                failures: 0,
+                heirlooms: VecDeque::new(),
+            })
+            .collect();
+        Lane {
+            deployment,
+            stats,
+            sources,
+            ready: VecDeque::new(),
+            warm: Vec::new(),
+            running: 0,
+            share,
+            unsettled: 0,
+            suspects: 0,
+            held: Vec::new(),
+            mean_bytes: 1024.0,
+            mean_nanos: 1e6,
+        }
+    }
+
+    /// Whether a delivery can be started.
+    pub(super) fn can_run(&self) -> bool {
+        !self.ready.is_empty() && self.running < self.share && self.held.is_empty()
+    }
+
+    /// Everything that was read has been settled.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.ready.is_empty() && self.running == 0 && self.unsettled == 0 && self.held.is_empty()
+    }
+
+    /// How many entries to ask for now; 0 while there are enough.
+    pub(super) fn appetite(&self) -> usize {
+        let by_bytes = (READ_BYTES as f64 / self.mean_bytes) as usize;
+        let by_time = (READ_AHEAD.as_nanos() as f64 / self.mean_nanos) as usize;
+        let target = by_bytes.min(by_time.max(self.share)).clamp(1, MAX_READ);
+        if self.held.is_empty() && self.ready.len() <= target / 2 { target } else { 0 }
+    }
+
+    pub(super) fn saw_bytes(&mut self, bytes: usize) {
+        self.mean_bytes += (bytes.max(1) as f64 - self.mean_bytes) / 16.0;
+    }
+
+    pub(super) fn saw_duration(&mut self, duration: Duration) {
+        self.mean_nanos += (duration.as_nanos().max(1) as f64 - self.mean_nanos) / 16.0;
+    }
+
+    /// Takes entries in; `claimed` ones that were handed out before are suspects.
+    pub(super) fn take_in(&mut self, source: usize, entries: Vec<Entry>, claimed_from_dead: bool) {
+        for entry in entries {
+            let suspect = claimed_from_dead && entry.attempt > 2;
+            self.suspects += usize::from(suspect);
+            self.ready.push_back(Ready { source, entry, suspect });
+        }
+    }
+}
+

@@ -1,0 +1,159 @@
+//! Staying alive, and taking over from those who are not.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use super::shard::backoff;
+use super::{Backend, Command, Deployment, PipelineError, Worker};
+use crate::broker::redis::RedisBroker;
+use crate::broker::{Broker, BrokerError, Refusal, keys};
+
+/// Waits for the broker, checks it, says that this worker is alive, and creates the consumer groups.
+pub(super) async fn set_up(
+    worker: &Worker,
+    backend: &Backend,
+    deployments: &[Arc<Deployment>],
+) -> Result<Arc<dyn Broker>, PipelineError> {
+    let mut failures = 0;
+    loop {
+        match try_set_up(worker, backend, deployments).await {
+            Ok(broker) => return Ok(broker),
+            Err(error) if is_permanent(&error) => return Err(error.into()),
+            Err(error) => {
+                failures += 1;
+                let pause = backoff(failures);
+                tracing::warn!(?pause, "waiting for Redis: {error}");
+                tokio::time::sleep(pause).await;
+            }
+        }
+    }
+}
+
+/// Whether waiting cannot help.
+fn is_permanent(error: &BrokerError) -> bool {
+    let BrokerError::Refused { refusal, .. } = error else { return false };
+    matches!(
+        refusal,
+        Refusal::NotAuthenticated
+            | Refusal::NoPermission
+            | Refusal::VersionTooOld
+            | Refusal::EvictionPolicy
+            | Refusal::WrongType
+    )
+}
+
+async fn try_set_up(
+    worker: &Worker,
+    backend: &Backend,
+    deployments: &[Arc<Deployment>],
+) -> Result<Arc<dyn Broker>, BrokerError> {
+    let broker: Arc<dyn Broker> = match backend {
+        Backend::Redis(settings) => {
+            let redis = RedisBroker::connect(settings.clone()).await?;
+            for warning in redis.check_server().await? {
+                tracing::warn!("{}", warning.0);
+            }
+            Arc::new(redis)
+        }
+        Backend::Memory(_) => backend.connect().await?,
+    };
+    broker.heartbeat(&worker.id, worker.heartbeat_ttl).await?;
+    for subscription in deployments.iter().flat_map(|deployment| &deployment.sources) {
+        let source = &subscription.source;
+        if broker.create_group(source).await? {
+            tracing::info!(stream = source.stream, group = &*source.group, "consumer group created");
+        }
+    }
+    Ok(broker)
+}
+
+/// Says that the worker is alive, until the future is dropped.
+pub(super) async fn beat(broker: &dyn Broker, worker: &Worker) {
+    let mut failures = 0u32;
+    loop {
+        match broker.heartbeat(&worker.id, worker.heartbeat_ttl).await {
+            Ok(()) => failures = 0,
+            Err(error) => {
+                failures += 1;
+                if failures.is_power_of_two() {
+                    tracing::warn!("no heartbeat: {error}");
+                }
+            }
+        }
+        tokio::time::sleep(worker.heartbeat).await;
+    }
+}
+
+/// Looks for dead workers and has their entries taken over, until the future is dropped.
+pub(super) async fn take_over(
+    broker: &dyn Broker,
+    worker: &Worker,
+    deployments: &[Arc<Deployment>],
+    shards: &[mpsc::UnboundedSender<Command>],
+) {
+    loop {
+        // Spread over the workers, so that they do not all look at the same moment.
+        tokio::time::sleep(worker.heartbeat.mul_f64(0.5 + rand::random::<f64>())).await;
+        if let Err(error) = look_for_dead(broker, worker, deployments, shards).await {
+            tracing::debug!("cannot look for dead workers: {error}");
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+}
+
+async fn look_for_dead(
+    broker: &dyn Broker,
+    worker: &Worker,
+    deployments: &[Arc<Deployment>],
+    shards: &[mpsc::UnboundedSender<Command>],
+) -> Result<(), BrokerError> {
+    let mut found = Vec::new();
+    for deployment in deployments {
+        for (at, subscription) in deployment.sources.iter().enumerate() {
+            let consumers = match broker.consumers(&subscription.source).await {
+                Ok(consumers) => consumers,
+                // The readers notice it too, and create the group again.
+                Err(BrokerError::NoGroup { .. }) => continue,
+                Err(error) => return Err(error),
+            };
+            for consumer in consumers {
+                let owner = keys::worker_of(&consumer.name).filter(|owner| *owner != &*worker.id);
+                if let Some(owner) = owner {
+                    found.push((deployment, at, owner.to_owned(), consumer));
+                }
+            }
+        }
+    }
+    let owners: Vec<String> = found.iter().map(|(_, _, owner, _)| owner.clone()).collect::<BTreeSet<_>>().into_iter().collect();
+    let alive = broker.alive(&owners).await?;
+    let dead: BTreeSet<&String> = owners.iter().zip(alive).filter(|(_, alive)| !alive).map(|(owner, _)| owner).collect();
+    for (number, (deployment, source, owner, consumer)) in found.iter().enumerate() {
+        if !dead.contains(owner) {
+            continue;
+        }
+        if consumer.pending == 0 {
+            broker.remove_consumer(&deployment.sources[*source].source, &consumer.name).await?;
+            continue;
+        }
+        tracing::info!(
+            handler = deployment.name(),
+            worker = owner,
+            pending = consumer.pending,
+            "taking over the events of a dead worker"
+        );
+        let command = Command::Inherit {
+            handler: deployment.handler.policy.handler.clone(),
+            source: *source,
+            from: consumer.name.clone(),
+        };
+        // A handler with little concurrency is not on every thread: those that do not have it ignore the command.
+        match deployment.concurrency < shards.len() {
+            true => shards.iter().for_each(|shard| drop(shard.send(command.clone()))),
+            false => drop(shards[number % shards.len()].send(command)),
+        }
+    }
+    Ok(())
+}

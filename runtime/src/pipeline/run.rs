@@ -1,0 +1,251 @@
+//! From an entry to a decision: decode, route, execute, report.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::batch::Ticket;
+use super::lane::{Lane, Ready};
+use super::{Deployment, Worker};
+use crate::broker::{EntryId, Fields, dead_letter};
+use crate::clock::now_ms;
+use crate::envelope;
+use crate::event::{Event, TRACEPARENT};
+use crate::outcome::{Consequence, DeadLetter, Decision, FaultClass, Verdict, bounded, decide};
+use crate::wasm::{Execution, GuestDelivery, GuestEvent, LogLevel, LogLine, WarmInstance};
+
+/// An entry on its way.
+pub(super) enum Prepared {
+    /// No handler is needed to decide.
+    Decided { decision: Decision, ticket: Ticket },
+    /// The handler has to be run.
+    Delivery(Box<Delivery>),
+}
+
+/// One event that is to be run through its handler.
+pub(super) struct Delivery {
+    deployment: Arc<Deployment>,
+    ticket: Ticket,
+    event: Arc<GuestEvent>,
+    origin: Origin,
+    attempt: u32,
+    tenant: Arc<str>,
+}
+
+/// Where an event was first published.
+struct Origin {
+    stream: String,
+    entry: EntryId,
+}
+
+/// A handler that has come to its end.
+pub(super) struct Finished {
+    pub(super) lane: usize,
+    pub(super) execution: Execution,
+    delivery: Delivery,
+    warm: Option<WarmInstance>,
+}
+
+/// Decodes and routes an entry.
+pub(super) fn prepare(worker: &Worker, lane: &mut Lane, ready: Ready) -> Prepared {
+    let Ready { source: source_at, entry, suspect } = ready;
+    let source = &lane.sources[source_at];
+    let (is_inbox, stream) = (source.is_inbox, source.source.clone());
+    let ticket = Ticket { source_at, source: stream.clone(), entry: entry.id, suspect, skipped: false };
+    let bytes = entry.fields.iter().map(|(name, value)| name.len() + value.len()).sum();
+    lane.saw_bytes(bytes);
+    let deployment = lane.deployment.clone();
+    let attempt = entry.attempt;
+    let (origin, event) = match decode(is_inbox, &stream.stream, entry.id, entry.fields) {
+        (origin, Ok(event)) => (origin, event),
+        (origin, Err(message)) => {
+            return give_up(worker, &deployment, ticket, &origin, attempt, FaultClass::Malformed, message, None);
+        }
+    };
+    if !deployment.types.matches(&event.r#type) {
+        let ticket = Ticket { skipped: true, ..ticket };
+        return Prepared::Decided { decision: Decision::Ack { publishes: Vec::new() }, ticket };
+    }
+    let trace = event.attribute(TRACEPARENT).map(str::to_owned);
+    let limit = deployment.handler.policy.event_bytes;
+    if event.size() as u64 > limit {
+        let message = format!("the event has {} bytes; limits.event_bytes is {limit}", event.size());
+        return give_up(worker, &deployment, ticket, &origin, attempt, FaultClass::TooLarge, message, trace);
+    }
+    if attempt > deployment.retry.max_attempts {
+        let message = "every worker that ran the event died before it was settled".to_owned();
+        return give_up(worker, &deployment, ticket, &origin, attempt - 1, FaultClass::WorkerLost, message, trace);
+    }
+    let event = Arc::new(GuestEvent::from(event));
+    let tenant = deployment.handler.policy.tenant.clone();
+    Prepared::Delivery(Box::new(Delivery { deployment, ticket, event, origin, attempt, tenant }))
+}
+
+/// Where the entry comes from, and the event in it.
+fn decode(is_inbox: bool, stream: &str, id: EntryId, fields: Fields) -> (Origin, Result<Event, String>) {
+    let (origin, fields) = if is_inbox {
+        match dead_letter::parse_inbox(fields) {
+            Some(inbox) => (Origin { stream: inbox.stream, entry: inbox.entry }, inbox.original),
+            None => {
+                let origin = Origin { stream: stream.to_owned(), entry: id };
+                return (origin, Err("the entry of the inbox was not written by wasmill".to_owned()));
+            }
+        }
+    } else {
+        (Origin { stream: stream.to_owned(), entry: id }, fields)
+    };
+    let ms = origin.entry.ms;
+    (origin, envelope::decode(fields, ms).map_err(|error| error.to_string()))
+}
+
+#[expect(clippy::too_many_arguments, reason = "the evidence of a dead letter")]
+fn give_up(
+    worker: &Worker,
+    deployment: &Deployment,
+    ticket: Ticket,
+    origin: &Origin,
+    attempts: u32,
+    class: FaultClass,
+    message: String,
+    traceparent: Option<String>,
+) -> Prepared {
+    tracing::warn!(
+        tenant = &*deployment.handler.policy.tenant,
+        handler = deployment.name(),
+        stream = origin.stream,
+        entry = %origin.entry,
+        attempt = attempts,
+        class = class.as_str(),
+        "dead letter: {message}"
+    );
+    let letter = letter(worker, deployment, origin, attempts, class, message, traceparent);
+    Prepared::Decided { decision: Decision::DeadLetter(Box::new(letter)), ticket }
+}
+
+fn letter(
+    worker: &Worker,
+    deployment: &Deployment,
+    origin: &Origin,
+    attempts: u32,
+    class: FaultClass,
+    message: String,
+    traceparent: Option<String>,
+) -> DeadLetter {
+    DeadLetter {
+        key: deployment.dead_key.clone(),
+        handler: deployment.handler.policy.handler.clone(),
+        stream: origin.stream.clone(),
+        entry: origin.entry,
+        digest: deployment.digest.clone(),
+        class,
+        message: bounded(message),
+        attempts,
+        first_time: origin.entry.ms,
+        worker: worker.id.clone(),
+        traceparent,
+    }
+}
+
+/// Runs the handler.
+pub(super) async fn run(lane: usize, delivery: Delivery, warm: Option<WarmInstance>) -> Finished {
+    let deployment = &delivery.deployment;
+    let policy = &deployment.handler.policy;
+    let guest = GuestDelivery {
+        tenant: delivery.tenant.to_string(),
+        handler: policy.handler.to_string(),
+        stream: delivery.origin.stream.clone(),
+        entry_id: delivery.origin.entry.to_string(),
+        attempt: delivery.attempt,
+        max_attempts: deployment.retry.max_attempts,
+        deadline_ms: u64::try_from(policy.deadline.as_millis()).unwrap_or(u64::MAX),
+        replay: false,
+    };
+    let (execution, warm) = deployment.handler.run(warm, delivery.event.clone(), guest, now_ms()).await;
+    Finished { lane, execution, delivery, warm }
+}
+
+/// Decides what becomes of the event, and reports.
+pub(super) fn conclude(worker: &Worker, lane: &Lane, finished: Finished) -> (Decision, Ticket, Option<WarmInstance>) {
+    let Finished { execution, delivery, warm, .. } = finished;
+    let Delivery { deployment, ticket, event, origin, attempt, .. } = delivery;
+    let Execution { verdict, publishes, logs, logs_dropped, wall, .. } = execution;
+    lane.stats.record(wall);
+    lane.stats.log_bytes_dropped.add(logs_dropped);
+    let report = Report { deployment: &deployment, origin: &origin, event: &event, attempt, wall };
+    if verdict == Verdict::Ack {
+        report.write("ack", "", &logs, logs_dropped);
+        return (Decision::Ack { publishes }, ticket, warm);
+    }
+    let decision = match decide(verdict.clone(), attempt, &deployment.retry, rand::random()) {
+        Consequence::Ack => Decision::Ack { publishes },
+        Consequence::Retry(pause) => {
+            report.write("retry", message(&verdict), &logs, logs_dropped);
+            Decision::Park { pause }
+        }
+        Consequence::GiveUp(class, text) => {
+            report.write(class.as_str(), &text, &logs, logs_dropped);
+            let trace = event.attributes.iter().find(|(name, _)| name == TRACEPARENT);
+            let trace = trace.map(|(_, value)| value.clone());
+            let letter = letter(worker, &deployment, &origin, attempt, class, text, trace);
+            Decision::DeadLetter(Box::new(letter))
+        }
+    };
+    (decision, ticket, warm)
+}
+
+fn message(verdict: &Verdict) -> &str {
+    match verdict {
+        Verdict::Ack => "",
+        Verdict::Retry { message, .. } | Verdict::Reject { message } | Verdict::Fault { message, .. } => message,
+    }
+}
+
+/// What the log says of a delivery.
+struct Report<'a> {
+    deployment: &'a Deployment,
+    origin: &'a Origin,
+    event: &'a GuestEvent,
+    attempt: u32,
+    wall: Duration,
+}
+
+impl Report<'_> {
+    /// One span per delivery. It is made when there is something to say: an uneventful delivery at the usual level
+    /// costs nothing here.
+    fn write(&self, outcome: &str, message: &str, logs: &[LogLine], dropped: u64) {
+        let eventful = outcome != "ack" || !logs.is_empty() || dropped > 0;
+        if !eventful && !tracing::enabled!(tracing::Level::DEBUG) {
+            return;
+        }
+        let span = tracing::info_span!(
+            "delivery",
+            tenant = &*self.deployment.handler.policy.tenant,
+            handler = self.deployment.name(),
+            stream = self.origin.stream,
+            entry = %self.origin.entry,
+            event = self.event.id,
+            attempt = self.attempt,
+            outcome,
+            duration_us = self.wall.as_micros() as u64,
+        );
+        let _entered = span.enter();
+        logs.iter().for_each(write_line);
+        if dropped > 0 {
+            tracing::warn!(bytes = dropped, "log lines over limits.log_bytes were dropped");
+        }
+        match outcome {
+            "ack" => tracing::debug!("handled"),
+            _ => tracing::warn!("{}", message.escape_debug()),
+        }
+    }
+}
+
+fn write_line(line: &LogLine) {
+    let (source, context, message) = (line.source.as_str(), line.context.as_str(), line.message.as_str());
+    match line.level {
+        LogLevel::Trace => tracing::trace!(target: "guest", source, context, "{message}"),
+        LogLevel::Debug => tracing::debug!(target: "guest", source, context, "{message}"),
+        LogLevel::Info => tracing::info!(target: "guest", source, context, "{message}"),
+        LogLevel::Warn => tracing::warn!(target: "guest", source, context, "{message}"),
+        LogLevel::Error | LogLevel::Critical => tracing::error!(target: "guest", source, context, "{message}"),
+    }
+}
