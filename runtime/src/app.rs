@@ -4,13 +4,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::broker::keys;
+use crate::broker::keys::{self, Namespace};
 use crate::broker::redis::{InvalidSettings, RedisSettings};
 use crate::config::{Config, Isolation as ConfiguredIsolation, PasswordError, ResolvedHandler};
 use crate::pipeline::{Deployment, MAX_INSTANCES, Subscription, Worker, new_worker_id};
 use crate::wasm::{
-    CacheError, CompiledCache, Component, Engine, EngineError, EngineSettings, Grant, Handler, Isolation, LoadError,
-    Policy,
+    CacheError, CompiledCache, Component, Engine, EngineError, EngineSettings, Grant, Grants, Handler, Isolation,
+    LoadError, Policy,
 };
 
 /// What the configuration asks for cannot be built.
@@ -90,13 +90,14 @@ pub fn cache(config: &Config) -> Result<Option<CompiledCache>, CacheError> {
 /// Loads the components of all handlers; reports every fault.
 pub fn deployments(
     config: &Config,
+    namespace: &Namespace,
     engine: &Engine,
     cache: Option<&CompiledCache>,
 ) -> Result<Vec<Arc<Deployment>>, BuildError> {
     let (mut deployments, mut faults) = (Vec::new(), Vec::new());
     for resolved in config.handlers() {
         match Component::from_file(engine, cache, &resolved.component) {
-            Ok(component) => deployments.push(Arc::new(deployment(&resolved, component))),
+            Ok(component) => deployments.push(Arc::new(deployment(&resolved, namespace, component))),
             Err(cause) => {
                 faults.push(ComponentFault { handler: resolved.name, path: resolved.component, cause });
             }
@@ -106,35 +107,37 @@ pub fn deployments(
 }
 
 /// A handler of the default tenant with its component.
-pub fn deployment(resolved: &ResolvedHandler, component: Component) -> Deployment {
+pub fn deployment(resolved: &ResolvedHandler, namespace: &Namespace, component: Component) -> Deployment {
     let digest = component.digest.to_string();
-    let streams = resolved.streams.iter().map(|stream| Subscription {
-        source: Arc::new(keys::source(stream, &resolved.name)),
-        is_inbox: false,
-    });
-    let inbox = Subscription { source: Arc::new(keys::inbox_source(&resolved.name)), is_inbox: true };
+    let streams = resolved
+        .streams
+        .iter()
+        .map(|stream| Subscription { source: Arc::new(namespace.source(stream, &resolved.name)), is_inbox: false });
+    let inbox = Subscription { source: Arc::new(namespace.inbox_source(&resolved.name)), is_inbox: true };
     Deployment {
-        handler: Handler { component, policy: Arc::new(policy(resolved)), isolation: isolation(resolved.isolation) },
+        handler: Handler {
+            component,
+            policy: Arc::new(policy(resolved, namespace)),
+            isolation: isolation(resolved.isolation),
+        },
         types: resolved.types.clone(),
         sources: streams.chain([inbox]).collect(),
         retry: resolved.retry,
-        dead_key: keys::stream(&resolved.dead_letter),
+        dead_key: namespace.stream(&resolved.dead_letter),
         concurrency: resolved.limits.concurrency.max(1),
         digest,
     }
 }
 
 /// What the handler may do and use.
-pub fn policy(resolved: &ResolvedHandler) -> Policy {
+pub fn policy(resolved: &ResolvedHandler, namespace: &Namespace) -> Policy {
     let limits = &resolved.limits;
+    let grants = resolved.publishes.iter();
+    let grants = grants.map(|stream| Grant { stream: stream.clone(), key: namespace.stream(stream) });
     Policy {
         tenant: keys::DEFAULT_TENANT.into(),
         handler: resolved.name.as_str().into(),
-        grants: resolved
-            .publishes
-            .iter()
-            .map(|stream| Grant { stream: stream.clone(), key: keys::stream(stream) })
-            .collect(),
+        grants: Grants::Named(grants.collect()),
         publishes: limits.publishes,
         publish_bytes: limits.publish_bytes as u64,
         event_bytes: limits.event_bytes as u64,

@@ -304,6 +304,9 @@ pub trait Inspect: Send + Sync {
     /// Moves the dead letter back to the inbox of its handler, in one step; `false` if it is no longer there.
     async fn redrive(&self, dead_key: &str, entry: EntryId, inbox_key: &str) -> Result<bool, BrokerError>;
 
+    /// Deletes streams with all that is in them.
+    async fn remove_streams(&self, keys: &[&str]) -> Result<(), BrokerError>;
+
     /// Deletes entries; how many there were.
     async fn delete(&self, key: &str, entries: &[EntryId]) -> Result<usize, BrokerError>;
 }

@@ -231,8 +231,7 @@ fn start_shards(
                     let consumer: Arc<str> = format!("{}.{number}", worker.id).into();
                     let lanes = lanes.into_iter().map(|(deployment, stats, share)| Lane::new(deployment, stats, share));
                     let lanes = lanes.collect();
-                    let shard =
-                        Shard::new(worker, broker, consumer, lanes, max_running, receiver, sender, watch);
+                    let shard = Shard::new(worker, broker, consumer, lanes, max_running, receiver, sender, watch);
                     shard.run().await;
                 });
                 let _ = ended_sender.send(());

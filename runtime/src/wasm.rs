@@ -13,7 +13,7 @@ mod logs;
 pub use cache::{CacheError, CompiledCache};
 pub use component::{Component, Digest, Import, LoadError};
 pub use engine::{Engine, EngineError, EngineSettings};
-pub use host::{Grant, Policy};
+pub use host::{Grant, Grants, Policy};
 pub use invoke::{Execution, Handler, Isolation, WarmInstance};
 pub use logs::{LogLevel, LogLine, LogSource};
 

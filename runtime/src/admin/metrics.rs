@@ -49,9 +49,15 @@ pub(super) fn render(stats: &Stats) -> String {
         metric.set_gauge(gauge);
     }));
     let durations = "Time of one run of the handler: instance, call and clean-up.";
-    families.push(family("wasmill_handler_duration_seconds", durations, MetricType::HISTOGRAM, stats, |stats, metric| {
-        metric.set_histogram(histogram(stats));
-    }));
+    families.push(family(
+        "wasmill_handler_duration_seconds",
+        durations,
+        MetricType::HISTOGRAM,
+        stats,
+        |stats, metric| {
+            metric.set_histogram(histogram(stats));
+        },
+    ));
     let mut text = Vec::new();
     // Writing into memory does not fail, and a family without metrics (no handlers) is left out.
     families.retain(|family| !family.get_metric().is_empty());

@@ -16,21 +16,6 @@ pub const PARKED_CONSUMER: &str = "wasmill-parked";
 /// What the names of wasmill's own consumers begin with. Consumers with other names belong to other programs.
 pub const CONSUMER_PREFIX: &str = "wasmill-";
 
-/// The key of a stream of the default tenant.
-pub fn stream(name: &str) -> Arc<str> {
-    name.into()
-}
-
-/// The sorted set of parked entries of one group on one stream: member entry id, score due time in milliseconds.
-pub fn due(group: &str, stream: &str) -> Arc<str> {
-    format!("wasmill:due:{group}:{stream}").into()
-}
-
-/// The stream that only this handler reads: redriven dead letters arrive here.
-pub fn inbox(handler: &str) -> Arc<str> {
-    format!("wasmill:inbox:{handler}").into()
-}
-
 /// The heartbeat of a worker: exists while the worker lives.
 pub fn heartbeat(worker: &str) -> String {
     format!("wasmill:worker:{worker}")
@@ -47,15 +32,44 @@ pub fn default_dead_letter(handler: &str) -> String {
     format!("{handler}.dead")
 }
 
-/// A stream as the group of a handler reads it.
-pub fn source(name: &str, handler: &str) -> Source {
-    Source { stream: name.to_owned(), key: stream(name), group: handler.into(), due_key: due(handler, name) }
+/// Where the streams of a set of handlers lie: what is put before every key of theirs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Namespace {
+    prefix: String,
 }
 
-/// The inbox as its handler reads it.
-pub fn inbox_source(handler: &str) -> Source {
-    let key = inbox(handler);
-    Source { stream: key.to_string(), due_key: due(handler, &key), key, group: handler.into() }
+impl Namespace {
+    /// Streams lie under `prefix`; the default is no prefix.
+    pub fn new(prefix: impl Into<String>) -> Namespace {
+        Namespace { prefix: prefix.into() }
+    }
+
+    /// The key of a stream.
+    pub fn stream(&self, name: &str) -> Arc<str> {
+        format!("{}{name}", self.prefix).into()
+    }
+
+    /// The stream that only this handler reads: redriven dead letters arrive here.
+    pub fn inbox(&self, handler: &str) -> Arc<str> {
+        format!("wasmill:inbox:{}{handler}", self.prefix).into()
+    }
+
+    /// A stream as the group of a handler reads it.
+    pub fn source(&self, name: &str, handler: &str) -> Source {
+        let key = self.stream(name);
+        Source { stream: name.to_owned(), due_key: due(handler, &key), key, group: handler.into() }
+    }
+
+    /// The inbox as its handler reads it.
+    pub fn inbox_source(&self, handler: &str) -> Source {
+        let key = self.inbox(handler);
+        Source { stream: key.to_string(), due_key: due(handler, &key), key, group: handler.into() }
+    }
+}
+
+/// The sorted set of parked entries of one group on one stream: member entry id, score due time in milliseconds.
+fn due(group: &str, key: &str) -> Arc<str> {
+    format!("wasmill:due:{group}:{key}").into()
 }
 
 #[cfg(test)]

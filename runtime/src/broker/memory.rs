@@ -165,6 +165,11 @@ impl Inspect for MemoryBroker {
         Ok(moved)
     }
 
+    async fn remove_streams(&self, keys: &[&str]) -> Result<(), BrokerError> {
+        keys.iter().for_each(|key| self.delete_stream(key));
+        Ok(())
+    }
+
     async fn delete(&self, key: &str, entries: &[EntryId]) -> Result<usize, BrokerError> {
         Ok(self.state().delete(key, entries))
     }

@@ -76,11 +76,11 @@ fn path_of(document: &Document<'_>, name: &str, rest: &str) -> Result<KeyPath, C
 }
 
 /// Splits `payment__limits__memory` after the name of a handler. A name may itself hold `__`, and its `-` may be
-/// written as `_`, since shells know no `-` in variables; the longest exact name wins.
+/// written as `_`, since shells know no `-` in variables; the longest name wins, and of two equal ones the exact one.
 fn split_handler<'a, 'b>(handlers: &'a [String], below: &'b str) -> Option<(&'a str, &'b str)> {
     let fits = |handler: &str, form: &str| {
         let key = below.strip_prefix(form).and_then(|key| key.strip_prefix("__"))?;
-        Some((form == handler, handler.len(), key))
+        Some((handler.len(), form == handler, key))
     };
     handlers
         .iter()

@@ -27,7 +27,8 @@ pub(super) fn read(file: Option<&Path>, text: &str, env: &[(String, String)]) ->
         Err(error) => return Err(ConfigErrors(vec![syntax_error(file, text, &error)])),
     };
     let end = text.len() + 1;
-    let mut document = Document { file, text, root, end, variables: Vec::new(), refused: Vec::new() };
+    let mut document =
+        Document { file, text, root, end, variables: Vec::new(), refused: Vec::new(), guessed: Vec::new() };
     let mut faults = env::apply(&mut document, env);
     let config = document.deserialize(&mut faults);
     if let Some(config) = &config {
@@ -81,6 +82,8 @@ pub(super) struct Document<'t> {
     variables: Vec<Variable<'t>>,
     /// The keys that were taken out because of a fault.
     refused: Vec<KeyPath>,
+    /// The keys that got another name because of a fault.
+    guessed: Vec<KeyPath>,
 }
 
 impl<'t> Document<'t> {
@@ -214,32 +217,39 @@ impl<'t> Document<'t> {
         let message = variable.and_then(|at| self.variables[at].problem.clone()).unwrap_or_else(|| message.to_owned());
         let names = expected_names(&message);
         let own = path.last().map_or("", String::as_str);
-        let fault = if unknown {
+        if unknown {
             let meant = nearest(own, names.iter().copied()).filter(|_| own != "password");
             let remedy = match variable {
                 Some(at) => env::remedy(self.variables[at].name, &path, meant, &names),
                 None => unknown_field_remedy(own, meant, &names),
             };
             let fault = self.fault_at(Some(span.clone()), &path, "unknown field".into(), Some(remedy));
-            self.rename(&path, meant);
+            // The value of a variable is better not shown under a name that it was perhaps not meant for.
+            self.rename(path, meant.filter(|_| variable.is_none()));
             return Some(fault);
-        } else {
-            let remedy = unknown_value_remedy(&message, &names);
-            self.fault_at(Some(span.clone()), &path, reworded(&message), remedy)
-        };
+        }
+        if self.guessed.contains(&path) && message.starts_with("invalid type") {
+            // The fault is in the guess, and what was guessed about has been reported.
+            self.remove(path);
+            return None;
+        }
+        let remedy = unknown_value_remedy(&message, &names);
+        let fault = self.fault_at(Some(span.clone()), &path, reworded(&message), remedy);
         self.remove(path);
         Some(fault)
     }
 
     /// Goes on as if the key had its right name, if that is known and free; else takes the key out.
-    fn rename(&mut self, path: &[String], name: Option<&str>) {
-        let Some((table, key)) = table_at(&mut self.root, path) else { return };
+    fn rename(&mut self, mut path: KeyPath, name: Option<&str>) {
+        let Some((table, key)) = table_at(&mut self.root, &path) else { return };
         let Some((key, value)) = table.remove_entry(key) else { return };
-        match name {
-            Some(name) if !table.contains_key(name) => {
+        match (name, path.last_mut()) {
+            (Some(name), Some(last)) if !table.contains_key(name) => {
                 table.insert(Spanned::new(key.span(), Cow::Owned(name.to_owned())), value);
+                name.clone_into(last);
+                self.guessed.push(path);
             }
-            _ => self.refused.push(path.to_vec()),
+            _ => self.refused.push(path),
         }
     }
 
@@ -329,7 +339,7 @@ pub(super) fn dotted(path: &[impl AsRef<str>]) -> String {
     let mut text = String::new();
     for (depth, segment) in path.iter().map(AsRef::as_ref).enumerate() {
         let bare = !segment.is_empty() && segment.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
-        // Lists stand below `handlers.NAME.KEY` only; there, and not in the handler's own settings, a number is a place.
+        // Lists stand below `handlers.NAME.KEY` only: a number there is a place, except in the handler's own settings.
         let place = depth == 3 && path[2].as_ref() != "config" && segment.bytes().all(|b| b.is_ascii_digit());
         let dot = if depth == 0 { "" } else { "." };
         text += &match (place, bare) {
@@ -388,5 +398,7 @@ fn reworded(message: &str) -> String {
         expected if expected.starts_with("struct ") => "a section",
         expected => expected,
     };
+    // A text in the wrong place may be a secret.
+    let found = if found.starts_with("invalid type: string ") { "invalid type: text" } else { found };
     format!("{found}, expected {expected}").replace(": map,", ": section,").replace(": sequence,", ": list,")
 }

@@ -89,7 +89,7 @@ fn the_handler_in_the_reference_shows_the_defaults() {
 #[test]
 fn the_reference_names_every_key() {
     let text = uncommented(&reference());
-    let name = text.split("[handlers.").nth(1).and_then(|rest| rest.split(']').next()).expect("it has a handler");
+    let name = text.split("\n[handlers.").nth(1).and_then(|rest| rest.split(']').next()).expect("it has a handler");
     let handler = format!("handlers.{name}");
     let sections = ["redis", "worker", "admin", "log", "limits", "retry", &handler];
     let below = ["reuse", "limits", "retry"].map(|section| format!("{handler}.{section}"));
@@ -130,6 +130,7 @@ fn unknown_keys_come_with_place_and_suggestion() {
     assert_fault("[redsi]\nurl = 'redis://a'", "w.toml:1:2: redsi: unknown field; did you mean `redis`?");
     assert_fault("limits.memroy = 1000000", "w.toml:1:8: limits.memroy: unknown field; did you mean `memory`?");
     assert_fault("[log]\nqqq = 1", "w.toml:2:1: log.qqq: unknown field; known here: `format`, `level`");
+    assert_fault("redis_url = 'x'", "w.toml:1:1: redis_url: unknown field; did you mean `redis`?");
     assert_fault("[log]\nformat = 'jsn'", "w.toml:2:10: log.format: unknown value `jsn`; did you mean `json`?");
     assert_fault(&format!("{HANDLER}isolation = 'none'"), "w.toml:4:13: handlers.payment.isolation: unknown value");
     assert_fault(
@@ -375,6 +376,10 @@ fn secrets_are_neither_kept_nor_shown() {
         "[redis]\nurl = 'http://app:hunter2@host'",
         "[redis]\nurl = 'redis://app:hunter2@'",
         "[redis]\nurl = 'app:hunter2@host'",
+        "redis = 'redis://:hunter2@host'",
+        "redis_url = 'redis://:hunter2@host'",
+        "[redis]\npasswd = 'hunter2'",
+        "[redis]\nurl = ['hunter2']",
     ] {
         let faults = faults(text);
         assert!(faults.len() == 1 && !faults[0].contains("hunter2"), "{faults:?}");
@@ -383,6 +388,12 @@ fn secrets_are_neither_kept_nor_shown() {
     let env = [("WASMILL_REDIS__PASSWORD_ENV", "WASMILL_REDIS_PASSWORD"), ("WASMILL_REDIS_PASSWORD", "hunter2")];
     let config = with_env("", &env).unwrap_or_else(|errors| panic!("{errors}"));
     assert!(!format!("{config:?}").contains("hunter2"));
+    for name in
+        ["WASMILL_REDIS_PASSWD", "WASMILL_REDIS", "WASMILL_REDIS__PASWORD_ENVV", "WASMILL_REDIS__CONNECT_TIMEOUT"]
+    {
+        let errors = with_env("", &[(name, "hunter2")]).expect_err(name).to_string();
+        assert!(errors.contains("hunter2") == name.ends_with("TIMEOUT"), "only a faulty duration is shown: {errors}");
+    }
     let errors = with_env("", &[("WASMILL_REDIS__PASSWORD", "hunter2")]).expect_err("no such key").to_string();
     assert!(!errors.contains("hunter2") && errors.contains("WASMILL_REDIS__PASSWORD_ENV"), "{errors}");
 }
@@ -432,7 +443,12 @@ fn the_cache_has_a_place() {
 
 proptest::proptest! {
     #[test]
-    fn no_text_makes_reading_panic(text in "(\\[(redis|limits|handlers\\.a)\\]\n)?(url|memory|streams|a\\.b|\"ö\") = ('x'|1|\\[1\\]|\\{ a = 1 \\}|.{0,5})\n?") {
+    fn no_text_makes_reading_panic(
+        section in "(\\[(redis|limits|handlers\\.a)\\]\n)?",
+        key in "(url|memory|streams|a\\.b|\"ö\")",
+        value in "('x'|1|\\[1\\]|\\{ a = 1 \\}|.{0,5})",
+    ) {
+        let text = format!("{section}{key} = {value}");
         let _ = parse(&text);
     }
 

@@ -127,9 +127,11 @@ async fn look_for_dead(
             }
         }
     }
-    let owners: Vec<String> = found.iter().map(|(_, _, owner, _)| owner.clone()).collect::<BTreeSet<_>>().into_iter().collect();
+    let owners: Vec<String> =
+        found.iter().map(|(_, _, owner, _)| owner.clone()).collect::<BTreeSet<_>>().into_iter().collect();
     let alive = broker.alive(&owners).await?;
-    let dead: BTreeSet<&String> = owners.iter().zip(alive).filter(|(_, alive)| !alive).map(|(owner, _)| owner).collect();
+    let dead: BTreeSet<&String> =
+        owners.iter().zip(alive).filter(|(_, alive)| !alive).map(|(owner, _)| owner).collect();
     for (number, (deployment, source, owner, consumer)) in found.iter().enumerate() {
         if !dead.contains(owner) {
             continue;

@@ -23,7 +23,11 @@ const CHECKSUM: usize = 32;
 pub enum CacheError {
     /// The directory cannot be made or looked at.
     #[error("the cache directory {path}: {cause}")]
-    Directory { path: PathBuf, #[source] cause: io::Error },
+    Directory {
+        path: PathBuf,
+        #[source]
+        cause: io::Error,
+    },
     /// Somebody else could put code there.
     #[error("the cache directory {path} can be written by others or belongs to another user; run: chmod 700 {path}")]
     Unsafe { path: PathBuf },
@@ -64,10 +68,7 @@ impl CompiledCache {
             // SAFETY: the bytes come from `store` below, that is from this engine's own compiler: the directory can be
             // written by this user only (checked in `open`), and the checksum says that the bytes are unchanged.
             #[expect(unsafe_code, reason = "wasmtime cannot verify compiled code; see SAFETY")]
-            unsafe {
-                Compiled::deserialize(&engine.engine, code)
-            }
-            .ok()
+            unsafe { Compiled::deserialize(&engine.engine, code) }.ok()
         });
         if compiled.is_none() {
             tracing::warn!(path = %path.display(), "a damaged entry of the compiled cache is thrown away");

@@ -85,7 +85,11 @@ impl fmt::Display for Import {
 pub enum LoadError {
     /// The file cannot be read.
     #[error("cannot read {path}: {cause}")]
-    Unreadable { path: PathBuf, #[source] cause: std::io::Error },
+    Unreadable {
+        path: PathBuf,
+        #[source]
+        cause: std::io::Error,
+    },
     /// More than [`MAX_COMPONENT_BYTES`].
     #[error("the component has {0} bytes; {MAX_COMPONENT_BYTES} are allowed")]
     TooLarge(u64),

@@ -51,6 +51,24 @@ pub struct Grant {
     pub key: Arc<str>,
 }
 
+/// The streams that a handler may publish to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Grants {
+    /// These.
+    Named(Vec<Grant>),
+    /// Every one, under its own name as the key: only where nothing is written.
+    All,
+}
+
+impl Grants {
+    fn key(&self, stream: &str) -> Option<Arc<str>> {
+        match self {
+            Grants::Named(grants) => grants.iter().find(|grant| grant.stream == stream).map(|grant| grant.key.clone()),
+            Grants::All => Some(stream.into()),
+        }
+    }
+}
+
 /// What a handler may do and use.
 #[derive(Clone, Debug)]
 pub struct Policy {
@@ -59,7 +77,7 @@ pub struct Policy {
     /// The name of the handler.
     pub handler: Arc<str>,
     /// The streams it may publish to.
-    pub grants: Vec<Grant>,
+    pub grants: Grants,
     /// Events that one delivery may publish.
     pub publishes: u32,
     /// Bytes that one delivery may publish, all fields counted.
@@ -118,7 +136,7 @@ impl Host {
 
     /// Checks one draft and makes the event of it. Nothing is kept yet.
     fn follow_up(&self, scope: &Scope, draft: Draft, ordinal: usize) -> Result<Publication, PublishError> {
-        let Some(grant) = self.policy.grants.iter().find(|grant| grant.stream == draft.stream) else {
+        let Some(key) = self.policy.grants.key(&draft.stream) else {
             return Err(PublishError::Denied(draft.stream));
         };
         check(&draft).map_err(PublishError::Invalid)?;
@@ -148,7 +166,7 @@ impl Host {
             attributes,
             data: draft.data,
         };
-        Ok(Publication { key: grant.key.clone(), event })
+        Ok(Publication { key, event })
     }
 
     /// Keeps all of the drafts or none.

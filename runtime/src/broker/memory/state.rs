@@ -98,8 +98,7 @@ impl State {
         let (group, entries) = self.group(source)?;
         group.seen(consumer);
         let fresh = entries.range(group.delivered.next()..).take(count);
-        let read: Vec<Entry> =
-            fresh.map(|(&id, fields)| Entry { id, attempt: 1, fields: fields.clone() }).collect();
+        let read: Vec<Entry> = fresh.map(|(&id, fields)| Entry { id, attempt: 1, fields: fields.clone() }).collect();
         for entry in &read {
             group.delivered = entry.id;
             group.pending.insert(entry.id, Pending { consumer: consumer.to_owned(), attempt: 1 });

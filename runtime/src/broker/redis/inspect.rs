@@ -63,6 +63,13 @@ impl Inspect for RedisBroker {
         Ok(reply::integer(&reply)? == 1)
     }
 
+    async fn remove_streams(&self, keys: &[&str]) -> Result<(), BrokerError> {
+        if keys.is_empty() {
+            return Ok(());
+        }
+        self.requests.query::<i64>(::redis::cmd("UNLINK").arg(keys)).await.map(|_| ())
+    }
+
     async fn delete(&self, key: &str, entries: &[EntryId]) -> Result<usize, BrokerError> {
         if entries.is_empty() {
             return Ok(0);

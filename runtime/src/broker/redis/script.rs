@@ -50,7 +50,9 @@ impl Script {
         }
         arguments(&mut command);
         match link.query(&command).await {
-            Err(BrokerError::Refused { message, .. }) if message.contains("NoScript") || message.contains("NOSCRIPT") => {
+            Err(BrokerError::Refused { message, .. })
+                if message.contains("NoScript") || message.contains("NOSCRIPT") =>
+            {
                 link.query::<String>(::redis::cmd("SCRIPT").arg("LOAD").arg(self.text())).await?;
                 link.query(&command).await
             }

@@ -1,0 +1,132 @@
+//! The command line: one file per verb.
+
+mod check;
+mod demo;
+mod dlq;
+mod invoke;
+mod report;
+mod run;
+mod send;
+
+use std::io::IsTerminal as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
+use wasmill::app;
+use wasmill::broker::redis::RedisBroker;
+use wasmill::config::{Config, environment};
+use wasmill::telemetry;
+
+pub use report::Report;
+
+/// Where the configuration is looked for when `--config` is not given.
+const USUAL_PLACES: [&str; 2] = ["wasmill.toml", "config/wasmill.toml"];
+
+/// Run event handlers in WebAssembly sandboxes, on Redis Streams.
+#[derive(Parser)]
+#[command(name = "wasmill", version, max_term_width = 100)]
+pub struct Arguments {
+    /// The configuration file [default: wasmill.toml or config/wasmill.toml, if there is one]
+    #[arg(long, short, global = true, value_name = "FILE", env = "WASMILL_CONFIG")]
+    config: Option<PathBuf>,
+    /// How results are printed
+    #[arg(long, global = true, value_enum, default_value_t = Output::Text)]
+    output: Output,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+/// How results are printed.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people
+    Text,
+    /// For programs: one JSON document on stdout
+    Json,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Work: read events, run handlers, write what they asked for, until SIGTERM
+    Run(run::Args),
+    /// Check the configuration and all components
+    Check(check::Args),
+    /// Publish one event, or many from stdin
+    Send(send::Args),
+    /// Run one event through one component, without any broker
+    Invoke(invoke::Args),
+    /// Look at dead letters, and send them back to their handlers
+    Dlq(dlq::Args),
+    /// Show the example shop at work, on a broker in this process or on Redis
+    Demo(demo::Args),
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// What every verb gets.
+pub struct Context {
+    /// The configuration file, given or found.
+    pub file: Option<PathBuf>,
+    /// How results are printed.
+    pub output: Output,
+}
+
+impl Context {
+    /// Reads the configuration.
+    pub fn config(&self) -> Result<Config, Report> {
+        Config::load_or_default(self.file.as_deref(), environment()).map_err(Report::usage)
+    }
+
+    /// Reads the configuration, and sets up the log as it says.
+    pub fn config_with_log(&self) -> Result<Config, Report> {
+        let config = self.config()?;
+        telemetry::init(&config.log, std::io::stderr().is_terminal()).map_err(Report::usage)?;
+        Ok(config)
+    }
+
+    /// Connects to the Redis of the configuration.
+    pub async fn redis(&self, config: &Config) -> Result<Arc<RedisBroker>, Report> {
+        let settings = app::redis_settings(config).map_err(Report::usage)?;
+        let broker = RedisBroker::connect(settings).await;
+        Ok(Arc::new(broker.map_err(|error| Report::failure(format!("{}: {error}", config.redis.shown_url())))?))
+    }
+
+    /// Whether results are printed as JSON.
+    pub fn is_json(&self) -> bool {
+        self.output == Output::Json
+    }
+}
+
+/// Prints a JSON document.
+pub fn print_json(value: &serde_json::Value) {
+    println!("{value:#}");
+}
+
+/// Runs a future on this thread.
+pub fn block_on<T>(future: impl Future<Output = Result<T, Report>>) -> Result<T, Report> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| Report::failure(format!("cannot start: {error}")))?.block_on(future)
+}
+
+/// Does what the arguments say.
+pub fn dispatch(arguments: Arguments) -> Result<ExitCode, Report> {
+    let usual = || USUAL_PLACES.iter().map(PathBuf::from).find(|path| path.exists());
+    let context = Context { file: arguments.config.or_else(usual), output: arguments.output };
+    match arguments.verb {
+        Verb::Run(args) => run::run(&context, &args),
+        Verb::Check(args) => check::run(&context, &args),
+        Verb::Send(args) => send::run(&context, args),
+        Verb::Invoke(args) => invoke::run(&context, &args),
+        Verb::Dlq(args) => dlq::run(&context, args),
+        Verb::Demo(args) => demo::run(&context, &args),
+        Verb::Completions { shell } => {
+            clap_complete::generate(shell, &mut Arguments::command(), "wasmill", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! `wasmill check`: is the configuration right, and does every component fit?
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use serde_json::json;
+use wasmill::app::{self, BuildError};
+use wasmill::broker::keys::Namespace;
+use wasmill::config::{Config, environment};
+
+use super::report::USAGE;
+use super::{Context, Report, print_json};
+
+/// Arguments of `check`.
+#[derive(Parser)]
+pub struct Args {}
+
+/// Checks; every fault is reported, exit code 2.
+pub fn run(context: &Context, _: &Args) -> Result<ExitCode, Report> {
+    let (faults, handlers) = faults(context)?;
+    if context.is_json() {
+        print_json(&json!({"ok": faults.is_empty(), "handlers": handlers, "faults": faults}));
+    } else {
+        faults.iter().for_each(|fault| println!("{fault}"));
+        match faults.len() {
+            0 => println!("ok: {handlers} handlers"),
+            count => println!("{count} faults"),
+        }
+    }
+    Ok(if faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(USAGE) })
+}
+
+fn faults(context: &Context) -> Result<(Vec<String>, usize), Report> {
+    let Some(file) = &context.file else {
+        return Err(Report::usage("there is no configuration to check: name it with --config"));
+    };
+    let config = match Config::load(file, environment()) {
+        Ok(config) => config,
+        Err(errors) => return Ok((errors.0.iter().map(ToString::to_string).collect(), 0)),
+    };
+    let mut faults = Vec::new();
+    if let Err(error) = app::redis_settings(&config) {
+        faults.push(format!("{}: {error}", file.display()));
+    }
+    let engine = app::engine(&config).map_err(Report::failure)?;
+    let cache = app::cache(&config).unwrap_or_else(|error| {
+        faults.push(format!("{}: worker.cache_dir: {error}", file.display()));
+        None
+    });
+    match app::deployments(&config, &Namespace::default(), &engine, cache.as_ref()) {
+        Ok(_) => {}
+        Err(BuildError::Components(components)) => {
+            faults.extend(components.iter().map(|fault| format!("{}: {fault}", file.display())));
+        }
+        Err(other) => faults.push(format!("{}: {other}", file.display())),
+    }
+    Ok((faults, config.handlers.len()))
+}

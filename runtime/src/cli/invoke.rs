@@ -1,0 +1,203 @@
+//! `wasmill invoke`: one event through one component, without any broker.
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::pin::pin;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use clap::Parser;
+use rustix::time::{ClockId, clock_gettime};
+use serde_json::{Value, json};
+use wasmill::app;
+use wasmill::broker::keys::{self, Namespace};
+use wasmill::clock::now_ms;
+use wasmill::config::{Config, ResolvedHandler, ResolvedLimits};
+use wasmill::envelope::structured;
+use wasmill::outcome::{FaultClass, RetryPolicy, Verdict};
+use wasmill::wasm::{
+    Component, Engine, EngineSettings, Execution, Grants, GuestDelivery, GuestEvent, Handler, Isolation,
+};
+
+use super::{Context, Report, block_on, print_json};
+
+/// Arguments of `invoke`.
+#[derive(Parser)]
+pub struct Args {
+    /// The component to run
+    component: PathBuf,
+    /// The event: a CloudEvents JSON file, or - for stdin
+    #[arg(long, short, value_name = "FILE")]
+    event: PathBuf,
+    /// Use limits and grants of this handler of the configuration [default: general limits, every stream granted]
+    #[arg(long, value_name = "NAME")]
+    handler: Option<String>,
+    /// The number of the attempt that the handler is told
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    attempt: u32,
+    /// A stream to publish to; may be given more than once [default: what the handler may, or every stream]
+    #[arg(long = "publishes", value_name = "STREAM")]
+    publishes: Vec<String>,
+}
+
+/// How an invocation ended, as users see it, with its exit code.
+const OUTCOMES: [(&str, u8); 5] = [("ack", 0), ("retry", 10), ("reject", 11), ("trap", 12), ("timeout", 13)];
+
+/// Runs the event; the exit code tells the outcomes apart.
+pub fn run(context: &Context, args: &Args) -> Result<ExitCode, Report> {
+    let config = context.config_with_log()?;
+    let resolved = resolve(&config, args)?;
+    let document = read(&args.event)?;
+    let event = structured::parse(&document, now_ms())
+        .map_err(|error| Report::usage(format!("{}: not a CloudEvent in JSON: {error}", args.event.display())))?;
+    let engine = Engine::new(EngineSettings { instances: 1, max_memory: resolved.limits.memory });
+    let engine = engine.map_err(Report::failure)?;
+    let component = Component::from_file(&engine, None, &args.component)
+        .map_err(|error| Report::usage(format!("{}: {error}", args.component.display())))?;
+    let mut policy = app::policy(&resolved, &Namespace::default());
+    if resolved.publishes.is_empty() && args.handler.is_none() {
+        policy.grants = Grants::All;
+    }
+    let handler = Handler { component, policy: Arc::new(policy), isolation: Isolation::Fresh };
+    let delivery = GuestDelivery {
+        tenant: keys::DEFAULT_TENANT.to_owned(),
+        handler: resolved.name.clone(),
+        stream: resolved.streams.first().cloned().unwrap_or_else(|| "invoke".to_owned()),
+        entry_id: format!("{}-0", now_ms()),
+        attempt: args.attempt,
+        max_attempts: resolved.retry.max_attempts,
+        deadline_ms: u64::try_from(resolved.limits.deadline.as_millis()).unwrap_or(u64::MAX),
+        replay: false,
+    };
+    let event = Arc::new(GuestEvent::from(event));
+    let (execution, cpu) = block_on(async {
+        let ((execution, _), cpu) = with_cpu_time(handler.run(None, event, delivery, now_ms())).await;
+        Ok((execution, cpu))
+    })?;
+    Ok(print(context, &execution, cpu))
+}
+
+fn resolve(config: &Config, args: &Args) -> Result<ResolvedHandler, Report> {
+    let mut resolved = match &args.handler {
+        Some(name) => config.handler(name).ok_or_else(|| {
+            let known: Vec<&str> = config.handlers.keys().map(String::as_str).collect();
+            Report::usage(format!("no handler `{name}` is configured; there are: {}", known.join(", ")))
+        })?,
+        None => ResolvedHandler {
+            name: args.component.file_stem().map_or_else(String::new, |name| name.to_string_lossy().into_owned()),
+            component: args.component.clone(),
+            streams: Vec::new(),
+            types: wasmill::route::Types::new(["*"]),
+            isolation: wasmill::config::Isolation::Fresh,
+            limits: ResolvedLimits::from(&config.limits),
+            retry: RetryPolicy::from(&config.retry),
+            publishes: Vec::new(),
+            dead_letter: String::new(),
+            config: Default::default(),
+        },
+    };
+    if !args.publishes.is_empty() {
+        resolved.publishes.clone_from(&args.publishes);
+    }
+    Ok(resolved)
+}
+
+fn read(path: &PathBuf) -> Result<Vec<u8>, Report> {
+    let mut bytes = Vec::new();
+    let result = if path.as_os_str() == "-" {
+        std::io::Read::read_to_end(&mut std::io::stdin(), &mut bytes).map(|_| bytes)
+    } else {
+        std::fs::read(path)
+    };
+    result.map_err(|error| Report::usage(format!("cannot read {}: {error}", path.display())))
+}
+
+/// The result of a future, and the CPU time that this thread used for it.
+async fn with_cpu_time<T>(future: impl Future<Output = T>) -> (T, Duration) {
+    let mut future = pin!(future);
+    let mut used = Duration::ZERO;
+    std::future::poll_fn(|context| {
+        let before = thread_time();
+        let polled = future.as_mut().poll(context);
+        used += thread_time().saturating_sub(before);
+        match polled {
+            Poll::Ready(value) => Poll::Ready((value, used)),
+            Poll::Pending => Poll::Pending,
+        }
+    })
+    .await
+}
+
+fn thread_time() -> Duration {
+    clock_gettime(ClockId::ThreadCPUTime).try_into().unwrap_or_default()
+}
+
+/// The outcome in one word, and the message.
+fn outcome(verdict: &Verdict) -> (&'static str, &str) {
+    match verdict {
+        Verdict::Ack => ("ack", ""),
+        Verdict::Retry { message, .. } => ("retry", message),
+        Verdict::Reject { message } => ("reject", message),
+        Verdict::Fault { class: FaultClass::Timeout, message } => ("timeout", message),
+        Verdict::Fault { message, .. } => ("trap", message),
+    }
+}
+
+fn print(context: &Context, execution: &Execution, cpu: Duration) -> ExitCode {
+    let (word, message) = outcome(&execution.verdict);
+    if context.is_json() {
+        print_json(&as_json(execution, word, message, cpu));
+    } else {
+        print_text(execution, word, message, cpu);
+    }
+    let code = OUTCOMES.iter().find(|(name, _)| *name == word).map_or(1, |(_, code)| *code);
+    ExitCode::from(code)
+}
+
+fn as_json(execution: &Execution, word: &str, message: &str, cpu: Duration) -> Value {
+    let published = execution.publishes.iter().map(|publication| {
+        let mut event = structured::to_json(&publication.event);
+        event["stream"] = json!(&*publication.key);
+        event
+    });
+    let logs = execution.logs.iter().map(|line| {
+        json!({
+            "level": line.level.as_str(),
+            "source": line.source.as_str(),
+            "context": line.context,
+            "message": line.message,
+        })
+    });
+    let class = if let Verdict::Fault { class, .. } = &execution.verdict { Some(class.as_str()) } else { None };
+    json!({
+        "outcome": word,
+        "class": class,
+        "message": message,
+        "published": published.collect::<Value>(),
+        "logs": logs.collect::<Value>(),
+        "logs_dropped_bytes": execution.logs_dropped,
+        "wall_us": execution.wall.as_micros() as u64,
+        "cpu_us": cpu.as_micros() as u64,
+        "memory_bytes": execution.peak_memory,
+    })
+}
+
+fn print_text(execution: &Execution, word: &str, message: &str, cpu: Duration) {
+    match message {
+        "" => println!("{word}"),
+        message => println!("{word}: {message}"),
+    }
+    for publication in &execution.publishes {
+        println!("published to {}: {}", publication.key, structured::to_json(&publication.event));
+    }
+    for line in &execution.logs {
+        println!("{} {}: {}", line.source.as_str(), line.level.as_str(), line.message);
+    }
+    if execution.logs_dropped > 0 {
+        println!("{} bytes of logs were over the limit and were dropped", execution.logs_dropped);
+    }
+    let memory = bytesize::ByteSize(execution.peak_memory as u64);
+    println!("{} us wall, {} us CPU, {memory} memory", execution.wall.as_micros(), cpu.as_micros());
+}

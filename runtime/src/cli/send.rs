@@ -1,0 +1,212 @@
+//! `wasmill send`: publish one event, or many from stdin.
+
+use std::io::{BufRead, IsTerminal as _, Read as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Parser;
+use futures::stream::{FuturesOrdered, StreamExt as _};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
+use wasmill::broker::keys::Namespace;
+use wasmill::broker::{Broker, BrokerError, EntryId};
+use wasmill::clock::now_ms;
+use wasmill::config::Config;
+use wasmill::event::{Event, is_attribute_name};
+use wasmill::outcome::Publication;
+
+use super::{Context, Report, block_on, print_json};
+
+/// Events that are published in one step.
+const CHUNK: usize = 500;
+/// Steps that are on their way at the same time.
+const IN_FLIGHT: usize = 4;
+
+/// Arguments of `send`.
+#[derive(Parser)]
+pub struct Args {
+    /// The stream to publish to
+    stream: String,
+    /// The type of the event
+    r#type: String,
+    /// The data [default: stdin, unless --file is given]
+    #[arg(conflicts_with_all = ["file", "batch"])]
+    data: Option<String>,
+    /// Read the data from a file
+    #[arg(long, short, value_name = "FILE", conflicts_with = "batch")]
+    file: Option<PathBuf>,
+    /// Read many events from stdin: NDJSON, the data of one event a line
+    #[arg(long)]
+    batch: bool,
+    /// Write the JSON data as MsgPack
+    #[arg(long)]
+    msgpack: bool,
+    /// The media type of the data [default: application/json, or application/msgpack]
+    #[arg(long, value_name = "MEDIA_TYPE")]
+    content_type: Option<String>,
+    /// Who makes the event
+    #[arg(long, default_value = "/wasmill/send")]
+    source: String,
+    /// The id of the event [default: a new one]
+    #[arg(long, conflicts_with = "batch")]
+    id: Option<String>,
+    /// What the event is about
+    #[arg(long)]
+    subject: Option<String>,
+    /// Events with the same key belong together
+    #[arg(long = "key", value_name = "PARTITION_KEY")]
+    partition_key: Option<String>,
+    /// The version of the schema of the data
+    #[arg(long, value_name = "VERSION")]
+    schema_version: Option<String>,
+    /// A further attribute; may be given more than once
+    #[arg(long = "attribute", value_name = "NAME=VALUE", value_parser = attribute)]
+    attributes: Vec<(String, String)>,
+}
+
+fn attribute(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("it has the form NAME=VALUE")?;
+    match is_attribute_name(name) {
+        true => Ok((name.to_owned(), value.to_owned())),
+        false => Err("the name is 1 to 64 of a-z and 0-9".to_owned()),
+    }
+}
+
+/// Publishes and prints the ids.
+pub fn run(context: &Context, args: Args) -> Result<ExitCode, Report> {
+    let config = context.config_with_log()?;
+    if args.stream.is_empty() || args.r#type.is_empty() || args.source.is_empty() {
+        return Err(Report::usage("stream, type and source must not be empty"));
+    }
+    let published = block_on(async {
+        let broker = context.redis(&config).await?;
+        if args.batch {
+            send_batch(context, &config, broker, &args).await
+        } else {
+            send_one(&config, broker, &args).await
+        }
+    })?;
+    if context.is_json() {
+        let (ids, entries): (Vec<String>, Vec<String>) =
+            published.into_iter().map(|(id, entry)| (id, entry.to_string())).unzip();
+        print_json(&json!({"stream": args.stream, "ids": ids, "entries": entries}));
+    } else if !args.batch {
+        published.iter().for_each(|(id, _)| println!("{id}"));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// An event's id and its place in the stream.
+type Published = (String, EntryId);
+
+async fn send_one(config: &Config, broker: Arc<dyn Broker>, args: &Args) -> Result<Vec<Published>, Report> {
+    let data = match (&args.data, &args.file) {
+        (Some(data), _) => data.clone().into_bytes(),
+        (None, Some(path)) => {
+            std::fs::read(path).map_err(|error| Report::usage(format!("cannot read {}: {error}", path.display())))?
+        }
+        (None, None) => {
+            let mut data = Vec::new();
+            std::io::stdin().read_to_end(&mut data).map_err(|error| Report::failure(format!("stdin: {error}")))?;
+            data
+        }
+    };
+    let event = event(config, args, data).map_err(Report::usage)?;
+    let id = event.id.clone();
+    let key = Namespace::default().stream(&args.stream);
+    let entries = broker.publish(&[Publication { key, event }]).await?;
+    Ok(entries.into_iter().map(|entry| (id.clone(), entry)).collect())
+}
+
+async fn send_batch(
+    context: &Context,
+    config: &Config,
+    broker: Arc<dyn Broker>,
+    args: &Args,
+) -> Result<Vec<Published>, Report> {
+    let progress = if std::io::stderr().is_terminal() { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
+    let style = ProgressStyle::with_template("{spinner} {human_pos} events, {per_sec}").map_err(Report::failure)?;
+    progress.set_style(style);
+    let mut lines = std::io::stdin().lock().lines().enumerate();
+    let mut in_flight = FuturesOrdered::new();
+    let mut published = Vec::new();
+    let mut ended = false;
+    while !ended || !in_flight.is_empty() {
+        while !ended && in_flight.len() < IN_FLIGHT {
+            let chunk = next_chunk(config, args, &mut lines)?;
+            ended = chunk.len() < CHUNK;
+            if !chunk.is_empty() {
+                in_flight.push_back(publish(broker.clone(), chunk));
+            }
+        }
+        if let Some(result) = in_flight.next().await {
+            let result: Vec<Published> = result?;
+            progress.inc(result.len() as u64);
+            if context.is_json() {
+                published.extend(result);
+            } else {
+                let text: String = result.iter().flat_map(|(id, _)| [id, "\n"]).collect();
+                print!("{text}");
+            }
+        }
+    }
+    progress.finish();
+    Ok(published)
+}
+
+async fn publish(broker: Arc<dyn Broker>, chunk: Vec<Publication>) -> Result<Vec<Published>, BrokerError> {
+    let entries = broker.publish(&chunk).await?;
+    Ok(chunk.into_iter().map(|publication| publication.event.id).zip(entries).collect())
+}
+
+/// The next events of the input; fewer than [`CHUNK`] at its end.
+fn next_chunk(
+    config: &Config,
+    args: &Args,
+    lines: &mut impl Iterator<Item = (usize, std::io::Result<String>)>,
+) -> Result<Vec<Publication>, Report> {
+    let key = Namespace::default().stream(&args.stream);
+    let mut chunk = Vec::with_capacity(CHUNK);
+    while chunk.len() < CHUNK {
+        let Some((number, line)) = lines.next() else { break };
+        let fault = |error: String| Report::usage(format!("stdin, line {}: {error}", number + 1));
+        let line = line.map_err(|error| fault(error.to_string()))?;
+        if line.trim().is_empty() {
+            continue;
+        }
+        if let Err(error) = serde_json::from_str::<serde::de::IgnoredAny>(&line) {
+            return Err(fault(format!("not JSON: {error}")));
+        }
+        let event = event(config, args, line.into_bytes()).map_err(fault)?;
+        chunk.push(Publication { key: key.clone(), event });
+    }
+    Ok(chunk)
+}
+
+fn event(config: &Config, args: &Args, data: Vec<u8>) -> Result<Event, String> {
+    let data = if args.msgpack {
+        let value: serde_json::Value = serde_json::from_slice(&data).map_err(|error| format!("not JSON: {error}"))?;
+        rmp_serde::to_vec_named(&value).map_err(|error| format!("cannot be written as MsgPack: {error}"))?
+    } else {
+        data
+    };
+    let usual = if args.msgpack { "application/msgpack" } else { "application/json" };
+    let event = Event {
+        id: args.id.clone().unwrap_or_else(|| uuid::Uuid::now_v7().to_string()),
+        source: args.source.clone(),
+        r#type: args.r#type.clone(),
+        time: now_ms(),
+        subject: args.subject.clone(),
+        schema_version: args.schema_version.clone(),
+        partition_key: args.partition_key.clone(),
+        content_type: args.content_type.clone().unwrap_or_else(|| usual.to_owned()),
+        attributes: args.attributes.clone(),
+        data,
+    };
+    let limit = config.limits.event_bytes.as_u64();
+    match event.size() as u64 > limit {
+        true => Err(format!("the event has {} bytes; limits.event_bytes is {limit}", event.size())),
+        false => Ok(event),
+    }
+}
