@@ -43,12 +43,12 @@ pub enum Backend {
 }
 
 impl Backend {
-    /// Opens a broker: a connection for Redis, the one there is for memory.
-    pub async fn connect(&self) -> Result<Arc<dyn Broker>, BrokerError> {
-        Ok(match self {
-            Backend::Redis(settings) => Arc::new(RedisBroker::connect(settings.clone()).await?),
+    /// A broker with connections of its own, which are opened when they are first needed.
+    fn broker(&self) -> Arc<dyn Broker> {
+        match self {
+            Backend::Redis(settings) => Arc::new(RedisBroker::new(settings.clone())),
             Backend::Memory(broker) => Arc::new(broker.clone()),
-        })
+        }
     }
 }
 
@@ -227,11 +227,11 @@ fn start_shards(
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
                 let runtime = runtime.expect("a runtime needs nothing but an epoll descriptor");
                 runtime.block_on(async move {
-                    let Some(broker) = connect_until_drained(&backend).await else { return };
                     let consumer: Arc<str> = format!("{}.{number}", worker.id).into();
                     let lanes = lanes.into_iter().map(|(deployment, stats, share)| Lane::new(deployment, stats, share));
                     let lanes = lanes.collect();
-                    let shard = Shard::new(worker, broker, consumer, lanes, max_running, receiver, sender, watch);
+                    let shard =
+                        Shard::new(worker, backend.broker(), consumer, lanes, max_running, receiver, sender, watch);
                     shard.run().await;
                 });
                 let _ = ended_sender.send(());
@@ -247,20 +247,6 @@ pub const MAX_INSTANCES: usize = 4000;
 /// The part of `concurrency` that one of the threads gets; the parts sum up to it.
 fn share(concurrency: usize, threads: usize, turn: usize) -> usize {
     concurrency / threads + usize::from(turn % threads < concurrency % threads)
-}
-
-/// A connection of a thread. The server answered a moment ago, so a failure is passing.
-async fn connect_until_drained(backend: &Backend) -> Option<Arc<dyn Broker>> {
-    for failures in 1..=20 {
-        match backend.connect().await {
-            Ok(broker) => return Some(broker),
-            Err(error) => {
-                tracing::warn!("cannot connect: {error}");
-                tokio::time::sleep(shard::backoff(failures)).await;
-            }
-        }
-    }
-    None
 }
 
 /// A name for this start of this process, as part of consumer names: unique, and telling where it runs.

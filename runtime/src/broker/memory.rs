@@ -71,6 +71,10 @@ impl Broker for MemoryBroker {
 
     async fn wait(&self, cursors: &[Cursor], timeout: Duration) -> Result<Vec<Cursor>, BrokerError> {
         let deadline = tokio::time::Instant::now() + timeout;
+        // Enlisted once: an interruption between two rounds must not be missed.
+        let interrupted = self.shared.interrupted.notified();
+        tokio::pin!(interrupted);
+        interrupted.as_mut().enable();
         loop {
             // Listening begins before looking, so that nothing falls in between.
             let appended = self.shared.appended.notified();
@@ -82,7 +86,7 @@ impl Broker for MemoryBroker {
             }
             tokio::select! {
                 () = appended => {}
-                () = self.shared.interrupted.notified() => return Ok(Vec::new()),
+                () = &mut interrupted => return Ok(Vec::new()),
                 () = tokio::time::sleep_until(deadline) => return Ok(Vec::new()),
             }
         }

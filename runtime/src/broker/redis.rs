@@ -36,9 +36,14 @@ pub struct RedisBroker {
 }
 
 impl RedisBroker {
+    /// A broker that connects when it is first used.
+    pub fn new(settings: RedisSettings) -> RedisBroker {
+        RedisBroker { requests: Link::new(settings.clone()), waits: Link::new(settings.for_waiting()) }
+    }
+
     /// Connects; fails if the server cannot be reached or refuses.
     pub async fn connect(settings: RedisSettings) -> Result<RedisBroker, BrokerError> {
-        let broker = RedisBroker { requests: Link::new(settings.clone()), waits: Link::new(settings.for_waiting()) };
+        let broker = RedisBroker::new(settings);
         broker.requests.connection().await?;
         Ok(broker)
     }

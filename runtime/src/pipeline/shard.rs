@@ -287,7 +287,10 @@ impl Shard {
             }
             IoDone::Due { lane, source, result: Ok(claimed) } => {
                 let next = if claimed.more { Duration::ZERO } else { claimed.next_due.unwrap_or(DUE_POLL) };
-                self.lanes[lane].sources[source].due_at = Some(Instant::now() + next.min(DUE_POLL));
+                // What was parked while the request was under way may be due earlier.
+                let due = &mut self.lanes[lane].sources[source].due_at;
+                let next = Instant::now() + next.min(DUE_POLL);
+                *due = Some(due.map_or(next, |known| known.min(next)));
                 self.accept_claimed(lane, source, claimed, false);
             }
             IoDone::Heirlooms { lane, source, from, result: Ok(claimed) } => {

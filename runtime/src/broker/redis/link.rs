@@ -99,13 +99,20 @@ impl RedisSettings {
 pub(super) struct Link {
     settings: RedisSettings,
     connection: Mutex<Option<MultiplexedConnection>>,
+    /// Held while the connection is being opened, so that concurrent requests share one.
+    opening: tokio::sync::Mutex<()>,
     /// The server's id of the connection; 0 while there is none. Only kept for connections that block.
     client_id: AtomicU64,
 }
 
 impl Link {
     pub(super) fn new(settings: RedisSettings) -> Link {
-        Link { settings, connection: Mutex::new(None), client_id: AtomicU64::new(0) }
+        Link {
+            settings,
+            connection: Mutex::new(None),
+            opening: tokio::sync::Mutex::new(()),
+            client_id: AtomicU64::new(0),
+        }
     }
 
     fn current(&self) -> std::sync::MutexGuard<'_, Option<MultiplexedConnection>> {
@@ -114,6 +121,10 @@ impl Link {
 
     /// The connection, opened if there is none.
     pub(super) async fn connection(&self) -> Result<MultiplexedConnection, BrokerError> {
+        if let Some(connection) = &*self.current() {
+            return Ok(connection.clone());
+        }
+        let _opening = self.opening.lock().await;
         if let Some(connection) = &*self.current() {
             return Ok(connection.clone());
         }

@@ -1,0 +1,4 @@
+//! Tests through more than one module.
+
+mod contract;
+mod tidy;
