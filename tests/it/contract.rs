@@ -1,0 +1,90 @@
+//! The contract of a broker: one suite, run over the broker in memory and over the one on Redis.
+//!
+//! Each test gets a broker of its own, on Redis with a server of its own.
+
+mod dead_letters;
+mod fixture;
+mod reading;
+mod redis_only;
+mod retries;
+mod settling;
+mod takeover;
+
+use self::fixture::Fixture;
+
+/// Makes `memory::TEST` and `redis::TEST` of every function.
+macro_rules! over_both_brokers {
+    ($($module:ident :: { $($test:ident),* $(,)? })*) => {
+        mod memory {
+            use super::*;
+            $($(
+                #[tokio::test]
+                async fn $test() {
+                    $module::$test(&Fixture::memory()).await;
+                }
+            )*)*
+        }
+
+        mod redis {
+            use super::*;
+            $($(
+                #[tokio::test]
+                async fn $test() {
+                    $module::$test(&Fixture::redis().await).await;
+                }
+            )*)*
+        }
+    };
+}
+
+over_both_brokers! {
+    reading::{
+        ids_ascend_and_fields_stay_in_order,
+        an_entry_goes_to_one_consumer_of_a_group,
+        every_group_sees_every_entry,
+        a_group_is_created_once_and_begins_at_the_beginning,
+        reading_without_a_group_says_so_and_it_can_be_made_again,
+        a_thousand_events_in_one_call,
+        a_payload_of_a_mebibyte,
+        empty_calls_do_nothing,
+        entries_can_be_looked_at_and_deleted,
+        waiting_ends_with_a_new_entry,
+        waiting_ends_when_interrupted,
+        waiting_ends_when_the_time_is_over,
+    }
+    settling::{
+        follow_ups_are_written_once,
+        acks_alone_empty_the_pending_list,
+        one_call_settles_over_several_streams,
+        answers_stand_in_the_order_of_the_settlements,
+        what_is_not_pending_is_superseded,
+        two_hundred_settlements_in_one_call,
+        the_same_entry_twice_in_one_call_is_settled_once,
+    }
+    retries::{
+        a_parked_entry_comes_back_when_it_is_due,
+        a_parked_entry_is_not_offered_early,
+        every_retry_counts,
+        due_entries_come_in_order_and_in_portions,
+        a_parked_entry_that_was_acked_meanwhile_is_forgotten,
+        a_parked_entry_whose_payload_is_gone_is_settled,
+        due_entries_of_a_deleted_stream_are_forgotten,
+    }
+    takeover::{
+        a_takeover_counts_and_goes_oldest_first,
+        a_suspect_is_taken_alone,
+        a_suspect_stops_what_comes_before_it,
+        a_zombie_may_neither_park_nor_give_up,
+        whoever_acks_first_wins,
+        entries_whose_payload_is_gone_are_settled,
+        a_worker_lives_as_long_as_its_heartbeat,
+        consumers_are_removed_only_when_nothing_is_pending,
+    }
+    dead_letters::{
+        a_dead_letter_keeps_the_original_byte_for_byte,
+        a_dead_letter_of_a_trimmed_entry_keeps_the_evidence,
+        a_dead_letter_keeps_thousands_of_fields,
+        a_redriven_event_comes_back_once_and_begins_anew,
+        only_dead_letters_are_redriven,
+    }
+}

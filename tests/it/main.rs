@@ -1,4 +1,5 @@
 //! Tests through more than one module.
 
+mod chain;
 mod contract;
 mod tidy;

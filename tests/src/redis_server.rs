@@ -21,10 +21,11 @@ const PORT_ATTEMPTS: usize = 8;
 
 /// A redis-server on a free port, without persistence, in a directory of its own. Killed on drop.
 pub struct RedisServer {
+    // Before the directory: dropped first.
+    process: Option<Process>,
     dir: TempDir,
     port: u16,
     extra: Vec<String>,
-    process: Option<Process>,
 }
 
 impl RedisServer {
@@ -33,11 +34,11 @@ impl RedisServer {
         RedisServer::start_with(&[])
     }
 
-    /// The same with further options (`["--appendonly", "yes"]`), which go before the harness's own.
+    /// The same with further options (`["--appendonly", "yes"]`), which override those of the harness.
     pub fn start_with(extra: &[&str]) -> RedisServer {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let extra = extra.iter().map(|&option| option.to_owned()).collect();
-        let mut server = RedisServer { dir, port: 0, extra, process: None };
+        let mut server = RedisServer { process: None, dir, port: 0, extra };
         for _ in 0..PORT_ATTEMPTS {
             server.port = free_port();
             if server.launch() {

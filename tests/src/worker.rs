@@ -40,8 +40,9 @@ pub fn wasmill<I: IntoIterator<Item: AsRef<OsStr>>>(args: I) -> Output {
 
 /// A `wasmill run` in the background. Killed on drop.
 pub struct Worker {
-    dir: TempDir,
+    // Before the directory: dropped first.
     process: Process,
+    dir: TempDir,
 }
 
 impl Worker {
@@ -61,7 +62,7 @@ impl Worker {
         command.arg("run").arg("--config").arg(config).stdin(Stdio::null()).stdout(stdout).stderr(stderr);
         adjust(&mut command);
         let process = Process::spawn(&mut command).expect("wasmill can be run");
-        Worker { dir, process }
+        Worker { process, dir }
     }
 
     /// The process id.

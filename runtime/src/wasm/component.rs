@@ -84,7 +84,7 @@ impl fmt::Display for Import {
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// The file cannot be read.
-    #[error("cannot read {path}: {cause}")]
+    #[error("the file cannot be read: {cause}")]
     Unreadable {
         path: PathBuf,
         #[source]

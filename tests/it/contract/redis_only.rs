@@ -1,0 +1,119 @@
+//! What only a server can do to us.
+
+use redis::aio::MultiplexedConnection;
+use wasmill::broker::Settled::{self, Applied, Refused};
+use wasmill::broker::{BrokerError, Refusal};
+use wasmill::outcome::Decision;
+use wasmill_tests::eventually_async;
+
+use super::fixture::{A, B, DEADLINE, FOREVER, Fixture, ack, ack_with, bury, ids, park, publication, settlement};
+
+async fn say(raw: &mut MultiplexedConnection, words: &[&str]) {
+    let mut command = redis::cmd(words[0]);
+    words[1..].iter().for_each(|word| {
+        command.arg(word);
+    });
+    command.query_async::<redis::Value>(raw).await.unwrap_or_else(|error| panic!("{words:?}: {error}"));
+}
+
+fn is_refused_as_wrong_type(settled: &Settled) -> bool {
+    matches!(settled, Refused(why) if why.starts_with("WRONGTYPE"))
+}
+
+#[tokio::test]
+async fn a_target_of_another_type_refuses_that_settlement_alone() {
+    let mut f = Fixture::redis().await;
+    say(f.raw().0, &["SET", "wrong", "a string"]).await;
+    let (source, entries) = f.pending("orders", 4).await;
+    let id = |n: usize| entries[n].id;
+    // The good target comes first: it must stay untouched too.
+    let mixed = ["paid", "wrong"].map(|key| publication(&key.into(), "mixed")).to_vec();
+    let settlements = [
+        settlement(&source, id(0), ack_with("paid", "before")),
+        settlement(&source, id(1), Decision::Ack { publishes: mixed }),
+        settlement(&source, id(2), bury("wrong", &source, id(2))),
+        settlement(&source, id(3), ack_with("paid", "after")),
+    ];
+    let settled = f.settle(A, &settlements).await;
+    assert_eq!((&settled[0], &settled[3]), (&Applied, &Applied));
+    assert!(settled[1..3].iter().all(is_refused_as_wrong_type), "{settled:?}");
+    assert_eq!(f.event_ids("paid").await, ["before", "after"]);
+    // The refused ones are still A's, and can be settled when the key is out of the way.
+    assert_eq!(f.pending_under(&source, A).await, 2);
+    say(f.raw().0, &["DEL", "wrong"]).await;
+    assert_eq!(f.settle(A, &settlements[1..3]).await, [Applied, Applied]);
+    assert_eq!(f.event_ids("paid").await, ["before", "after", "mixed"]);
+}
+
+#[tokio::test]
+async fn a_source_of_another_type_harms_no_other_settlement() {
+    let mut f = Fixture::redis().await;
+    let (orders, order_entries) = f.pending("orders", 2).await;
+    let (returns, return_entries) = f.pending("returns", 2).await;
+    say(f.raw().0, &["SET", "returns", "a string"]).await;
+    let settlements = [
+        settlement(&returns, return_entries[0].id, ack_with("paid", "lost")),
+        settlement(&orders, order_entries[0].id, ack_with("paid", "kept")),
+        settlement(&returns, return_entries[1].id, bury("dead", &returns, return_entries[1].id)),
+        settlement(&orders, order_entries[1].id, park(FOREVER)),
+    ];
+    let settled = f.settle(A, &settlements).await;
+    assert_eq!((&settled[1], &settled[3]), (&Applied, &Applied));
+    assert!(settled[0] != Applied && settled[2] != Applied, "{settled:?}");
+    assert_eq!(f.event_ids("paid").await, ["kept"]);
+}
+
+#[tokio::test]
+async fn a_full_server_refuses_effects_and_lets_draining_go_on() {
+    let mut f = Fixture::redis().await;
+    let (source, entries) = f.pending("orders", 3).await;
+    let id = |n: usize| entries[n].id;
+    // Loads the scripts while there is room.
+    f.settle(A, &[settlement(&source, id(0).next(), ack_with("paid", "x"))]).await;
+    say(f.raw().0, &["CONFIG", "SET", "maxmemory", "1"]).await;
+    let effects = [settlement(&source, id(0), ack_with("paid", "x"))];
+    let is_full = |error: &BrokerError| matches!(error, BrokerError::Refused { refusal: Refusal::OutOfMemory, .. });
+    let error = f.broker().settle(A, &effects).await.expect_err("there is no room");
+    assert!(is_full(&error), "{error}");
+    let error = f.broker().publish(&[publication(&source.key, "x")]).await.expect_err("there is no room");
+    assert!(is_full(&error), "{error}");
+    let draining = [settlement(&source, id(1), ack()), settlement(&source, id(2), park(std::time::Duration::ZERO))];
+    assert_eq!(f.settle(A, &draining).await, [Applied, Applied]);
+    assert_eq!(ids(&f.claim_due(&source, B, 1).await.entries), [id(2)]);
+    assert_eq!(ids(&f.claim_from(&source, A, B, 1).await.entries), [id(2)]);
+
+    say(f.raw().0, &["CONFIG", "SET", "maxmemory", "0"]).await;
+    assert_eq!(f.settle(A, &effects).await, [Applied]);
+    assert_eq!(f.event_ids("paid").await, ["x"]);
+}
+
+#[tokio::test]
+async fn forgotten_scripts_are_loaded_again() {
+    let mut f = Fixture::redis().await;
+    let (source, entries) = f.pending("orders", 2).await;
+    assert_eq!(f.settle_one(A, &source, entries[0].id, ack_with("paid", "one")).await, Applied);
+    say(f.raw().0, &["SCRIPT", "FLUSH"]).await;
+    assert_eq!(f.settle_one(A, &source, entries[1].id, ack_with("paid", "two")).await, Applied);
+    assert_eq!(f.event_ids("paid").await, ["one", "two"]);
+}
+
+#[tokio::test]
+async fn a_server_that_comes_back_is_used_again() {
+    let mut f = Fixture::redis().await;
+    let (source, entries) = f.pending("orders", 1).await;
+    f.raw().1.stop();
+    let error = f.broker().read(&source, A, 1).await.expect_err("there is no server");
+    assert!(matches!(error, BrokerError::Unreachable { .. }), "{error}");
+    let settlements = [settlement(&source, entries[0].id, ack_with("paid", "x"))];
+    assert!(f.broker().settle(A, &settlements).await.is_err());
+
+    // It comes back empty, as after FLUSHALL.
+    f.raw().1.restart();
+    let error = eventually_async("the broker to connect again", DEADLINE, async || {
+        f.broker().read(&source, A, 1).await.err().filter(|error| !matches!(error, BrokerError::Unreachable { .. }))
+    });
+    let error = error.await;
+    assert!(matches!(error, BrokerError::NoGroup { .. }), "{error}");
+    assert!(f.broker().create_group(&source).await.unwrap());
+    assert_eq!(f.settle(A, &settlements).await, [Settled::Superseded]);
+}
