@@ -179,6 +179,11 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// Whether the server refuses what is to be written, and would serve other requests.
+    pub fn is_about_effects(self) -> bool {
+        matches!(self, Refusal::OutOfMemory | Refusal::NoPermission | Refusal::WrongType | Refusal::Other)
+    }
+
     /// What an operator can do about it.
     pub fn remedy(self) -> &'static str {
         match self {

@@ -91,7 +91,8 @@ fn every_order_comes_out_once_though_workers_die_and_sleep() {
     let config = config(&server);
     publish_orders(&mut redis);
     let [mut first, mut second] = [Worker::spawn(&config), Worker::spawn(&config)];
-    let length = |redis: &mut Connection| redis::cmd("XLEN").arg("notifications").query::<usize>(redis).expect("a length");
+    let length =
+        |redis: &mut Connection| redis::cmd("XLEN").arg("notifications").query::<usize>(redis).expect("a length");
     let deadline = Duration::from_secs(120);
     eventually("the first tenth", deadline, || (length(&mut redis) > EVENTS / 10).then_some(()));
     first.signal(Signal::STOP);

@@ -79,8 +79,15 @@ fn belongs_to(file: &SourceFile, module: &str) -> bool {
     inside.strip_prefix(module).is_some_and(|rest| rest == ".rs" || rest.starts_with('/'))
 }
 
-/// Whether the code names a module by a path, whole or in a group (`use crate::{a, module}`).
+/// Whether the code names a module by a path, whole or in a group (`use crate::{a, module}`), which may go over lines.
 fn mentions(line: &str, module: &str) -> bool {
+    let in_group = line.trim_start().strip_prefix(module);
+    if in_group.is_some_and(|rest| rest.starts_with("::") || rest.starts_with(',')) {
+        return true;
+    }
+    if line.split("super::").skip(1).any(|rest| rest.strip_prefix(module).is_some_and(|rest| rest.starts_with("::"))) {
+        return true;
+    }
     let names = |rest: &str| {
         let words = rest.split(|c: char| !c.is_alphanumeric() && c != '_');
         words.into_iter().any(|word| word == module)
@@ -192,6 +199,8 @@ fn mentions_are_found_in_paths_and_groups() {
     assert!(mentions("use crate::wasm::Engine;", "wasm"));
     assert!(mentions("use crate::{event, wasm};", "wasm"));
     assert!(mentions("use crate::{event::Event, wasm::Engine};", "wasm"));
+    assert!(mentions("    wasm::Engine,", "wasm"));
+    assert!(mentions("use super::super::wasm::Engine;", "wasm"));
     assert!(!mentions("use crate::outcome::wasm;", "wasm"));
     assert!(!mentions("use wasmtime::Engine;", "wasm"));
     assert_eq!(without_comment("    // crate::wasm"), "");

@@ -46,9 +46,9 @@ pub(crate) fn cargo(dir: &Path) -> Command {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     for (name, _) in std::env::vars_os() {
-        let disturbs = name.to_str().is_some_and(|name| {
-            NAMES.contains(&name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
-        });
+        let disturbs = name
+            .to_str()
+            .is_some_and(|name| NAMES.contains(&name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix)));
         if disturbs {
             command.env_remove(name);
         }

@@ -45,8 +45,7 @@ pub fn run(root: &Path, args: &BenchArgs) -> Result<()> {
     }
     eprintln!("start and idle");
     let idle = start_up(root, &server)?;
-    let cases: BTreeMap<&str, Value> =
-        results.iter().map(|(name, rounds)| (name.as_str(), summary(rounds))).collect();
+    let cases: BTreeMap<&str, Value> = results.iter().map(|(name, rounds)| (name.as_str(), summary(rounds))).collect();
     let rate = |name: &str| median(results[name].iter().map(|round| round.events_per_second));
     let ratio = |consumer: &str, size: usize| {
         // The better of the two ways to write the native loop is the yardstick.

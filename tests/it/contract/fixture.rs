@@ -92,7 +92,7 @@ impl Fixture {
     /// Drops the oldest entries until `keep` are left.
     pub async fn trim(&self, key: &str, keep: usize) {
         match &self.backend {
-            Backend::Memory(broker) => drop(broker.trim(key, keep)),
+            Backend::Memory(broker) => broker.trim(key, keep),
             Backend::Redis(redis) => {
                 let mut command = redis::cmd("XTRIM");
                 command.arg(key).arg("MAXLEN").arg("=").arg(keep);
@@ -135,7 +135,13 @@ impl Fixture {
         self.broker().settle(consumer, settlements).await.expect("settlements are answered")
     }
 
-    pub async fn settle_one(&self, consumer: &str, source: &Arc<Source>, entry: EntryId, decision: Decision) -> Settled {
+    pub async fn settle_one(
+        &self,
+        consumer: &str,
+        source: &Arc<Source>,
+        entry: EntryId,
+        decision: Decision,
+    ) -> Settled {
         let mut settled = self.settle(consumer, &[settlement(source, entry, decision)]).await;
         assert_eq!(settled.len(), 1);
         settled.remove(0)

@@ -69,12 +69,12 @@ async fn a_full_server_refuses_effects_and_lets_draining_go_on() {
     let (source, entries) = f.pending("orders", 3).await;
     let id = |n: usize| entries[n].id;
     // Loads the scripts while there is room.
-    f.settle(A, &[settlement(&source, id(0).next(), ack_with("paid", "x"))]).await;
+    f.settle(A, &[settlement(&source, id(2).next(), ack_with("paid", "x"))]).await;
     say(f.raw().0, &["CONFIG", "SET", "maxmemory", "1"]).await;
     let effects = [settlement(&source, id(0), ack_with("paid", "x"))];
     let is_full = |error: &BrokerError| matches!(error, BrokerError::Refused { refusal: Refusal::OutOfMemory, .. });
-    let error = f.broker().settle(A, &effects).await.expect_err("there is no room");
-    assert!(is_full(&error), "{error}");
+    let settled = f.settle(A, &effects).await;
+    assert!(matches!(&settled[..], [Settled::Refused(why)] if why.contains("maxmemory")), "{settled:?}");
     let error = f.broker().publish(&[publication(&source.key, "x")]).await.expect_err("there is no room");
     assert!(is_full(&error), "{error}");
     let draining = [settlement(&source, id(1), ack()), settlement(&source, id(2), park(std::time::Duration::ZERO))];
@@ -116,4 +116,39 @@ async fn a_server_that_comes_back_is_used_again() {
     assert!(matches!(error, BrokerError::NoGroup { .. }), "{error}");
     assert!(f.broker().create_group(&source).await.unwrap());
     assert_eq!(f.settle(A, &settlements).await, [Settled::Superseded]);
+}
+
+/// What is to be acked there cannot be pending any more.
+#[tokio::test]
+async fn an_ack_on_a_key_of_another_type_harms_no_other_settlement() {
+    let mut f = Fixture::redis().await;
+    let (orders, order_entries) = f.pending("orders", 2).await;
+    let (returns, return_entries) = f.pending("returns", 1).await;
+    say(f.raw().0, &["SET", "returns", "a string"]).await;
+    let settlements = [
+        settlement(&returns, return_entries[0].id, ack()),
+        settlement(&orders, order_entries[0].id, ack()),
+        settlement(&orders, order_entries[1].id, ack_with("paid", "kept")),
+    ];
+    let settled = f.settle(A, &settlements).await;
+    assert_eq!(settled[1..], [Applied, Applied]);
+    assert_eq!(f.event_ids("paid").await, ["kept"]);
+    assert_eq!(f.pending_count(&orders).await, 0);
+}
+
+/// Every way of writing must see it, since the connection has to be made anew: the name may lead to another server.
+#[tokio::test]
+async fn a_primary_that_became_a_replica_is_told_apart() {
+    let mut f = Fixture::redis().await;
+    let (source, entries) = f.pending("orders", 3).await;
+    say(f.raw().0, &["REPLICAOF", "127.0.0.1", "1"]).await;
+    let read_only = |error: BrokerError| matches!(error, BrokerError::Refused { refusal: Refusal::ReadOnly, .. });
+    for decision in [ack(), ack_with("paid", "x"), park(FOREVER)] {
+        let settlements = [settlement(&source, entries[0].id, decision)];
+        let error = f.broker().settle(A, &settlements).await.expect_err("a replica takes no writes");
+        assert!(read_only(error), "{settlements:?}");
+    }
+    assert!(f.broker().publish(&[publication(&source.key, "x")]).await.is_err_and(read_only));
+    say(f.raw().0, &["REPLICAOF", "NO", "ONE"]).await;
+    assert_eq!(f.settle_one(A, &source, entries[0].id, ack_with("paid", "x")).await, Applied);
 }

@@ -3,9 +3,7 @@
 use wasmill::broker::Settled::{Applied, Superseded};
 use wasmill::outcome::{Decision, Settlement};
 
-use super::fixture::{
-    A, B, FOREVER, Fixture, ack, ack_with, bury, ids, park, publication, settlement, source,
-};
+use super::fixture::{A, B, FOREVER, Fixture, ack, ack_with, bury, ids, park, publication, settlement, source};
 
 pub async fn follow_ups_are_written_once(f: &Fixture) {
     let (source, entries) = f.pending("orders", 1).await;

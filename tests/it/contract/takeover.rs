@@ -96,7 +96,10 @@ pub async fn a_worker_lives_as_long_as_its_heartbeat(f: &Fixture) {
 
 pub async fn consumers_are_removed_only_when_nothing_is_pending(f: &Fixture) {
     let (source, entries) = f.pending("orders", 1).await;
-    assert!(f.read(&source, B, 1).await.is_empty());
+    // Whether reading nothing makes a consumer depends on the version of Redis.
+    f.publish(&source.key, 1).await;
+    let of_b = f.read(&source, B, 1).await;
+    f.settle_one(B, &source, of_b[0].id, ack()).await;
     let names = async || {
         let consumers = f.broker().consumers(&source).await.unwrap();
         assert!(consumers.iter().all(|info| info.idle < DEADLINE));

@@ -86,7 +86,9 @@ impl Server {
             .arg(directory.path())
             .stdout(Stdio::null())
             .spawn()
-            .map_err(|error| format!("redis-server cannot be started ({error}): run `cargo xtask test`, which installs it"))?;
+            .map_err(|error| {
+                format!("redis-server cannot be started ({error}): run `cargo xtask test`, which installs it")
+            })?;
         let server = Server { _process: Process(process), port, _directory: directory };
         wait("redis-server answers", || Ok(server.connection().is_ok().then_some(())))?;
         Ok(server)
@@ -175,9 +177,14 @@ impl Case {
                     r#"{{"order_id":"order-{number:08}","customer":"customer-{:04}","amount":100,"note":"{note}"}}"#,
                     number % 1000
                 );
-                pipeline.cmd("XADD").arg(IN).arg("*").arg("ce_specversion").arg("1.0").arg("ce_id").arg(format!(
-                    "00000000-0000-4000-8000-{number:012}"
-                ));
+                pipeline
+                    .cmd("XADD")
+                    .arg(IN)
+                    .arg("*")
+                    .arg("ce_specversion")
+                    .arg("1.0")
+                    .arg("ce_id")
+                    .arg(format!("00000000-0000-4000-8000-{number:012}"));
                 pipeline.arg("ce_source").arg("/bench").arg("ce_type").arg("order_placed").arg("ce_time");
                 pipeline.arg("2026-01-01T00:00:00Z").arg("content-type").arg("application/json");
                 pipeline.arg("data").arg(data).ignore();

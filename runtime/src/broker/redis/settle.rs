@@ -124,8 +124,16 @@ async fn settle_effects(
                 write_effects(command, &settlements[at], &mut keys);
             }
         })
-        .await?;
-    results(reply)
+        .await;
+    match reply {
+        Ok(reply) => results(reply),
+        // Nothing was written. This is about effects alone, so acks and parked entries go on.
+        Err(BrokerError::Refused { refusal, message }) if refusal.is_about_effects() => {
+            let why = format!("{refusal}: {message}. {}", refusal.remedy());
+            Ok(vec![Settled::Refused(why); places.len()])
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// The arguments of one settlement, as settle.lua reads them.
