@@ -240,7 +240,8 @@ pub trait Broker: Send + Sync {
 
     /// Applies each settlement whole or not at all, and says which; the answers are in the order of the settlements.
     /// Acks apply if the entry is still pending, under whomever; parking and dead letters only if it is pending
-    /// under `consumer`. After [`BrokerError::Unreachable`] the same call may be made again.
+    /// under `consumer`. An ack without effects may be answered [`Settled::Applied`] though it had been settled before:
+    /// it makes no difference. After [`BrokerError::Unreachable`] the same call may be made again.
     async fn settle(&self, consumer: &str, settlements: &[Settlement]) -> Result<Vec<Settled>, BrokerError>;
 
     /// Takes up to `limit` parked entries whose time has come, which counts as an attempt.

@@ -263,8 +263,15 @@ mod tests {
         #[test]
         fn every_event_survives_structured_mode(event in any_event()) {
             let json = structured::to_json(&event);
-            let back = structured::parse(json.to_string().as_bytes(), 0).map_err(|e| e.to_string());
-            prop_assert_eq!(back, Ok(event));
+            let mut back = structured::parse(json.to_string().as_bytes(), 0).map_err(|e| e.to_string()).unwrap();
+            let meaning = |data: &[u8]| serde_json::from_slice::<serde_json::Value>(data).ok();
+            if back.data != event.data {
+                prop_assert!(event.content_type.is_empty(), "only JSON may be written in another way");
+                prop_assert_eq!(meaning(&back.data), meaning(&event.data));
+                prop_assert!(meaning(&event.data).is_some());
+                back.data.clone_from(&event.data);
+            }
+            prop_assert_eq!(back, event);
         }
 
         #[test]

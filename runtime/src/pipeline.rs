@@ -37,7 +37,7 @@ const LEAVE_TIME: Duration = Duration::from_secs(2);
 #[derive(Clone)]
 pub enum Backend {
     /// A Redis server.
-    Redis(RedisSettings),
+    Redis(Box<RedisSettings>),
     /// This process.
     Memory(MemoryBroker),
 }
@@ -46,7 +46,7 @@ impl Backend {
     /// A broker with connections of its own, which are opened when they are first needed.
     fn broker(&self) -> Arc<dyn Broker> {
         match self {
-            Backend::Redis(settings) => Arc::new(RedisBroker::new(settings.clone())),
+            Backend::Redis(settings) => Arc::new(RedisBroker::new(RedisSettings::clone(settings))),
             Backend::Memory(broker) => Arc::new(broker.clone()),
         }
     }
@@ -182,8 +182,8 @@ pub async fn serve(
     if let Err(error) = broker.resign(&worker.id).await {
         tracing::debug!("cannot resign: {error}");
     }
-    let joined = shards.into_iter().map(|shard| shard.thread.join().is_ok()).fold(true, |all, one| all && one);
-    if panicked || !joined { Err(PipelineError::Panicked) } else { Ok(()) }
+    let joined: Vec<_> = shards.into_iter().map(|shard| shard.thread.join()).collect();
+    if panicked || joined.iter().any(Result::is_err) { Err(PipelineError::Panicked) } else { Ok(()) }
 }
 
 /// A running thread.

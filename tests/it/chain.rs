@@ -59,7 +59,6 @@ fn publish_orders(redis: &mut Connection) {
 
 /// How often each order is in the stream, by its subject.
 fn outcomes(redis: &mut Connection, stream: &str) -> HashMap<String, usize> {
-    type Entry = (String, Vec<(String, Vec<u8>)>);
     let reply = redis::cmd("XRANGE").arg(&[stream, "-", "+"]).query(redis);
     let entries: Vec<Entry> = raw_entries(reply.expect("the stream can be read"));
     let mut counts = HashMap::new();
@@ -70,7 +69,10 @@ fn outcomes(redis: &mut Connection, stream: &str) -> HashMap<String, usize> {
     counts
 }
 
-fn raw_entries(reply: redis::Value) -> Vec<(String, Vec<(String, Vec<u8>)>)> {
+/// An entry's id and fields.
+type Entry = (String, Vec<(String, Vec<u8>)>);
+
+fn raw_entries(reply: redis::Value) -> Vec<Entry> {
     redis::from_redis_value(reply).expect("a list of entries")
 }
 

@@ -1,5 +1,7 @@
 //! Tests through more than one module.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod chain;
 mod contract;
 mod tidy;

@@ -27,7 +27,7 @@ pub struct BenchArgs {
 /// Sizes of the payload, in bytes.
 const SIZES: [usize; 2] = [100, 1024];
 
-type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+use crate::cmd::Result;
 
 /// Measures and prints.
 pub fn run(root: &Path, args: &BenchArgs) -> Result<()> {

@@ -1,14 +1,77 @@
-//! temporary
+//! `cargo xtask`: whatever of building and testing needs logic.
+
 mod bench;
-use clap::Parser;
+mod ci;
+mod cmd;
+mod guests;
+mod test;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Build, show, test and measure wasmill.
 #[derive(Parser)]
-enum Cli {
-    Bench(bench::BenchArgs),
+#[command(name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
 }
-fn main() {
-    let Cli::Bench(args) = Cli::parse();
-    if let Err(e) = bench::run(std::path::Path::new("/work/main"), &args) {
-        eprintln!("error: {e}");
-        std::process::exit(1)
-    }
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Build everything and run the demo; further arguments go to `wasmill demo`
+    Demo {
+        /// Such as --events 50000, --rate 2000, --redis redis://127.0.0.1, --output json
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Install what the tests need, and run all of them; further arguments go to `cargo test`
+    Test {
+        /// Such as the name of a test
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Build the example handlers into target/guests/
+    Guests,
+    /// Measure wasmill against a native loop
+    Bench(bench::BenchArgs),
+    /// Check formatting, lints, documentation and dependencies
+    Ci,
+}
+
+fn main() -> ExitCode {
+    let root = root();
+    let result = match Arguments::parse().verb {
+        Verb::Demo { arguments } => demo(&root, &arguments),
+        Verb::Test { arguments } => test::run(&root, &arguments),
+        Verb::Guests => guests::build(&root).map(|()| ExitCode::SUCCESS),
+        Verb::Bench(args) => bench(&root, &args),
+        Verb::Ci => ci::run(&root),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("error: {error}");
+        ExitCode::FAILURE
+    })
+}
+
+/// The root of the repository.
+fn root() -> PathBuf {
+    let xtask = Path::new(env!("CARGO_MANIFEST_DIR"));
+    xtask.parent().expect("the crate lies in the workspace").to_path_buf()
+}
+
+fn demo(root: &Path, arguments: &[String]) -> cmd::Result<ExitCode> {
+    guests::build(root)?;
+    cmd::run(cmd::cargo(root).args(["build", "--release", "--package", "wasmill"]))?;
+    let mut demo = std::process::Command::new(root.join("target/release/wasmill"));
+    cmd::exit_code(demo.arg("demo").arg("--guests").arg(root.join("target/guests")).args(arguments))
+}
+
+fn bench(root: &Path, args: &bench::BenchArgs) -> cmd::Result<ExitCode> {
+    guests::build(root)?;
+    let packages = ["build", "--release", "--package", "wasmill", "--package", "xtask"];
+    cmd::run(cmd::cargo(root).args(packages))?;
+    bench::run(root, args).map(|()| ExitCode::SUCCESS)
 }

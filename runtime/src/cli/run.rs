@@ -34,7 +34,7 @@ pub fn run(context: &Context, _: &Args) -> Result<ExitCode, Report> {
 }
 
 async fn serve(config: &Config, deployments: Vec<Arc<Deployment>>) -> Result<ExitCode, Report> {
-    let backend = Backend::Redis(app::redis_settings(config).map_err(Report::usage)?);
+    let backend = Backend::Redis(Box::new(app::redis_settings(config).map_err(Report::usage)?));
     let worker = app::worker(config);
     let stats = Arc::new(pipeline::new_stats(&deployments));
     let ready = Arc::new(AtomicBool::new(false));

@@ -35,7 +35,7 @@ pub fn parse_size(text: &str) -> Result<ByteSize, String> {
 pub fn format_size(size: ByteSize) -> String {
     let bytes = size.as_u64();
     let units = [("EiB", 60), ("PiB", 50), ("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
-    match units.into_iter().find(|(_, shift)| bytes != 0 && bytes % (1u64 << shift) == 0) {
+    match units.into_iter().find(|(_, shift)| bytes != 0 && bytes.is_multiple_of(1u64 << shift)) {
         Some((unit, shift)) => format!("{} {unit}", bytes >> shift),
         None => format!("{bytes} B"),
     }

@@ -150,7 +150,7 @@ pub fn to_json(event: &Event) -> Value {
     Value::Object(document)
 }
 
-/// The payload as a member of the document. JSON stands as JSON only if that keeps its bytes.
+/// The payload as a member of the document. JSON keeps its meaning, not its white space.
 fn payload(event: &Event) -> (&'static str, Value) {
     let base64 = || ("data_base64", json!(BASE64.encode(&event.data)));
     let Ok(text) = std::str::from_utf8(&event.data) else { return base64() };
@@ -158,8 +158,8 @@ fn payload(event: &Event) -> (&'static str, Value) {
         return ("data", json!(text));
     }
     match serde_json::from_str::<Value>(text) {
-        Ok(value) if value.to_string() == text => ("data", value),
-        _ => base64(),
+        Ok(value) => ("data", value),
+        Err(_) => base64(),
     }
 }
 

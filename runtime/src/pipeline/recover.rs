@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 
 use super::shard::backoff;
 use super::{Backend, Command, Deployment, PipelineError, Worker};
-use crate::broker::redis::RedisBroker;
+use crate::broker::redis::{RedisBroker, RedisSettings};
 use crate::broker::{Broker, BrokerError, Refusal, keys};
 
 /// Waits for the broker, checks it, says that this worker is alive, and creates the consumer groups.
@@ -52,7 +52,7 @@ async fn try_set_up(
 ) -> Result<Arc<dyn Broker>, BrokerError> {
     let broker: Arc<dyn Broker> = match backend {
         Backend::Redis(settings) => {
-            let redis = RedisBroker::connect(settings.clone()).await?;
+            let redis = RedisBroker::connect(RedisSettings::clone(settings)).await?;
             for warning in redis.check_server().await? {
                 tracing::warn!("{}", warning.0);
             }

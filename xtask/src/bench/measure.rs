@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::Result;
+use crate::cmd::Result;
 
 const IN: &str = "bench.in";
 const OUT: &str = "bench.out";

@@ -159,6 +159,17 @@ impl Link {
         pipeline.query_async(&mut connection).await.map_err(|error| self.failed(error))
     }
 
+    /// Sends a pipeline; the answers of its commands, each of which may be an error.
+    pub(super) async fn pipeline_each(
+        &self,
+        pipeline: &Pipeline,
+    ) -> Result<Vec<Result<Value, BrokerError>>, BrokerError> {
+        let mut connection = self.connection().await?;
+        let replies = connection.send_packed_commands(pipeline, 0, pipeline.len()).await;
+        let replies = replies.map_err(|error| self.failed(error))?;
+        Ok(replies.into_iter().map(|reply| reply.extract_error().map_err(|error| self.failed(error))).collect())
+    }
+
     /// Drops the connection if the error says that it is of no more use.
     fn failed(&self, error: RedisError) -> BrokerError {
         let error = classify(error);
@@ -178,6 +189,9 @@ impl Link {
 
 /// What an error of the client means to wasmill.
 pub(super) fn classify(error: RedisError) -> BrokerError {
+    // A pipeline and a transaction wrap the errors of their commands: the first one says what is wrong.
+    let first = error.clone().into_server_errors().and_then(|errors| errors.first().map(|(_, first)| first.clone()));
+    let error = first.map_or(error, RedisError::from);
     let message = error.to_string();
     let refused = |refusal| BrokerError::Refused { refusal, message: message.clone() };
     match error.kind() {

@@ -1,10 +1,8 @@
 //! Writing decisions: acks without effects by one XACK per stream, everything else by script.
 
-use std::collections::BTreeMap;
-
 use ::redis::{Cmd, Value};
 
-use super::super::{BrokerError, Settled, dead_letter, keys};
+use super::super::{BrokerError, Refusal, Settled, dead_letter, keys};
 use super::link::Link;
 use super::reply;
 use super::script::Script;
@@ -50,22 +48,38 @@ async fn settle_bare(link: &Link, settlements: &[Settlement], places: &[usize]) 
     if places.is_empty() {
         return Ok(Vec::new());
     }
-    let mut commands: BTreeMap<(&str, &str), Cmd> = BTreeMap::new();
+    let mut commands: Vec<((&str, &str), Cmd)> = Vec::new();
+    // The command that each of the places went into.
+    let mut owners = Vec::with_capacity(places.len());
     for &at in places {
         let Settlement { source, entry, .. } = &settlements[at];
-        let command = commands.entry((&source.key, &source.group)).or_insert_with(|| {
+        let group = (&*source.key, &*source.group);
+        let owner = commands.iter().position(|(known, _)| *known == group).unwrap_or_else(|| {
             let mut command = ::redis::cmd("XACK");
-            command.arg(&*source.key).arg(&*source.group);
-            command
+            command.arg(group.0).arg(group.1);
+            commands.push((group, command));
+            commands.len() - 1
         });
-        command.arg(entry.to_string());
+        commands[owner].1.arg(entry.to_string());
+        owners.push(owner);
     }
     let mut pipeline = ::redis::Pipeline::with_capacity(commands.len());
-    for command in commands.into_values() {
+    for (_, command) in commands {
         pipeline.add_command(command);
     }
-    link.pipeline::<Vec<i64>>(&pipeline).await?;
-    Ok(vec![Settled::Applied; places.len()])
+    let mut results = vec![Settled::Applied; places.len()];
+    for (index, reply) in link.pipeline_each(&pipeline).await?.into_iter().enumerate() {
+        match reply {
+            Ok(_) => {}
+            // What is no stream (any more) has nothing pending.
+            Err(BrokerError::NoGroup { .. } | BrokerError::Refused { refusal: Refusal::WrongType, .. }) => {
+                let theirs = results.iter_mut().zip(&owners).filter(|(_, owner)| **owner == index);
+                theirs.for_each(|(result, _)| *result = Settled::Superseded);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(results)
 }
 
 async fn settle_parks(
