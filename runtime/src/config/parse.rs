@@ -205,14 +205,15 @@ impl<'t> Document<'t> {
         let unknown = message.starts_with("unknown field ");
         let variable = self.variable(span);
         if let Some(variable) = variable.map(|at| &mut self.variables[at]).filter(|_| !unknown)
-            && variable.problem.is_none() {
-                // A text such as `1234` or `true` is also a number or a boolean: perhaps the text was meant.
-                variable.problem = Some(message.to_owned());
-                let text = Spanned::new(variable.span.clone(), DeValue::String(variable.value.into()));
-                let slot = table_at(&mut self.root, &variable.path).and_then(|(table, key)| table.get_mut(key));
-                slot.into_iter().for_each(|slot| *slot = text.clone());
-                return None;
-            }
+            && variable.problem.is_none()
+        {
+            // A text such as `1234` or `true` is also a number or a boolean: perhaps the text was meant.
+            variable.problem = Some(message.to_owned());
+            let text = Spanned::new(variable.span.clone(), DeValue::String(variable.value.into()));
+            let slot = table_at(&mut self.root, &variable.path).and_then(|(table, key)| table.get_mut(key));
+            slot.into_iter().for_each(|slot| *slot = text.clone());
+            return None;
+        }
         let message = variable.and_then(|at| self.variables[at].problem.clone()).unwrap_or_else(|| message.to_owned());
         let names = expected_names(&message);
         let own = path.last().map_or("", String::as_str);
