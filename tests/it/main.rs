@@ -4,4 +4,5 @@
 
 mod chain;
 mod contract;
+mod recovery;
 mod tidy;

@@ -81,6 +81,10 @@ impl Broker for RedisBroker {
         match self.requests.query::<()>(&command).await {
             Ok(()) => Ok(true),
             Err(BrokerError::Refused { message, .. }) if message.contains("BUSYGROUP") => Ok(false),
+            // A full server refuses before it looks whether the group exists, which is all that draining needs.
+            Err(full @ BrokerError::Refused { refusal: Refusal::OutOfMemory, .. }) => {
+                self.consumers(source).await.map(|_| false).map_err(|_| full)
+            }
             Err(error) => Err(error),
         }
     }
@@ -174,9 +178,9 @@ impl Broker for RedisBroker {
     }
 
     async fn heartbeat(&self, worker: &str, ttl: Duration) -> Result<(), BrokerError> {
-        let mut command = ::redis::cmd("SET");
-        command.arg(keys::heartbeat(worker)).arg(1).arg("PX").arg(ttl.as_millis() as u64);
-        self.requests.query(&command).await
+        let key = keys::heartbeat(worker);
+        let ttl = ttl.as_millis() as u64;
+        Script::Heartbeat.run(&self.requests, &[&key], |command| drop(command.arg(ttl))).await.map(drop)
     }
 
     async fn resign(&self, worker: &str) -> Result<(), BrokerError> {

@@ -16,6 +16,7 @@ pub(super) enum Script {
     ClaimFrom,
     Redrive,
     RemoveConsumer,
+    Heartbeat,
 }
 
 impl Script {
@@ -27,11 +28,12 @@ impl Script {
             Script::ClaimFrom => include_str!("claim_from.lua"),
             Script::Redrive => include_str!("redrive.lua"),
             Script::RemoveConsumer => include_str!("remove_consumer.lua"),
+            Script::Heartbeat => include_str!("heartbeat.lua"),
         }
     }
 
     fn hash(self) -> &'static str {
-        static HASHES: [OnceLock<String>; 6] = [const { OnceLock::new() }; 6];
+        static HASHES: [OnceLock<String>; 7] = [const { OnceLock::new() }; 7];
         HASHES[self as usize].get_or_init(|| ::redis::Script::new(self.text()).get_hash().to_owned())
     }
 

@@ -1,0 +1,217 @@
+//! A worker and a Redis that is absent, goes away, forgets everything, or says no.
+
+use std::time::Duration;
+
+use redis::Connection;
+use wasmill_tests::redis_server::{RedisServer, free_port};
+use wasmill_tests::worker::{Signal, Worker};
+use wasmill_tests::{eventually, guests};
+
+const DEADLINE: Duration = Duration::from_secs(30);
+
+fn config(redis: &str) -> String {
+    format!(
+        "[redis]\n{redis}\n[admin]\nlisten = \"\"\n[worker]\nheartbeat = \"200ms\"\nheartbeat_ttl = \"1s\"\n\
+         [handlers.faults]\ncomponent = \"{}\"\nstreams = [\"faults.in\"]\npublishes = [\"faults.out\"]\n\
+         [handlers.faults.retry]\nbase = \"10ms\"\n",
+        guests::component("faults").display()
+    )
+}
+
+fn url(server: &RedisServer) -> String {
+    format!("url = \"{}\"", server.url())
+}
+
+fn connect(server: &RedisServer) -> Connection {
+    let client = redis::Client::open(server.url()).unwrap();
+    eventually("a connection", DEADLINE, || client.get_connection().ok())
+}
+
+fn add(redis: &mut Connection, id: &str, r#type: &str) {
+    let mut command = redis::cmd("XADD");
+    command.arg(&["faults.in", "*", "ce_id", id, "ce_source", "/test", "ce_type", r#type, "data", id]);
+    command.query::<String>(redis).unwrap();
+}
+
+fn length(redis: &mut Connection, stream: &str) -> usize {
+    redis::cmd("XLEN").arg(stream).query(redis).unwrap()
+}
+
+fn pending(redis: &mut Connection) -> usize {
+    let summary: Vec<redis::Value> =
+        redis::cmd("XPENDING").arg("faults.in").arg("faults").query(redis).unwrap_or_default();
+    summary.first().map_or(usize::MAX, |count| redis::from_redis_value_ref(count).unwrap())
+}
+
+fn says(worker: &Worker, text: &str) {
+    eventually(&format!("the log to say `{text}`"), DEADLINE, || worker.stderr_text().contains(text).then_some(()));
+}
+
+fn stop(mut worker: Worker) {
+    worker.signal(Signal::TERM);
+    assert!(worker.wait_exit(DEADLINE).success(), "{}", worker.stderr_text());
+}
+
+#[test]
+fn a_worker_waits_for_a_redis_that_is_not_there_and_says_so() {
+    let mut server = RedisServer::start();
+    let config = config(&url(&server));
+    server.stop();
+    let worker = Worker::spawn(&config);
+    says(&worker, "waiting for Redis");
+    server.restart();
+    let mut redis = connect(&server);
+    add(&mut redis, "1", "echo");
+    eventually("the event to be handled", DEADLINE, || (length(&mut redis, "faults.out") == 1).then_some(()));
+    stop(worker);
+}
+
+#[test]
+fn a_worker_that_waits_for_redis_can_be_stopped() {
+    let worker = Worker::spawn(&config(&format!("url = \"redis://127.0.0.1:{}\"", free_port())));
+    says(&worker, "waiting for Redis");
+    stop(worker);
+}
+
+#[test]
+fn nothing_is_lost_when_redis_goes_away_in_the_middle() {
+    let durable = ["--appendonly", "yes", "--appendfsync", "always"];
+    let mut server = RedisServer::start_with(&durable);
+    let mut redis = connect(&server);
+    for number in 0..500 {
+        add(&mut redis, &number.to_string(), "echo");
+    }
+    let worker = Worker::spawn(&config(&url(&server)));
+    eventually("the first follow-ups", DEADLINE, || (length(&mut redis, "faults.out") > 10).then_some(()));
+    server.kill();
+    server.restart_with(&durable);
+    let mut redis = connect(&server);
+    for number in 500..600 {
+        add(&mut redis, &number.to_string(), "echo");
+    }
+    eventually("all follow-ups", DEADLINE, || (length(&mut redis, "faults.out") >= 600).then_some(()));
+    eventually("nothing to be pending", DEADLINE, || (pending(&mut redis) == 0).then_some(()));
+    assert_eq!(length(&mut redis, "faults.out"), 600, "and nothing came out twice");
+    stop(worker);
+}
+
+#[test]
+fn a_flushed_server_is_set_up_again_with_an_alarm() {
+    let server = RedisServer::start();
+    let mut redis = connect(&server);
+    let worker = Worker::spawn(&config(&url(&server)));
+    says(&worker, "ready");
+    redis::cmd("FLUSHALL").query::<()>(&mut redis).unwrap();
+    add(&mut redis, "1", "echo");
+    eventually("the event to be handled", DEADLINE, || (length(&mut redis, "faults.out") == 1).then_some(()));
+    says(&worker, "group_lost");
+    stop(worker);
+}
+
+#[test]
+fn what_a_full_server_refuses_is_written_when_there_is_room() {
+    let server = RedisServer::start();
+    let mut redis = connect(&server);
+    let first = Worker::spawn(&config(&url(&server)));
+    says(&first, "ready");
+    stop(first);
+    add(&mut redis, "1", "echo");
+    add(&mut redis, "2", "ok");
+    redis::cmd("CONFIG").arg(&["SET", "maxmemory", "1"]).query::<()>(&mut redis).unwrap();
+    let worker = Worker::spawn(&config(&url(&server)));
+    says(&worker, "settle_refused");
+    // What writes nothing goes on, and the worker keeps its heartbeat.
+    eventually("the other event to be settled", DEADLINE, || (pending(&mut redis) == 1).then_some(()));
+    assert_eq!(length(&mut redis, "faults.out"), 0);
+    redis::cmd("CONFIG").arg(&["SET", "maxmemory", "0"]).query::<()>(&mut redis).unwrap();
+    eventually("the follow-up", DEADLINE, || (length(&mut redis, "faults.out") == 1).then_some(()));
+    eventually("nothing to be pending", DEADLINE, || (pending(&mut redis) == 0).then_some(()));
+    stop(worker);
+}
+
+#[test]
+fn a_wrong_password_and_a_missing_permission_are_told_apart() {
+    let server = RedisServer::start_with(&["--requirepass", "right"]);
+    let [mut without, mut wrong] =
+        [url(&server), format!("{}\npassword_env = \"WASMILL_TEST_PASSWORD\"", url(&server))].map(|redis| {
+            Worker::spawn_with(&config(&redis), |command| {
+                command.env("WASMILL_TEST_PASSWORD", "wrong");
+            })
+        });
+    for worker in [&mut without, &mut wrong] {
+        assert_eq!(worker.wait_exit(DEADLINE).code(), Some(1));
+        assert!(worker.stderr_text().contains("not authenticated"), "{}", worker.stderr_text());
+        assert!(worker.stderr_text().contains("redis.password_env"), "{}", worker.stderr_text());
+    }
+}
+
+/// The example in ARCHITECTURE.md, word for word, is enough for a worker.
+#[test]
+fn the_documented_permissions_are_enough() {
+    let server = RedisServer::start();
+    let text = std::fs::read_to_string(wasmill_tests::workspace().join("ARCHITECTURE.md")).unwrap();
+    let start = text.find("ACL SETUSER wasmill").expect("the example is there");
+    let example = &text[start..start + text[start..].find("\n\n").unwrap()];
+    let example = example.replace(">PASSWORD", ">secret").replace("~orders ~payments ~payment.dead", "~faults.*");
+    let mut redis = connect(&server);
+    let words: Vec<&str> = example.split_whitespace().collect();
+    redis::cmd(words[0]).arg(&words[1..]).query::<()>(&mut redis).unwrap();
+    let settings = format!("{}\nusername = \"wasmill\"\npassword_env = \"WASMILL_TEST_PASSWORD\"", url(&server));
+    let worker = Worker::spawn_with(&config(&settings), |command| {
+        command.env("WASMILL_TEST_PASSWORD", "secret");
+    });
+    says(&worker, "ready");
+    for r#type in ["echo", "retry", "reject", "ok"] {
+        add(&mut redis, r#type, r#type);
+    }
+    eventually("two follow-ups", DEADLINE, || (length(&mut redis, "faults.out") == 2).then_some(()));
+    eventually("a dead letter", DEADLINE, || (length(&mut redis, "faults.dead") == 1).then_some(()));
+    eventually("nothing to be pending", DEADLINE, || (pending(&mut redis) == 0).then_some(()));
+    assert!(!worker.stderr_text().contains("NOPERM"), "{}", worker.stderr_text());
+    stop(worker);
+    // One permission less, and the worker says which one it misses.
+    redis::cmd("ACL").arg(&["SETUSER", "wasmill", "-xgroup"]).query::<()>(&mut redis).unwrap();
+    let mut worker = Worker::spawn_with(&config(&settings), |command| {
+        command.env("WASMILL_TEST_PASSWORD", "secret");
+    });
+    assert_eq!(worker.wait_exit(DEADLINE).code(), Some(1));
+    assert!(worker.stderr_text().contains("xgroup"), "{}", worker.stderr_text());
+}
+
+#[test]
+fn a_poison_event_that_kills_workers_becomes_a_dead_letter_and_takes_nobody_along() {
+    let server = RedisServer::start();
+    let mut redis = connect(&server);
+    redis::cmd("XGROUP").arg(&["CREATE", "faults.in", "faults", "0", "MKSTREAM"]).query::<()>(&mut redis).unwrap();
+    add(&mut redis, "poison", "ok");
+    add(&mut redis, "innocent", "echo");
+    // Five workers that no longer live have had both, one after the other.
+    for life in 0..5 {
+        let consumer = format!("wasmill-gone-{life}.0");
+        let mut command = redis::cmd("XREADGROUP");
+        command.arg(&["GROUP", "faults", &consumer, "STREAMS", "faults.in", ">"]);
+        let _: redis::Value = command.query(&mut redis).unwrap();
+        let ids: Vec<Vec<redis::Value>> =
+            redis::cmd("XPENDING").arg(&["faults.in", "faults", "-", "+", "10"]).query(&mut redis).unwrap();
+        for (at, entry) in ids.iter().enumerate() {
+            // The innocent one was taken along twice only.
+            if life > 0 && (at == 0 || life < 2) {
+                let id: String = redis::from_redis_value_ref(&entry[0]).unwrap();
+                let mut command = redis::cmd("XCLAIM");
+                let _: redis::Value =
+                    command.arg(&["faults.in", "faults", &consumer, "0", &id]).query(&mut redis).unwrap();
+            }
+        }
+    }
+    let worker = Worker::spawn(&config(&url(&server)));
+    eventually("the dead letter", DEADLINE, || (length(&mut redis, "faults.dead") == 1).then_some(()));
+    eventually("the innocent event", DEADLINE, || (length(&mut redis, "faults.out") == 1).then_some(()));
+    eventually("nothing to be pending", DEADLINE, || (pending(&mut redis) == 0).then_some(()));
+    let mut command = redis::cmd("XRANGE");
+    let letters: Vec<(String, Vec<String>)> = command.arg(&["faults.dead", "-", "+"]).query(&mut redis).unwrap();
+    let fields = &letters[0].1;
+    let value = |name: &str| &fields[fields.iter().position(|field| field == name).unwrap() + 1];
+    assert_eq!((value("dl_class").as_str(), value("dl_attempts").as_str()), ("worker_lost", "5"));
+    assert_eq!(value("ce_id"), "poison");
+    stop(worker);
+}
