@@ -180,7 +180,10 @@ impl Broker for RedisBroker {
     async fn heartbeat(&self, worker: &str, ttl: Duration) -> Result<(), BrokerError> {
         let key = keys::heartbeat(worker);
         let ttl = ttl.as_millis() as u64;
-        Script::Heartbeat.run(&self.requests, &[&key], |command| drop(command.arg(ttl))).await.map(drop)
+        let arguments = |command: &mut ::redis::Cmd| {
+            command.arg(ttl);
+        };
+        Script::Heartbeat.run(&self.requests, &[&key], arguments).await.map(drop)
     }
 
     async fn resign(&self, worker: &str) -> Result<(), BrokerError> {

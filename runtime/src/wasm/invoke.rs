@@ -83,21 +83,9 @@ impl Handler {
     ) -> (Execution, Option<WarmInstance>) {
         let start = Instant::now();
         let deadline = start + self.policy.deadline;
-        // The epoch stops guests that compute; this stops guests that wait for the host.
-        let call = self.call(warm, deadline, event, delivery, now);
-        match tokio::time::timeout_at(deadline.into(), call).await {
-            Ok((mut execution, warm)) => {
-                execution.wall = start.elapsed();
-                (execution, warm)
-            }
-            Err(_) => {
-                let verdict = self.timeout();
-                let (logs, wall) = (Vec::new(), start.elapsed());
-                let execution =
-                    Execution { verdict, publishes: Vec::new(), logs, logs_dropped: 0, wall, peak_memory: 0 };
-                (execution, None)
-            }
-        }
+        let (mut execution, warm) = self.call(warm, deadline, event, delivery, now).await;
+        execution.wall = start.elapsed();
+        (execution, warm)
     }
 
     async fn call(
@@ -121,8 +109,8 @@ impl Handler {
         };
         warm.store.data_mut().scope = Some(Scope::new(event.clone(), now));
         let handler = warm.instance.wasmill_events_handler();
-        let result = handler.call_handle(&mut warm.store, &event, &delivery).await;
-        let verdict = match result {
+        let call = handler.call_handle(&mut warm.store, &event, &delivery);
+        let verdict = match in_time(deadline, call).await {
             Err(error) => return (self.failed(&error, &mut warm.store), None),
             Ok(result) => verdict(result),
         };
@@ -156,7 +144,7 @@ impl Handler {
             Ok(UpdateDeadline::Yield(1))
         });
         store.set_epoch_deadline(1);
-        match self.component.pre.instantiate_async(&mut store).await {
+        match in_time(deadline, self.component.pre.instantiate_async(&mut store)).await {
             Ok(instance) => Ok(WarmInstance { store, instance, served: 0, settled_memory: 0 }),
             Err(error) => Err((error, store)),
         }
@@ -187,6 +175,12 @@ impl Handler {
         execution.publishes.clear();
         execution
     }
+}
+
+/// The result of a guest, if it comes before the deadline. The epoch stops guests that compute; this stops those that
+/// wait for the host.
+async fn in_time<T>(deadline: Instant, guest: impl Future<Output = wasmtime::Result<T>>) -> wasmtime::Result<T> {
+    tokio::time::timeout_at(deadline.into(), guest).await.unwrap_or_else(|_| Err(Trap::Interrupt.into()))
 }
 
 /// The cause, and what the guest last wrote to stderr: there a language's runtime says why it gave up.
