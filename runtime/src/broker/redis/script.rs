@@ -17,6 +17,7 @@ pub(super) enum Script {
     Redrive,
     RemoveConsumer,
     Heartbeat,
+    Publish,
 }
 
 impl Script {
@@ -29,11 +30,12 @@ impl Script {
             Script::Redrive => include_str!("redrive.lua"),
             Script::RemoveConsumer => include_str!("remove_consumer.lua"),
             Script::Heartbeat => include_str!("heartbeat.lua"),
+            Script::Publish => include_str!("publish.lua"),
         }
     }
 
     fn hash(self) -> &'static str {
-        static HASHES: [OnceLock<String>; 7] = [const { OnceLock::new() }; 7];
+        static HASHES: [OnceLock<String>; 8] = [const { OnceLock::new() }; 8];
         HASHES[self as usize].get_or_init(|| ::redis::Script::new(self.text()).get_hash().to_owned())
     }
 
@@ -59,6 +61,23 @@ impl Script {
                 link.query(&command).await
             }
             answer => answer,
+        }
+    }
+}
+
+/// The keys of a call, each once, and their places as Lua counts them.
+#[derive(Default)]
+pub(super) struct KeyTable<'a>(pub(super) Vec<&'a str>);
+
+impl<'a> KeyTable<'a> {
+    /// The place of the key. A call touches few keys: looking through them is the fast way.
+    pub(super) fn index(&mut self, key: &'a str) -> usize {
+        match self.0.iter().position(|&known| known == key) {
+            Some(at) => at + 1,
+            None => {
+                self.0.push(key);
+                self.0.len()
+            }
         }
     }
 }

@@ -5,7 +5,7 @@ use ::redis::{Cmd, Value};
 use super::super::{BrokerError, Refusal, Settled, dead_letter, keys};
 use super::link::Link;
 use super::reply;
-use super::script::Script;
+use super::script::{KeyTable, Script};
 use crate::envelope;
 use crate::outcome::{DeadLetter, Decision, Publication, Settlement};
 
@@ -172,7 +172,8 @@ fn write_effects<'a>(command: &mut Cmd, settlement: &'a Settlement, keys: &mut K
     }
 }
 
-fn write_publication<'a>(command: &mut Cmd, publication: &'a Publication, keys: &mut KeyTable<'a>) {
+/// The arguments of one follow-up: stream, number of fields and values, fields and values.
+pub(super) fn write_publication<'a>(command: &mut Cmd, publication: &'a Publication, keys: &mut KeyTable<'a>) {
     let mut count = 0usize;
     envelope::encode(&publication.event, |_, _| count += 2);
     command.arg(keys.index(&publication.key)).arg(count);
@@ -188,23 +189,6 @@ fn write_dead_letter<'a>(command: &mut Cmd, letter: &'a DeadLetter, keys: &mut K
     command.arg(dead_letter::LAST_TIME_INDEX * 2 + 2);
     for (name, value) in evidence {
         command.arg(name).arg(&*value);
-    }
-}
-
-/// The keys of a call, each once, and their places as Lua counts them.
-#[derive(Default)]
-struct KeyTable<'a>(Vec<&'a str>);
-
-impl<'a> KeyTable<'a> {
-    /// The place of the key. A call touches few keys: looking through them is the fast way.
-    fn index(&mut self, key: &'a str) -> usize {
-        match self.0.iter().position(|&known| known == key) {
-            Some(at) => at + 1,
-            None => {
-                self.0.push(key);
-                self.0.len()
-            }
-        }
     }
 }
 
