@@ -5,5 +5,6 @@
 mod chain;
 mod cli;
 mod contract;
+mod handlers;
 mod recovery;
 mod tidy;
