@@ -297,3 +297,84 @@ fn demo_counts_its_own_streams() {
     let left: Vec<String> = redis::cmd("KEYS").arg("*").query(&mut redis).unwrap();
     assert!(left.is_empty(), "the demo leaves {left:?} behind");
 }
+
+#[test]
+fn imports_and_exports_that_do_not_fit_are_named() {
+    let place = Place::new("");
+    place.write("event.json", br#"{"specversion":"1.0","id":"1","source":"/t","type":"ok"}"#);
+    let cases = [
+        (r#"(component (import "wasi:http/outgoing-handler@0.2.6" (instance)))"#, "(denied"),
+        (r#"(component (import "acme:db/query@1.0.0" (instance)))"#, "acme:db/query@1.0.0 (unknown)"),
+        (
+            r#"(component (instance $i) (export "wasmill:events/handler@0.2.0" (instance $i)))"#,
+            "exports wasmill:events/handler@0.2.0; this version of wasmill needs",
+        ),
+        (
+            r#"(component (instance $i) (export "wasmill:events/handler@0.1.0" (instance $i)))"#,
+            "does not fit what wasmill provides",
+        ),
+        (
+            r#"(component (import "wasi:cli/environment@0.2.6" (instance (export "no-such-function" (func)))))"#,
+            "does not export",
+        ),
+    ];
+    for (text, message) in cases {
+        place.write("odd.wasm", &wat::parse_str(text).unwrap());
+        let output = place.run(&["invoke", "odd.wasm", "--event", "event.json"]);
+        assert!(code(&output) == 2 && all(&output).contains(message), "{text}: {}", all(&output));
+    }
+}
+
+#[test]
+fn the_compiled_cache_is_private_and_repairs_itself() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let component = guests::component("payment");
+    let place = Place::new(&format!(
+        "[worker]\ncache_dir = \"cache\"\n[handlers.a]\ncomponent = \"{}\"\nstreams = [\"s\"]\n",
+        component.display()
+    ));
+    assert_eq!(code(&place.run(&["check"])), 0);
+    let cache = place.0.path().join("cache");
+    let entry = std::fs::read_dir(&cache).unwrap().next().expect("a compiled component").unwrap().path();
+    let compiled = std::fs::read(&entry).unwrap();
+    let mode = |path: &std::path::Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode(&cache), mode(&entry)), (0o700, 0o600));
+    // One flipped bit in the code, one in the checksum, and half of the file.
+    for (at, length) in [(compiled.len() / 2, compiled.len()), (0, compiled.len()), (0, compiled.len() / 2)] {
+        let mut damaged = compiled[..length].to_vec();
+        damaged[at] ^= 1;
+        std::fs::write(&entry, &damaged).unwrap();
+        assert_eq!(code(&place.run(&["check"])), 0);
+        assert_ne!(std::fs::read(&entry).unwrap(), damaged, "the entry was not written anew");
+        assert_eq!(code(&place.run(&["check"])), 0, "and it can be read again");
+    }
+    std::fs::set_permissions(&cache, std::fs::Permissions::from_mode(0o777)).unwrap();
+    let output = place.run(&["check"]);
+    assert!(code(&output) == 2 && all(&output).contains("chmod 700"), "{}", all(&output));
+}
+
+#[test]
+fn redis_is_reached_over_tls_and_over_a_unix_socket() {
+    let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let place = Place::new("");
+    let certificate = place.write("server.pem", certified.cert.pem().as_bytes());
+    let key = place.write("server.key", certified.signing_key.serialize_pem().as_bytes());
+    let (certificate, key) = (certificate.to_str().unwrap(), key.to_str().unwrap());
+    let (port, socket) = (free_port().to_string(), place.0.path().join("redis.sock"));
+    let socket = socket.to_str().unwrap();
+    let tls =
+        ["--tls-port", &port, "--tls-cert-file", certificate, "--tls-key-file", key, "--tls-ca-cert-file", certificate];
+    let more = ["--tls-auth-clients", "no", "--unixsocket", socket];
+    let server = RedisServer::start_with(&[&tls[..], &more[..]].concat());
+    let cases = [
+        (format!("url = \"rediss://localhost:{port}\"\nca_file = \"server.pem\""), 0, ""),
+        (format!("url = \"rediss://localhost:{port}\""), 1, "certificate"),
+        (format!("url = \"unix://{socket}\""), 0, ""),
+    ];
+    for (settings, exit, message) in cases {
+        place.write("wasmill.toml", format!("[redis]\n{settings}\n").as_bytes());
+        let output = place.run(&["send", "s", "t", "{}"]);
+        assert!(code(&output) == exit && all(&output).contains(message), "{settings}: {}", all(&output));
+    }
+    assert_eq!(entries(&server, "s").len(), 2);
+}
