@@ -1,5 +1,12 @@
 //! The command line: one file per verb.
 
+/// Prints a line of a result.
+macro_rules! say {
+    ($($text:tt)*) => {
+        $crate::cli::write_line(format_args!($($text)*))
+    };
+}
+
 mod check;
 mod demo;
 mod dlq;
@@ -8,7 +15,7 @@ mod report;
 mod run;
 mod send;
 
-use std::io::IsTerminal as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -102,9 +109,14 @@ impl Context {
     }
 }
 
+/// Writes a line to stdout. A reader that has gone (`wasmill dlq ls | head`) is no fault, and wants no more.
+fn write_line(line: std::fmt::Arguments<'_>) {
+    let _ = writeln!(std::io::stdout().lock(), "{line}");
+}
+
 /// Prints a JSON document.
 pub fn print_json(value: &serde_json::Value) {
-    println!("{value:#}");
+    say!("{value:#}");
 }
 
 /// Runs a future on this thread.

@@ -21,10 +21,10 @@ pub fn run(context: &Context, _: &Args) -> Result<ExitCode, Report> {
     if context.is_json() {
         print_json(&json!({"ok": faults.is_empty(), "handlers": handlers, "faults": faults}));
     } else {
-        faults.iter().for_each(|fault| println!("{fault}"));
+        faults.iter().for_each(|fault| say!("{fault}"));
         match faults.len() {
-            0 => println!("ok: {handlers} handlers"),
-            count => println!("{count} faults"),
+            0 => say!("ok: {handlers} handlers"),
+            count => say!("{count} faults"),
         }
     }
     Ok(if faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(USAGE) })

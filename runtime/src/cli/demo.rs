@@ -310,11 +310,11 @@ fn report(context: &Context, events: u64, elapsed: Duration, stats: &Stats, tall
             format!("{} us", quantile_us(stats, 0.99)),
         ]);
     }
-    println!("{table}");
+    say!("{table}");
     let seconds = elapsed.as_secs_f64();
-    println!("\n{events} orders in {seconds:.1} s, {} a second", per_second(events));
+    say!("\n{events} orders in {seconds:.1} s, {} a second", per_second(events));
     match (tally.lost, tally.doubled) {
-        (0, 0) => println!("counted in the streams: every order came out once, none was lost, none was doubled"),
-        (lost, doubled) => println!("counted in the streams: {lost} orders were LOST, {doubled} were DOUBLED"),
+        (0, 0) => say!("counted in the streams: every order came out once, none was lost, none was doubled"),
+        (lost, doubled) => say!("counted in the streams: {lost} orders were LOST, {doubled} were DOUBLED"),
     }
 }

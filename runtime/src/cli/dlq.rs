@@ -141,8 +141,8 @@ async fn list(
     }
     match (context.is_json(), table.is_empty()) {
         (true, _) => print_json(&Value::Array(documents)),
-        (false, true) => println!("no dead letters"),
-        (false, false) => println!("{table}"),
+        (false, true) => say!("no dead letters"),
+        (false, false) => say!("{table}"),
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -187,17 +187,17 @@ async fn show(
         print_json(&document(&letter));
         return Ok(ExitCode::SUCCESS);
     }
-    println!("id: {}", letter.id);
+    say!("id: {}", letter.id);
     for (name, value) in &letter.evidence {
         let name = name.trim_start_matches("dl_");
         match (name, value.parse()) {
-            ("first_time" | "last_time", Ok(ms)) => println!("{name}: {}", format_time(ms)),
-            _ => println!("{name}: {}", printable(value)),
+            ("first_time" | "last_time", Ok(ms)) => say!("{name}: {}", format_time(ms)),
+            _ => say!("{name}: {}", printable(value)),
         }
     }
-    println!("original:");
+    say!("original:");
     for (name, value) in &letter.original {
-        println!("  {}: {}", name.escape_ascii(), String::from_utf8_lossy(value).escape_debug());
+        say!("  {}: {}", name.escape_ascii(), String::from_utf8_lossy(value).escape_debug());
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -245,8 +245,8 @@ fn print_result(context: &Context, done: &str, ids: &[String], absent: &[String]
     if context.is_json() {
         print_json(&json!({done: ids, "absent": absent}));
     } else {
-        println!("{done}: {}", ids.len());
-        absent.iter().for_each(|id| println!("no longer there: {id}"));
+        say!("{done}: {}", ids.len());
+        absent.iter().for_each(|id| say!("no longer there: {id}"));
     }
     ExitCode::SUCCESS
 }

@@ -186,18 +186,18 @@ fn as_json(execution: &Execution, word: &str, message: &str, cpu: Duration) -> V
 
 fn print_text(execution: &Execution, word: &str, message: &str, cpu: Duration) {
     match message {
-        "" => println!("{word}"),
-        message => println!("{word}: {message}"),
+        "" => say!("{word}"),
+        message => say!("{word}: {message}"),
     }
     for publication in &execution.publishes {
-        println!("published to {}: {}", publication.key, structured::to_json(&publication.event));
+        say!("published to {}: {}", publication.key, structured::to_json(&publication.event));
     }
     for line in &execution.logs {
-        println!("{} {}: {}", line.source.as_str(), line.level.as_str(), line.message);
+        say!("{} {}: {}", line.source.as_str(), line.level.as_str(), line.message);
     }
     if execution.logs_dropped > 0 {
-        println!("{} bytes of logs were over the limit and were dropped", execution.logs_dropped);
+        say!("{} bytes of logs were over the limit and were dropped", execution.logs_dropped);
     }
     let memory = bytesize::ByteSize(execution.peak_memory as u64);
-    println!("{} us wall, {} us CPU, {memory} memory", execution.wall.as_micros(), cpu.as_micros());
+    say!("{} us wall, {} us CPU, {memory} memory", execution.wall.as_micros(), cpu.as_micros());
 }

@@ -92,7 +92,7 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode, Report> {
             published.into_iter().map(|(id, entry)| (id, entry.to_string())).unzip();
         print_json(&json!({"stream": args.stream, "ids": ids, "entries": entries}));
     } else if !args.batch {
-        published.iter().for_each(|(id, _)| println!("{id}"));
+        published.iter().for_each(|(id, _)| say!("{id}"));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -147,7 +147,7 @@ async fn send_batch(
                 published.extend(result);
             } else {
                 let text: String = result.iter().flat_map(|(id, _)| [id, "\n"]).collect();
-                print!("{text}");
+                say!("{}", text.trim_end());
             }
         }
     }
