@@ -96,6 +96,25 @@ fn nothing_is_lost_when_redis_goes_away_in_the_middle() {
 }
 
 #[test]
+fn a_frozen_server_is_waited_for() {
+    let server = RedisServer::start();
+    let mut redis = connect(&server);
+    let config = config(&format!("{}\nresponse_timeout = \"1s\"", url(&server)));
+    let worker = Worker::spawn(&config);
+    says(&worker, "ready");
+    server.pause();
+    says(&worker, "no heartbeat");
+    server.resume();
+    for number in 0..100 {
+        add(&mut redis, &number.to_string(), "echo");
+    }
+    eventually("all follow-ups", DEADLINE, || (length(&mut redis, "faults.out") >= 100).then_some(()));
+    eventually("nothing to be pending", DEADLINE, || (pending(&mut redis) == 0).then_some(()));
+    assert_eq!(length(&mut redis, "faults.out"), 100);
+    stop(worker);
+}
+
+#[test]
 fn a_flushed_server_is_set_up_again_with_an_alarm() {
     let server = RedisServer::start();
     let mut redis = connect(&server);

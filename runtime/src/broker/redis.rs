@@ -23,6 +23,9 @@ use crate::outcome::{Publication, Settlement};
 /// The oldest server with everything that the scripts use (script flags, `acl_check_cmd`).
 const MIN_VERSION: (u32, u32) = (7, 0);
 
+/// How much later than asked a blocking request may be answered.
+const WAIT_GRACE: Duration = Duration::from_secs(10);
+
 /// What an operator should know about a server that can be worked with all the same.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Warning(pub String);
@@ -110,7 +113,13 @@ impl Broker for RedisBroker {
         for cursor in cursors {
             command.arg(cursor.after.to_string());
         }
-        let woken = reply::streams(self.waits.query(&command).await?)?;
+        // The server answers within `timeout`; one that does not is frozen, or the connection half open.
+        let Ok(reply) = tokio::time::timeout(timeout + WAIT_GRACE, self.waits.query(&command)).await else {
+            self.waits.forget();
+            let message = "a request that blocks was not answered in time".to_owned();
+            return Err(BrokerError::Unreachable { message, cause: None });
+        };
+        let woken = reply::streams(reply?)?;
         let mut newest = Vec::with_capacity(woken.len());
         for (key, _) in woken {
             let Some(cursor) = cursors.iter().find(|cursor| cursor.key.as_bytes() == key) else { continue };

@@ -324,4 +324,106 @@ mod tests {
             assert_eq!(next_hop(bad, &[7; 16]), None);
         }
     }
+
+    fn host(publishes: u32, publish_bytes: u64) -> Host {
+        let grant = Grant { stream: "out".to_owned(), key: "prefix:out".into() };
+        let policy = Policy {
+            tenant: "t".into(),
+            handler: "h".into(),
+            grants: Grants::Named(vec![grant]),
+            publishes,
+            publish_bytes,
+            event_bytes: 1024,
+            log_bytes: 0,
+            memory: 0,
+            deadline: Duration::ZERO,
+        };
+        let mut host = Host::new(Arc::new(policy));
+        let attributes =
+            vec![(TRACEPARENT.to_owned(), PARENT.to_owned()), (CORRELATION_ID.to_owned(), "story".to_owned())];
+        let event =
+            Event { id: "cause".to_owned(), partition_key: Some("key".to_owned()), attributes, ..Event::default() };
+        host.scope = Some(Scope::new(Arc::new(event.into()), 7));
+        host
+    }
+
+    fn draft(stream: &str, data: &[u8]) -> Draft {
+        Draft {
+            stream: stream.to_owned(),
+            type_: "done".to_owned(),
+            subject: None,
+            schema_version: None,
+            partition_key: None,
+            content_type: String::new(),
+            attributes: Vec::new(),
+            data: data.to_vec(),
+            delay_ms: None,
+        }
+    }
+
+    fn published(host: &Host) -> Vec<Publication> {
+        host.scope.as_ref().expect("a delivery is running").publishes.clone()
+    }
+
+    #[test]
+    fn follow_ups_carry_on_the_story_and_their_ids_can_be_derived_again() {
+        use publisher::Host as _;
+        let [mut first, mut second] = [host(10, 10_000), host(10, 10_000)];
+        let ids: Vec<String> = (0..2).map(|_| first.publish(draft("out", b"x")).expect("granted")).collect();
+        let again = second.publish_batch(vec![draft("out", b"other"), draft("out", b"data")]).expect("granted");
+        assert_eq!(ids, again);
+        assert_ne!(ids[0], ids[1]);
+        let Publication { key, event } = published(&first).remove(0);
+        assert_eq!((&*key, event.source.as_str(), event.time), ("prefix:out", "/wasmill/t/h", 7));
+        assert_eq!(event.partition_key.as_deref(), Some("key"));
+        assert_eq!((event.attribute(CAUSATION_ID), event.attribute(CORRELATION_ID)), (Some("cause"), Some("story")));
+        assert!(event.attribute(TRACEPARENT).is_some_and(|parent| parent.starts_with(&PARENT[..36])));
+    }
+
+    #[test]
+    fn limits_hold_at_their_edge_and_batches_are_kept_whole_or_not_at_all() {
+        use publisher::Host as _;
+        let mut counted = host(2, 10_000);
+        counted.publish(draft("out", b"")).expect("the first");
+        let two = vec![draft("out", b""), draft("out", b"")];
+        assert!(matches!(counted.publish_batch(two), Err(PublishError::TooMany(2))));
+        counted.publish(draft("out", b"")).expect("the second");
+        assert!(matches!(counted.publish(draft("out", b"")), Err(PublishError::TooMany(2))));
+        assert_eq!(published(&counted).len(), 2);
+
+        let mut probe = host(1, u64::MAX);
+        probe.publish(draft("out", b"x")).expect("granted");
+        let size = published(&probe)[0].event.size() as u64;
+        assert!(host(1, size).publish(draft("out", b"x")).is_ok());
+        let mut small = host(1, size - 1);
+        assert!(matches!(small.publish(draft("out", b"x")), Err(PublishError::TooLarge(limit)) if limit == size - 1));
+        assert!(published(&small).is_empty());
+    }
+
+    #[test]
+    fn what_is_not_granted_or_not_valid_is_refused() {
+        use publisher::Host as _;
+        let mut host = host(10, 10_000);
+        assert!(matches!(host.publish(draft("prefix:out", b"")), Err(PublishError::Denied(_))));
+        assert!(matches!(host.publish_batch(vec![draft("out", b""), draft("no", b"")]), Err(PublishError::Denied(_))));
+        let attribute = |name: &str| vec![(name.to_owned(), String::new())];
+        let bad = [
+            Draft { type_: String::new(), ..draft("out", b"") },
+            Draft { type_: "x".repeat(MAX_TEXT + 1), ..draft("out", b"") },
+            Draft { delay_ms: Some(1), ..draft("out", b"") },
+            Draft { attributes: attribute("id"), ..draft("out", b"") },
+            Draft { attributes: attribute("Upper"), ..draft("out", b"") },
+            Draft { attributes: [attribute("a"), attribute("a")].concat(), ..draft("out", b"") },
+            Draft {
+                attributes: (0..=MAX_DRAFT_ATTRIBUTES).map(|n| (format!("a{n}"), String::new())).collect(),
+                ..draft("out", b"")
+            },
+        ];
+        for draft in bad {
+            assert!(matches!(host.publish(draft.clone()), Err(PublishError::Invalid(_))), "{draft:?}");
+        }
+        assert!(published(&host).is_empty());
+        let longest = Draft { type_: "x".repeat(MAX_TEXT), ..draft("out", b"") };
+        assert!(host.publish(longest).is_ok());
+    }
 }

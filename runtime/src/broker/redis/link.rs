@@ -180,10 +180,15 @@ impl Link {
             _ => false,
         };
         if broken {
-            *self.current() = None;
-            self.client_id.store(0, Ordering::Relaxed);
+            self.forget();
         }
         error
+    }
+
+    /// Drops the connection; the next request opens another one.
+    pub(super) fn forget(&self) {
+        *self.current() = None;
+        self.client_id.store(0, Ordering::Relaxed);
     }
 }
 
