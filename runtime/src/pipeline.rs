@@ -179,8 +179,8 @@ pub async fn serve(
         () = recover::beat(&*broker, &worker) => {}
         () = tokio::time::sleep(worker.drain_timeout) => tracing::warn!("not everything could be drained in time"),
     }
-    if let Err(error) = broker.resign(&worker.id).await {
-        tracing::debug!("cannot resign: {error}");
+    if !matches!(tokio::time::timeout(LEAVE_TIME, broker.resign(&worker.id)).await, Ok(Ok(()))) {
+        tracing::debug!("cannot resign: the heartbeat will end by itself");
     }
     let joined: Vec<_> = shards.into_iter().map(|shard| shard.thread.join()).collect();
     if panicked || joined.iter().any(Result::is_err) { Err(PipelineError::Panicked) } else { Ok(()) }

@@ -4,6 +4,7 @@
 
 mod dead_letters;
 mod fixture;
+mod races;
 mod reading;
 mod redis_only;
 mod retries;
@@ -86,5 +87,12 @@ over_both_brokers! {
         a_dead_letter_keeps_thousands_of_fields,
         a_redriven_event_comes_back_once_and_begins_anew,
         only_dead_letters_are_redriven,
+    }
+    races::{
+        two_readers_at_once_never_get_the_same_entry,
+        of_many_who_settle_at_once_one_is_applied,
+        of_many_who_redrive_at_once_one_moves_it,
+        one_call_settles_for_several_handlers,
+        trimmed_entries_do_not_hide_what_comes_after_them,
     }
 }

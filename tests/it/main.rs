@@ -3,8 +3,14 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod chain;
+mod check;
 mod cli;
 mod contract;
+mod dlq;
+mod faults;
 mod handlers;
+mod invoke;
 mod recovery;
+mod send;
+mod shutdown;
 mod tidy;

@@ -6,18 +6,26 @@ use std::process::{Command, ExitCode, Stdio};
 /// What went wrong, in words.
 pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
-/// `cargo` in a folder, with nothing of the cargo that runs this left in its environment but the toolchain.
+/// `cargo` in a folder, with nothing of the cargo that runs this left in its environment but the toolchain, and how the
+/// user reaches registries.
 pub fn cargo(folder: &Path) -> Command {
     let mut command = Command::new("cargo");
     command.current_dir(folder);
-    let leaked = |name: &str| name.starts_with("CARGO") && name != "CARGO_HOME";
     for (name, _) in std::env::vars_os() {
-        if name.to_str().is_some_and(leaked) {
+        if name.to_str().is_some_and(disturbs) {
             command.env_remove(name);
         }
     }
-    command.env_remove("RUSTFLAGS");
     command
+}
+
+/// Whether a variable says something about the build that runs this, or asks for another kind of build.
+fn disturbs(name: &str) -> bool {
+    // Proxies, certificates, mirrors and the number of jobs are the user's, and hold for every build.
+    const NAMES: [&str; 2] = ["CARGO_HOME", "CARGO_BUILD_JOBS"];
+    const PREFIXES: [&str; 5] = ["CARGO_HTTP_", "CARGO_NET_", "CARGO_REGISTR", "CARGO_SOURCE_", "CARGO_TERM_"];
+    let kept = NAMES.contains(&name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix));
+    name == "RUSTFLAGS" || (name.starts_with("CARGO") && !kept)
 }
 
 /// Runs a program; its standard output goes to standard error, so that results stay apart.
@@ -45,4 +53,17 @@ pub fn output(program: &str, arguments: &[&str]) -> Option<String> {
 fn shown(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_outer_build_is_forgotten_and_the_users_network_is_not() {
+        let gone = ["RUSTFLAGS", "CARGO", "CARGO_PKG_NAME", "CARGO_ENCODED_RUSTFLAGS", "CARGO_TARGET_DIR"];
+        assert!(gone.into_iter().all(disturbs));
+        let kept = ["CARGO_HOME", "CARGO_HTTP_CAINFO", "CARGO_NET_OFFLINE", "CARGO_REGISTRIES_X_INDEX"];
+        assert!(!kept.into_iter().chain(["RUSTUP_TOOLCHAIN", "PATH"]).any(disturbs));
+    }
 }

@@ -50,9 +50,20 @@ fn faults(context: &Context) -> Result<(Vec<String>, usize), Report> {
     match app::deployments(&config, &Namespace::default(), &engine, cache.as_ref()) {
         Ok(_) => {}
         Err(BuildError::Components(components)) => {
-            faults.extend(components.iter().map(|fault| format!("{}: {fault}", file.display())));
+            let text = std::fs::read_to_string(file).unwrap_or_default();
+            faults.extend(components.iter().map(|fault| match component_line(&text, &fault.handler) {
+                Some(line) => format!("{}:{line}: {fault}", file.display()),
+                None => format!("{}: {fault}", file.display()),
+            }));
         }
         Err(other) => faults.push(format!("{}: {other}", file.display())),
     }
     Ok((faults, config.handlers.len()))
+}
+
+/// The line on which the component of a handler is named.
+fn component_line(text: &str, handler: &str) -> Option<usize> {
+    let document = toml::de::DeTable::parse(text).ok()?;
+    let component = document.get_ref().get("handlers")?.get_ref().get(handler)?.get_ref().get("component")?;
+    Some(text[..component.span().start].matches('\n').count() + 1)
 }

@@ -50,7 +50,7 @@ enum Verb {
 struct Selection {
     /// The handler
     handler: String,
-    /// The ids of the dead letters
+    /// The ids of the dead letters; or --all
     #[arg(required_unless_present = "all", conflicts_with = "all")]
     ids: Vec<EntryId>,
     /// All that there are now
@@ -88,10 +88,11 @@ fn dead_key(config: &Config, handler: &str) -> Result<std::sync::Arc<str>, Repor
     Ok(Namespace::default().stream(&name))
 }
 
-/// The dead letters from `from` to `to`. Other entries of the stream are passed over.
+/// The dead letters of the handler from `from` to `to`. Other entries of the stream are passed over, those of handlers
+/// that share it among them.
 async fn letters(
     broker: &dyn Inspect,
-    key: &str,
+    (handler, key): (&str, &str),
     (mut from, to): (EntryId, EntryId),
     limit: usize,
 ) -> Result<Vec<StoredDeadLetter>, Report> {
@@ -100,7 +101,8 @@ async fn letters(
         let page = broker.range(key, from, to, PAGE.min(limit - letters.len())).await?;
         let Some(last) = page.last() else { break };
         from = last.id.next();
-        letters.extend(page.into_iter().filter_map(dead_letter::parse));
+        let parsed = page.into_iter().filter_map(dead_letter::parse);
+        letters.extend(parsed.filter(|letter| letter.get("handler") == handler));
     }
     Ok(letters)
 }
@@ -125,13 +127,13 @@ async fn list(
     let mut documents = Vec::new();
     for handler in handlers {
         let key = dead_key(config, &handler)?;
-        for letter in letters(broker, &key, (EntryId::MIN, EntryId::MAX), limit).await? {
+        for letter in letters(broker, (&handler, &key), (EntryId::MIN, EntryId::MAX), limit).await? {
             if context.is_json() {
                 documents.push(document(&letter));
                 continue;
             }
             let r#type = letter.event().map_or_else(|| "-".to_owned(), |event| event.r#type);
-            let message: String = printable(letter.get("message")).chars().take(60).collect();
+            let message: String = printable(letter.get("message")).chars().take(300).collect();
             let last = format_time(letter.get("last_time").parse().unwrap_or(0));
             let id = letter.id.to_string();
             let row =
@@ -181,7 +183,7 @@ async fn show(
     id: EntryId,
 ) -> Result<ExitCode, Report> {
     let key = dead_key(config, handler)?;
-    let letter = letters(broker, &key, (id, id), 1).await?.pop();
+    let letter = letters(broker, (handler, &key), (id, id), 1).await?.pop();
     let letter = letter.ok_or_else(|| Report::failure(format!("there is no dead letter {id} of {handler}")))?;
     if context.is_json() {
         print_json(&document(&letter));
@@ -202,13 +204,26 @@ async fn show(
     Ok(ExitCode::SUCCESS)
 }
 
-/// The ids that are meant.
-async fn selected(broker: &dyn Inspect, key: &str, selection: &Selection) -> Result<Vec<EntryId>, Report> {
-    if !selection.all {
-        return Ok(selection.ids.clone());
+/// The ids that are meant, and those of them that belong to another handler on the same stream.
+async fn selected(
+    broker: &dyn Inspect,
+    key: &str,
+    selection: &Selection,
+) -> Result<(Vec<EntryId>, Vec<String>), Report> {
+    let handler = &selection.handler;
+    if selection.all {
+        let letters = letters(broker, (handler, key), (EntryId::MIN, EntryId::MAX), usize::MAX).await?;
+        return Ok((letters.into_iter().map(|letter| letter.id).collect(), Vec::new()));
     }
-    let letters = letters(broker, key, (EntryId::MIN, EntryId::MAX), usize::MAX).await?;
-    Ok(letters.into_iter().map(|letter| letter.id).collect())
+    let (mut own, mut foreign) = (Vec::new(), Vec::new());
+    for &id in &selection.ids {
+        let found = broker.range(key, id, id, 1).await?.pop().and_then(dead_letter::parse);
+        match found.is_some_and(|letter| letter.get("handler") != handler) {
+            true => foreign.push(id.to_string()),
+            false => own.push(id),
+        }
+    }
+    Ok((own, foreign))
 }
 
 async fn redrive(
@@ -219,8 +234,9 @@ async fn redrive(
 ) -> Result<ExitCode, Report> {
     let key = dead_key(config, &selection.handler)?;
     let inbox = Namespace::default().inbox(&selection.handler);
-    let (mut moved, mut absent) = (Vec::new(), Vec::new());
-    for id in selected(broker, &key, selection).await? {
+    let (ids, mut absent) = selected(broker, &key, selection).await?;
+    let mut moved = Vec::new();
+    for id in ids {
         if broker.redrive(&key, id, &inbox).await? { &mut moved } else { &mut absent }.push(id.to_string());
     }
     Ok(print_result(context, "redriven", &moved, &absent))
@@ -233,8 +249,9 @@ async fn drop_letters(
     selection: &Selection,
 ) -> Result<ExitCode, Report> {
     let key = dead_key(config, &selection.handler)?;
-    let (mut dropped, mut absent) = (Vec::new(), Vec::new());
-    for id in selected(broker, &key, selection).await? {
+    let (ids, mut absent) = selected(broker, &key, selection).await?;
+    let mut dropped = Vec::new();
+    for id in ids {
         if broker.delete(&key, &[id]).await? == 1 { &mut dropped } else { &mut absent }.push(id.to_string());
     }
     Ok(print_result(context, "dropped", &dropped, &absent))

@@ -131,13 +131,18 @@ async fn send_batch(
     let mut lines = std::io::stdin().lock().lines().enumerate();
     let mut in_flight = FuturesOrdered::new();
     let mut published = Vec::new();
-    let mut ended = false;
-    while !ended || !in_flight.is_empty() {
-        while !ended && in_flight.len() < IN_FLIGHT {
-            let chunk = next_chunk(config, args, &mut lines)?;
-            ended = chunk.len() < CHUNK;
-            if !chunk.is_empty() {
-                in_flight.push_back(publish(broker.clone(), chunk));
+    let mut end = None;
+    while end.is_none() || !in_flight.is_empty() {
+        while end.is_none() && in_flight.len() < IN_FLIGHT {
+            match next_chunk(config, args, &mut lines) {
+                Ok(chunk) => {
+                    end = (chunk.len() < CHUNK).then_some(Ok(()));
+                    if !chunk.is_empty() {
+                        in_flight.push_back(publish(broker.clone(), chunk));
+                    }
+                }
+                // What is on its way will be published: its ids are printed before the fault is told.
+                Err(fault) => end = Some(Err(fault)),
             }
         }
         if let Some(result) = in_flight.next().await {
@@ -152,6 +157,7 @@ async fn send_batch(
         }
     }
     progress.finish();
+    end.unwrap_or(Ok(()))?;
     Ok(published)
 }
 

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use super::Deployment;
 use crate::broker::{Entry, Source};
-use crate::outcome::Settlement;
 use crate::stats::HandlerStats;
 use crate::wasm::WarmInstance;
 
@@ -71,7 +70,7 @@ pub(super) struct Lane {
     /// Suspects read and not settled.
     pub(super) suspects: usize,
     /// Decisions that the broker refuses to write: nothing else is done until it does.
-    pub(super) held: Vec<Settlement>,
+    pub(super) held: usize,
     mean_bytes: f64,
     mean_nanos: f64,
 }
@@ -102,7 +101,7 @@ impl Lane {
             share,
             unsettled: 0,
             suspects: 0,
-            held: Vec::new(),
+            held: 0,
             mean_bytes: 1024.0,
             mean_nanos: 1e6,
         }
@@ -110,12 +109,12 @@ impl Lane {
 
     /// Whether a delivery can be started.
     pub(super) fn can_run(&self) -> bool {
-        !self.ready.is_empty() && self.running < self.share && self.held.is_empty()
+        !self.ready.is_empty() && self.running < self.share && self.held == 0
     }
 
     /// Everything that was read has been settled.
     pub(super) fn is_quiet(&self) -> bool {
-        self.ready.is_empty() && self.running == 0 && self.unsettled == 0 && self.held.is_empty()
+        self.ready.is_empty() && self.running == 0 && self.unsettled == 0 && self.held == 0
     }
 
     /// How many entries to ask for now; 0 while there are enough.
@@ -123,7 +122,7 @@ impl Lane {
         let by_bytes = (READ_BYTES as f64 / self.mean_bytes) as usize;
         let by_time = (READ_AHEAD.as_nanos() as f64 / self.mean_nanos) as usize;
         let target = by_bytes.min(by_time.max(self.share)).clamp(1, MAX_READ);
-        if self.held.is_empty() && self.ready.len() <= target / 2 { target } else { 0 }
+        if self.held == 0 && self.ready.len() <= target / 2 { target } else { 0 }
     }
 
     pub(super) fn saw_bytes(&mut self, bytes: usize) {

@@ -17,7 +17,7 @@ use super::batch::{Batch, Note, SettleDone, settle_until_written};
 use super::lane::{Lane, ReadState};
 use super::run::{Finished, Prepared};
 use super::watch::Watch;
-use super::{Command, MAX_SETTLES, Worker};
+use super::{Command, LEAVE_TIME, MAX_SETTLES, Worker};
 use crate::broker::{Broker, BrokerError, Claimed, Entry, Settled};
 use crate::outcome::{Decision, Settlement};
 use crate::schedule::Schedule;
@@ -110,7 +110,12 @@ impl Shard {
             }
             self.wait().await;
         }
-        self.remove_consumers().await;
+        // What is given up must not be in the way of leaving.
+        self.io.clear();
+        self.running.clear();
+        if tokio::time::timeout(LEAVE_TIME, self.remove_consumers()).await.is_err() {
+            tracing::debug!("consumers are left behind: the broker does not answer");
+        }
     }
 
     /// Takes in everything that has happened, without waiting.
@@ -442,11 +447,12 @@ impl Shard {
             let lane = &mut self.lanes[note.lane];
             match settled {
                 Settled::Refused(why) => {
-                    if lane.held.is_empty() {
+                    if lane.held == 0 {
                         let handler = lane.deployment.name();
                         tracing::error!(alarm = "settle_refused", handler, "Redis refuses what the handler did: {why}");
                     }
                     lane.stats.blocked.store(1, Ordering::Relaxed);
+                    lane.held += usize::from(!done.repeated);
                     refused.push((settlement, note));
                     continue;
                 }
@@ -454,28 +460,15 @@ impl Shard {
                 Settled::Superseded => lane.stats.superseded.add(1),
             }
             lane.unsettled -= 1;
+            lane.held -= usize::from(done.repeated);
+            if done.repeated && lane.held == 0 {
+                lane.stats.blocked.store(0, Ordering::Relaxed);
+            }
             lane.suspects -= usize::from(note.suspect);
             self.schedule.activate(note.lane);
         }
-        self.hold(refused, done.repeated);
-    }
-
-    /// Keeps what was refused and tries it again; the lanes concerned stand still until it is written.
-    fn hold(&mut self, refused: Vec<(Settlement, Note)>, repeated: bool) {
-        if repeated {
-            for lane in &mut self.lanes {
-                lane.held.clear();
-            }
-        }
-        for (settlement, note) in &refused {
-            self.lanes[note.lane].held.push(settlement.clone());
-        }
-        for lane in &self.lanes {
-            if lane.held.is_empty() && lane.stats.blocked.load(Ordering::Relaxed) == 1 {
-                lane.stats.blocked.store(0, Ordering::Relaxed);
-            }
-        }
         if !refused.is_empty() {
+            // The lanes concerned stand still until it is written.
             let (settlements, notes) = refused.into_iter().unzip();
             self.start_settle(settlements, notes, Some(HELD_PAUSE));
         }

@@ -247,6 +247,8 @@ impl State {
                 break;
             }
         }
+        // More was there than was looked at, whatever became of what was looked at.
+        claimed.more |= wanted.len() > limit;
         Ok(claimed)
     }
 

@@ -27,4 +27,6 @@ for i, info in ipairs(pending) do
     trimmed = trimmed + 1
   end
 end
+-- More was there than was looked at, whatever became of what was looked at.
+if #pending > limit then more = 1 end
 return { entries, trimmed, more }

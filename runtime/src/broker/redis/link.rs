@@ -1,8 +1,8 @@
 //! Connections: settings, opening, opening again, and what an error of the client means.
 
 use std::path::Path;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ::redis::aio::MultiplexedConnection;
@@ -97,6 +97,11 @@ impl RedisSettings {
 
 /// One connection that is opened when needed and again after it broke.
 pub(super) struct Link {
+    shared: Arc<Shared>,
+}
+
+/// What requests, and the task that opens the connection for them, have in common.
+struct Shared {
     settings: RedisSettings,
     connection: Mutex<Option<MultiplexedConnection>>,
     /// Held while the connection is being opened, so that concurrent requests share one.
@@ -105,25 +110,13 @@ pub(super) struct Link {
     client_id: AtomicU64,
 }
 
-impl Link {
-    pub(super) fn new(settings: RedisSettings) -> Link {
-        Link {
-            settings,
-            connection: Mutex::new(None),
-            opening: tokio::sync::Mutex::new(()),
-            client_id: AtomicU64::new(0),
-        }
-    }
-
+impl Shared {
     fn current(&self) -> std::sync::MutexGuard<'_, Option<MultiplexedConnection>> {
         self.connection.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// The connection, opened if there is none.
-    pub(super) async fn connection(&self) -> Result<MultiplexedConnection, BrokerError> {
-        if let Some(connection) = &*self.current() {
-            return Ok(connection.clone());
-        }
+    /// Opens the connection unless somebody else just did.
+    async fn open(self: Arc<Shared>) -> Result<MultiplexedConnection, BrokerError> {
         let _opening = self.opening.lock().await;
         if let Some(connection) = &*self.current() {
             return Ok(connection.clone());
@@ -140,10 +133,33 @@ impl Link {
         *self.current() = Some(connection.clone());
         Ok(connection)
     }
+}
+
+impl Link {
+    pub(super) fn new(settings: RedisSettings) -> Link {
+        let shared = Shared {
+            settings,
+            connection: Mutex::new(None),
+            opening: tokio::sync::Mutex::new(()),
+            client_id: AtomicU64::new(0),
+        };
+        Link { shared: Arc::new(shared) }
+    }
+
+    /// The connection, opened if there is none. A task of its own opens it (and ends by itself after the connect
+    /// timeout), so that a request which is put aside or dropped meanwhile holds up no other.
+    pub(super) async fn connection(&self) -> Result<MultiplexedConnection, BrokerError> {
+        if let Some(connection) = &*self.shared.current() {
+            return Ok(connection.clone());
+        }
+        tokio::spawn(self.shared.clone().open()).await.unwrap_or_else(|error| {
+            Err(BrokerError::Unreachable { message: format!("opening the connection failed: {error}"), cause: None })
+        })
+    }
 
     /// The server's id of the connection, if it blocks and is open.
     pub(super) fn client_id(&self) -> Option<u64> {
-        Some(self.client_id.load(Ordering::Relaxed)).filter(|&id| id != 0)
+        Some(self.shared.client_id.load(Ordering::Relaxed)).filter(|&id| id != 0)
     }
 
     pub(super) async fn query<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, BrokerError> {
@@ -187,8 +203,8 @@ impl Link {
 
     /// Drops the connection; the next request opens another one.
     pub(super) fn forget(&self) {
-        *self.current() = None;
-        self.client_id.store(0, Ordering::Relaxed);
+        *self.shared.current() = None;
+        self.shared.client_id.store(0, Ordering::Relaxed);
     }
 }
 

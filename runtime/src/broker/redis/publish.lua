@@ -12,6 +12,14 @@ for _, key in ipairs(KEYS) do
   if not redis.acl_check_cmd('XADD', key, '*', 'f', 'v') then
     return redis.error_reply('NOPERM no permission to append to ' .. key)
   end
+  if kind == 'stream' then
+    local info = redis.call('XINFO', 'STREAM', key)
+    for i = 1, #info, 2 do
+      if info[i] == 'last-generated-id' and string.sub(info[i + 1], 1, 19) == '1844674407370955161' then
+        return redis.error_reply('ERR ' .. key .. ' has reached the greatest entry id')
+      end
+    end
+  end
 end
 local ids, at = {}, 1
 while at <= #ARGV do

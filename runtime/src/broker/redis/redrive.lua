@@ -9,6 +9,17 @@ local kind = redis.call('TYPE', KEYS[2]).ok
 if kind ~= 'none' and kind ~= 'stream' then
   return redis.error_reply('WRONGTYPE ' .. KEYS[2] .. ' holds a ' .. kind .. ', not a stream')
 end
+if not redis.acl_check_cmd('XADD', KEYS[2], '*', 'f', 'v') then
+  return redis.error_reply('NOPERM no permission to append to ' .. KEYS[2])
+end
+if kind == 'stream' then
+  local info = redis.call('XINFO', 'STREAM', KEYS[2])
+  for i = 1, #info, 2 do
+    if info[i] == 'last-generated-id' and string.sub(info[i + 1], 1, 19) == '1844674407370955161' then
+      return redis.error_reply('ERR ' .. KEYS[2] .. ' has reached the greatest entry id')
+    end
+  end
+end
 local letter, moved, original = found[1][2], {}, false
 for i = 1, #letter, 2 do
   local name = letter[i]

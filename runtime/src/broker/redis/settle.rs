@@ -1,5 +1,7 @@
 //! Writing decisions: acks without effects by one XACK per stream, everything else by script.
 
+use std::collections::BTreeMap;
+
 use ::redis::{Cmd, Value};
 
 use super::super::{BrokerError, Refusal, Settled, dead_letter, keys};
@@ -143,11 +145,34 @@ async fn settle_effects(
         Ok(reply) => results(reply),
         // Nothing was written. This is about effects alone, so acks and parked entries go on.
         Err(BrokerError::Refused { refusal, message }) if refusal.is_about_effects() => {
+            let group = |at: usize| &settlements[at].source.group;
+            let (first, others): (Vec<usize>, Vec<usize>) =
+                places.iter().partition(|&&at| group(at) == group(places[0]));
+            if !others.is_empty() {
+                // One handler's keys may be what is refused: the others are not to suffer for it.
+                return settle_apart(link, consumer, settlements, places, [first, others]).await;
+            }
             let why = format!("{refusal}: {message}. {}", refusal.remedy());
             Ok(vec![Settled::Refused(why); places.len()])
         }
         Err(error) => Err(error),
     }
+}
+
+/// Settles two parts in calls of their own; the answers are in the order of `places`.
+async fn settle_apart(
+    link: &Link,
+    consumer: &str,
+    settlements: &[Settlement],
+    places: &[usize],
+    parts: [Vec<usize>; 2],
+) -> Result<Vec<Settled>, BrokerError> {
+    let mut answers = BTreeMap::new();
+    for part in parts {
+        let settled = Box::pin(settle_effects(link, consumer, settlements, &part)).await?;
+        answers.extend(part.into_iter().zip(settled));
+    }
+    Ok(places.iter().map(|at| answers.remove(at).unwrap_or(Settled::Superseded)).collect())
 }
 
 /// The arguments of one settlement, as settle.lua reads them.
