@@ -81,10 +81,10 @@ fn number(json: &Value, name: &str) -> u64 {
 }
 
 /// A handler with limits of its own, which differ from the general ones.
-fn configured() -> Place {
+fn configured(deadline: &str) -> Place {
     Place::new(&format!(
         "[limits]\ndeadline = \"1s\"\n[handlers.small]\ncomponent = \"{}\"\nstreams = [\"faults.in\"]\n\
-         publishes = [\"faults.out\"]\n[handlers.small.limits]\ndeadline = \"200ms\"\nmemory = \"4 MiB\"\n\
+         publishes = [\"faults.out\"]\n[handlers.small.limits]\ndeadline = \"{deadline}\"\nmemory = \"4 MiB\"\n\
          publishes = 5\nevent_bytes = \"16 MiB\"\nlog_bytes = \"100 B\"\n",
         guests::component("faults").display()
     ))
@@ -94,7 +94,7 @@ const HANDLER: [&str; 2] = ["--handler", "small"];
 
 #[test]
 fn the_limits_of_a_configured_handler_hold() {
-    let place = configured();
+    let place = configured("20s");
     let (json, code) = place.invoke("1", "hog", "", &HANDLER);
     assert_eq!((json["class"].as_str(), code), (Some("out_of_memory"), 12), "{json}");
     let peak = number(&json, "memory_bytes");
@@ -131,7 +131,7 @@ fn an_oversized_draft_is_refused_by_the_host_before_it_runs_out_of_patience() {
 
 #[test]
 fn the_grants_of_a_configured_handler_hold_and_the_command_line_may_name_others() {
-    let place = configured();
+    let place = configured("20s");
     for (r#type, arguments, outcome) in [
         ("denied", &HANDLER[..], "reject"),
         ("denied", &["--handler", "small", "--publishes", "forbidden"], "reject"),
@@ -151,7 +151,7 @@ fn the_grants_of_a_configured_handler_hold_and_the_command_line_may_name_others(
 
 #[test]
 fn wall_cpu_and_memory_are_what_they_say() {
-    let place = configured();
+    let place = configured("200ms");
     let (spin, code) = place.invoke("1", "spin", "", &HANDLER);
     let (wall, cpu) = (number(&spin, "wall_us"), number(&spin, "cpu_us"));
     assert_eq!((code, text(&spin, "outcome")), (13, "timeout"));
@@ -180,7 +180,7 @@ fn a_follow_up_carries_data_attributes_and_an_id_of_its_cause() {
     assert_eq!(text(first, "id"), text(again, "id"));
     assert_ne!(text(first, "id"), text(other, "id"));
     // Another handler is another cause, even with the same component and event.
-    let place = configured();
+    let place = configured("20s");
     let (json, _) = place.invoke("a", "echo", "", &HANDLER);
     assert_ne!(text(&json["published"][0], "id"), text(first, "id"));
 }
