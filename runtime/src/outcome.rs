@@ -9,6 +9,9 @@ use crate::event::Event;
 /// The longest message that a dead letter or a log line keeps of a failure, in bytes.
 pub const MAX_MESSAGE_BYTES: usize = 4096;
 
+/// The longest pause that a handler can ask for: a slip of the unit must not hide an event for ever.
+pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(7 * 24 * 3600);
+
 /// How one run of a handler ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -163,7 +166,7 @@ pub fn decide(verdict: Verdict, attempt: u32, policy: &RetryPolicy, jitter: f64)
     if attempt >= policy.max_attempts {
         return Consequence::GiveUp(class, message);
     }
-    Consequence::Retry(after.unwrap_or_else(|| policy.pause(attempt, jitter)))
+    Consequence::Retry(after.map_or_else(|| policy.pause(attempt, jitter), |after| after.min(MAX_RETRY_AFTER)))
 }
 
 /// Cuts a message to [`MAX_MESSAGE_BYTES`] at a character boundary.
@@ -200,6 +203,7 @@ mod tests {
         let wait = Duration::from_secs(60);
         assert_eq!(decide(retry(Some(wait)), 1, &POLICY, 0.0), Consequence::Retry(wait));
         assert!(matches!(decide(retry(Some(wait)), 3, &POLICY, 0.0), Consequence::GiveUp(..)));
+        assert_eq!(decide(retry(Some(Duration::MAX)), 1, &POLICY, 0.0), Consequence::Retry(MAX_RETRY_AFTER));
     }
 
     #[test]

@@ -159,7 +159,7 @@ fn a_passing_failure_has_its_effects_once() {
 
 #[test]
 fn entries_that_are_no_events_keep_every_byte_in_their_dead_letter() {
-    let mut mill = Mill::new("", "");
+    let mut mill = Mill::new("", "[worker]\nthreads = 1\n");
     let cases: [&[(&[u8], &[u8])]; 5] = [
         &[(b"ce_source", b"/t"), (b"ce_type", b"ok"), (b"data", b"\xff\x00")],
         &[(b"ce_id", b"1"), (b"ce_source", b"/t"), (b"ce_type", b"ok"), (b"ce_type", b"reject")],

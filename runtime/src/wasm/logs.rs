@@ -8,6 +8,9 @@ use tokio::io::AsyncWrite;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 
+/// What a line costs besides its text, in bytes: without it, empty lines would be kept without end.
+const LINE_OVERHEAD: usize = 64;
+
 /// How much a line matters, as `wasi:logging` has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LogLevel {
@@ -103,28 +106,28 @@ impl LogBuffer {
     pub(super) fn log(&self, level: LogLevel, context: &str, message: &str) {
         let mut lines = self.lines();
         let size = context.len() + message.len();
-        if lines.kept + size > self.limit {
+        if lines.kept + size + LINE_OVERHEAD > self.limit {
             lines.dropped += size as u64;
             return;
         }
-        lines.kept += size;
+        lines.kept += size + LINE_OVERHEAD;
         let (context, message) = (printable(context), printable(message));
         lines.lines.push(LogLine { source: LogSource::Logging, level, context, message });
     }
 
     fn write(&self, stream: Stream, bytes: &[u8]) {
         let mut lines = self.lines();
-        let room = self.limit.saturating_sub(lines.kept);
-        let (kept, dropped) = bytes.split_at(room.min(bytes.len()));
-        lines.kept += kept.len();
-        lines.dropped += dropped.len() as u64;
-        for part in kept.split_inclusive(|&byte| byte == b'\n') {
-            match part.strip_suffix(b"\n") {
+        for part in bytes.split_inclusive(|&byte| byte == b'\n') {
+            let room = self.limit.saturating_sub(lines.kept);
+            let (kept, dropped) = part.split_at(room.min(part.len()));
+            lines.kept += kept.len();
+            lines.dropped += dropped.len() as u64;
+            match kept.strip_suffix(b"\n") {
                 Some(end) => {
                     lines.partial[stream as usize].extend_from_slice(end);
                     lines.end_line(stream);
                 }
-                None => lines.partial[stream as usize].extend_from_slice(part),
+                None => lines.partial[stream as usize].extend_from_slice(kept),
             }
         }
     }
@@ -155,6 +158,7 @@ impl Lines {
         if bytes.is_empty() {
             return;
         }
+        self.kept += LINE_OVERHEAD;
         let message = printable(&String::from_utf8_lossy(&bytes));
         let (source, level) = match stream {
             Stream::Out => (LogSource::Stdout, LogLevel::Info),
@@ -240,7 +244,7 @@ mod tests {
 
     #[test]
     fn lines_are_joined_split_and_cleaned() {
-        let buffer = LogBuffer::new(100);
+        let buffer = LogBuffer::new(1000);
         buffer.write(Stream::Out, b"one");
         buffer.write(Stream::Out, b" line\ntwo\x1b[31m\nthree");
         let (lines, dropped) = buffer.take();
@@ -251,11 +255,20 @@ mod tests {
 
     #[test]
     fn what_is_over_the_limit_is_dropped_and_counted() {
-        let buffer = LogBuffer::new(10);
-        buffer.write(Stream::Err, b"12345678\nabc");
+        let buffer = LogBuffer::new(LINE_OVERHEAD + 12);
+        buffer.write(Stream::Err, b"12345678\nabcd");
         buffer.log(LogLevel::Info, "", "too long for what is left");
         let (lines, dropped) = buffer.take();
         let messages: Vec<&str> = lines.iter().map(|line| line.message.as_str()).collect();
-        assert_eq!((messages, dropped), (vec!["12345678", "a"], 2 + 25));
+        assert_eq!((messages, dropped), (vec!["12345678", "abc"], 1 + 25));
+    }
+
+    #[test]
+    fn lines_without_text_are_bounded_too() {
+        let buffer = LogBuffer::new(10 * LINE_OVERHEAD);
+        (0..1000).for_each(|_| buffer.log(LogLevel::Info, "", ""));
+        assert_eq!(buffer.take().0.len(), 10);
+        (0..1000).for_each(|_| buffer.write(Stream::Out, b"a\n"));
+        assert!(buffer.take().0.len() <= 10);
     }
 }
