@@ -62,7 +62,7 @@ impl RedisBroker {
             return Err(BrokerError::Refused { refusal: Refusal::VersionTooOld, message });
         }
         let policy = field("maxmemory_policy");
-        if policy.starts_with("allkeys") {
+        if !policy.is_empty() && policy != "noeviction" {
             let message = format!("maxmemory-policy is {policy}");
             return Err(BrokerError::Refused { refusal: Refusal::EvictionPolicy, message });
         }

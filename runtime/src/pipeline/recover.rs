@@ -117,6 +117,11 @@ async fn look_for_dead(
                 Ok(consumers) => consumers,
                 // The readers notice it too, and create the group again.
                 Err(BrokerError::NoGroup { .. }) => continue,
+                // One stream that cannot be read is no reason to leave the others alone.
+                Err(error @ BrokerError::Refused { .. }) => {
+                    tracing::warn!(stream = subscription.source.stream, "cannot look for dead workers: {error}");
+                    continue;
+                }
                 Err(error) => return Err(error),
             };
             for consumer in consumers {

@@ -283,7 +283,8 @@ impl Shard {
                 let state = &mut self.lanes[lane].sources[source];
                 state.failures = 0;
                 if entries.is_empty() {
-                    state.state = ReadState::Idle;
+                    // What was lost meanwhile is looked for before waiting for more.
+                    state.state = if state.lost { ReadState::Ready } else { ReadState::Idle };
                     self.watch.register(&state.source.key, &self.own_commands);
                 } else {
                     state.state = ReadState::Ready;

@@ -15,9 +15,10 @@ for at = 3, #ARGV, 5 do
   local pending = redis.pcall('XPENDING', key, group, entry, entry, 1)
   local applied = 0
   if not pending.err and pending[1] and pending[1][2] == consumer then
+    -- The due time first: if it cannot be written, the entry stays where it is. A due time too many does no harm.
+    redis.call('ZADD', due_key, string.format('%.0f', now + pause), entry)
     -- JUSTID: handing over to the parked consumer is no attempt.
     redis.call('XCLAIM', key, group, parked, 0, entry, 'JUSTID')
-    redis.call('ZADD', due_key, string.format('%.0f', now + pause), entry)
     applied = 1
   end
   results[#results + 1] = applied
