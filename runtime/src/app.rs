@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use crate::broker::keys::{self, Namespace};
 use crate::broker::redis::{InvalidSettings, RedisSettings};
-use crate::config::{Config, Isolation as ConfiguredIsolation, PasswordError, ResolvedHandler};
+use crate::clock::now_ms;
+use crate::config::{Config, Isolation as ConfiguredIsolation, ResolvedHandler, SecretError};
 use crate::pipeline::{Deployment, MAX_INSTANCES, Subscription, Worker, new_worker_id};
 use crate::wasm::{
     CacheError, CompiledCache, Component, Engine, EngineError, EngineSettings, Grant, Grants, Handler, Isolation,
@@ -24,7 +25,7 @@ pub enum BuildError {
     Cache(#[from] CacheError),
     /// The password of Redis.
     #[error(transparent)]
-    Password(#[from] PasswordError),
+    Password(#[from] SecretError),
     /// The address of Redis.
     #[error(transparent)]
     Settings(#[from] InvalidSettings),
@@ -68,6 +69,7 @@ pub fn worker(config: &Config) -> Worker {
         heartbeat_ttl: config.worker.heartbeat_ttl,
         drain_timeout: config.worker.drain_timeout.max(Duration::from_millis(1)),
         threads: if config.worker.threads == 0 { cores() } else { config.worker.threads },
+        started_ms: now_ms(),
     }
 }
 

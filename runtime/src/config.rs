@@ -11,6 +11,7 @@ mod errors;
 mod parse;
 pub mod redis;
 mod resolve;
+mod secret;
 pub mod sections;
 #[cfg(test)]
 mod tests;
@@ -24,8 +25,9 @@ use serde::{Deserialize, Serialize};
 
 pub use env::{PREFIX, environment};
 pub use errors::{ConfigError, ConfigErrors};
-pub use redis::{PasswordError, RedisConfig};
+pub use redis::RedisConfig;
 pub use resolve::{Isolation, ResolvedHandler, ResolvedLimits};
+pub use secret::SecretError;
 pub use sections::*;
 
 /// The whole configuration. `Default` is that of an empty file.
@@ -36,7 +38,7 @@ pub struct Config {
     pub redis: RedisConfig,
     /// How this process runs.
     pub worker: WorkerConfig,
-    /// Health and metrics over HTTP.
+    /// The HTTP API of a worker.
     pub admin: AdminConfig,
     /// What is logged, and how.
     pub log: LogConfig,
@@ -86,7 +88,12 @@ impl Config {
 
     /// Makes relative paths start at a directory.
     fn join_paths(&mut self, directory: &Path) {
-        let optional = [&mut self.redis.password_file, &mut self.redis.ca_file, &mut self.worker.cache_dir];
+        let optional = [
+            &mut self.redis.password_file,
+            &mut self.redis.ca_file,
+            &mut self.worker.cache_dir,
+            &mut self.admin.token_file,
+        ];
         let paths = optional.into_iter().flatten();
         let components = self.handlers.values_mut().map(|handler| &mut handler.component);
         paths.chain(components).for_each(|path: &mut PathBuf| *path = directory.join(&*path));

@@ -12,7 +12,8 @@
 //! | execute | [`wasm`]: a sandbox, fresh or reused, and what the handler asked for |
 //! | settle | [`outcome`]: what becomes of the event, written by the broker |
 //!
-//! [`pipeline`] joins them, [`app`] builds it all from the [`config`], [`admin`] shows what it does.
+//! [`pipeline`] joins them, [`app`] builds it all from the [`config`]. [`ops`] is what operators can do, from the command
+//! line and through the HTTP API in [`admin`] alike.
 
 pub mod admin;
 pub mod app;
@@ -21,8 +22,11 @@ pub mod clock;
 pub mod config;
 pub mod envelope;
 pub mod event;
+pub mod fleet;
+pub mod ops;
 pub mod outcome;
 pub mod pipeline;
+pub mod readiness;
 pub mod route;
 pub mod schedule;
 pub mod stats;

@@ -23,7 +23,9 @@ use self::watch::Watch;
 use crate::broker::memory::MemoryBroker;
 use crate::broker::redis::{RedisBroker, RedisSettings};
 use crate::broker::{Broker, BrokerError, Source, keys};
+use crate::fleet::{HandlerReport, WorkerReport};
 use crate::outcome::RetryPolicy;
+use crate::readiness::{Phase, Readiness};
 use crate::route::Types;
 use crate::stats::HandlerStats;
 use crate::wasm::Handler;
@@ -99,6 +101,8 @@ pub struct Worker {
     pub drain_timeout: Duration,
     /// Threads that run handlers.
     pub threads: usize,
+    /// When it started, in milliseconds since the Unix epoch.
+    pub started_ms: u64,
 }
 
 /// What a thread is told.
@@ -134,35 +138,39 @@ pub fn new_stats(deployments: &[Arc<Deployment>]) -> Stats {
     deployments.iter().map(|deployment| (deployment.name().to_owned(), Arc::default())).collect()
 }
 
-/// Serves the handlers until `shutdown` is done, then drains. Calls `ready` once everything is set up. The broker may
-/// be absent: that is waited for.
+/// Serves the handlers until `shutdown` is done, then drains. `readiness` says how far it is. The
+/// broker may be absent: that is waited for.
 pub async fn serve(
     worker: Worker,
     backend: Backend,
     deployments: Vec<Arc<Deployment>>,
     stats: &Stats,
-    ready: impl FnOnce(),
+    readiness: &Readiness,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), PipelineError> {
     tokio::pin!(shutdown);
     let worker = Arc::new(worker);
     let broker = tokio::select! {
-        broker = recover::set_up(&worker, &backend, &deployments) => broker?,
+        broker = recover::set_up(&worker, &backend, &deployments, readiness) => broker?,
         () = &mut shutdown => return Ok(()),
     };
+    let report = || report(&worker, &deployments, stats);
     let watch = Arc::new(Watch::default());
     let mut shards = start_shards(&worker, &backend, &deployments, stats, &watch)?;
-    ready();
+    readiness.set(Phase::Ready);
+    tracing::info!("ready");
     let panicked = {
         let commands: Vec<_> = shards.iter().map(|shard| shard.commands.clone()).collect();
         tokio::select! {
             () = &mut shutdown => false,
-            () = recover::beat(&*broker, &worker) => false,
+            () = recover::beat(&*broker, &worker, report, readiness) => false,
             () = recover::take_over(&*broker, &worker, &deployments, &commands) => false,
             () = watch.run(&*broker) => false,
             () = any_ended(&mut shards) => true,
         }
     };
+    readiness.set(Phase::Draining);
+    tracing::info!("draining");
     let until = Instant::now() + worker.drain_timeout.saturating_sub(LEAVE_TIME);
     for shard in &shards {
         // A thread that has ended needs no telling.
@@ -176,7 +184,7 @@ pub async fn serve(
     };
     tokio::select! {
         () = drained => {}
-        () = recover::beat(&*broker, &worker) => {}
+        () = recover::beat(&*broker, &worker, report, readiness) => {}
         () = tokio::time::sleep(worker.drain_timeout) => tracing::warn!("not everything could be drained in time"),
     }
     if !matches!(tokio::time::timeout(LEAVE_TIME, broker.resign(&worker.id)).await, Ok(Ok(()))) {
@@ -184,6 +192,23 @@ pub async fn serve(
     }
     let joined: Vec<_> = shards.into_iter().map(|shard| shard.thread.join()).collect();
     if panicked || joined.iter().any(Result::is_err) { Err(PipelineError::Panicked) } else { Ok(()) }
+}
+
+/// What this worker says of itself.
+fn report(worker: &Worker, deployments: &[Arc<Deployment>], stats: &Stats) -> WorkerReport {
+    let handlers = deployments.iter().filter_map(|deployment| {
+        let stats = stats.get(deployment.name())?;
+        Some((deployment.name().to_owned(), HandlerReport::new(&deployment.digest, stats)))
+    });
+    WorkerReport {
+        worker: worker.id.to_string(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        pid: std::process::id(),
+        started_ms: worker.started_ms,
+        threads: worker.threads,
+        handlers: handlers.collect(),
+    }
 }
 
 /// A running thread.

@@ -16,7 +16,10 @@ pub const PARKED_CONSUMER: &str = "wasmill-parked";
 /// What the names of wasmill's own consumers begin with. Consumers with other names belong to other programs.
 pub const CONSUMER_PREFIX: &str = "wasmill-";
 
-/// The heartbeat of a worker: exists while the worker lives.
+/// The sorted set of workers: when each one's heartbeat ends, in milliseconds since the Unix epoch.
+pub const WORKERS: &str = "wasmill:workers";
+
+/// The heartbeat of a worker: exists while the worker lives, and holds what it says of itself.
 pub fn heartbeat(worker: &str) -> String {
     format!("wasmill:worker:{worker}")
 }

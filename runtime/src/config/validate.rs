@@ -110,10 +110,7 @@ impl Check<'_, '_> {
             }
             _ => {}
         }
-        if redis.password_env.as_ref().is_some_and(|name| name.is_empty() || name.contains(['=', '\0'])) {
-            let remedy = "write the name of the variable, not the password itself";
-            self.fault(&["redis", "password_env"], "not the name of an environment variable", remedy);
-        }
+        self.variable(&["redis", "password_env"], redis.password_env.as_deref(), "password");
         self.positive(&["redis", "connect_timeout"], redis.connect_timeout);
         self.positive(&["redis", "response_timeout"], redis.response_timeout);
     }
@@ -153,15 +150,29 @@ impl Check<'_, '_> {
         }
     }
 
+    /// The name of a variable that holds a secret.
+    fn variable(&mut self, path: &[&str], name: Option<&str>, what: &str) {
+        if name.is_some_and(|name| name.is_empty() || name.contains(['=', '\0'])) {
+            let remedy = format!("write the name of the variable, not the {what} itself");
+            self.fault(path, "not the name of an environment variable", remedy);
+        }
+    }
+
     fn admin(&mut self, admin: &AdminConfig) {
+        if admin.token_env.is_some() && admin.token_file.is_some() {
+            let problem = "the token is given twice, by `token_env` and by `token_file`";
+            self.fault(&["admin", "token_file"], problem, "leave one of the two out");
+        }
+        self.variable(&["admin", "token_env"], admin.token_env.as_deref(), "token");
         let path = ["admin", "listen"];
         let listen = &admin.listen;
         match listen.parse::<SocketAddr>() {
             _ if listen.is_empty() => {}
             Ok(address) if address.ip().is_loopback() => {}
+            Ok(_) if admin.token_env.is_some() || admin.token_file.is_some() => {}
             Ok(_) => {
-                let problem = format!("`{listen}` can be reached from other machines, and there are no credentials");
-                self.fault(&path, problem, "use 127.0.0.1 or [::1], with a proxy before it if others need it");
+                let problem = format!("`{listen}` can be reached from other machines, and there is no token");
+                self.fault(&path, problem, "use 127.0.0.1 or [::1], or set admin.token_env or admin.token_file");
             }
             Err(_) => {
                 let problem = format!("`{listen}` is not an IP address and a port");

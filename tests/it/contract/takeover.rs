@@ -83,14 +83,14 @@ pub async fn a_worker_lives_as_long_as_its_heartbeat(f: &Fixture) {
     let workers = ["one", "two", "three"].map(str::to_owned);
     let alive = async || f.broker().alive(&workers).await.unwrap();
     assert_eq!(alive().await, [false, false, false]);
-    f.broker().heartbeat("one", FOREVER).await.unwrap();
-    f.broker().heartbeat("three", FOREVER).await.unwrap();
+    f.broker().heartbeat("one", "{}", FOREVER).await.unwrap();
+    f.broker().heartbeat("three", "{}", FOREVER).await.unwrap();
     assert_eq!(alive().await, [true, false, true]);
     f.broker().resign("one").await.unwrap();
     f.broker().resign("two").await.unwrap();
     assert_eq!(alive().await, [false, false, true]);
     // A shorter one replaces a longer one, and ends of itself.
-    f.broker().heartbeat("three", Duration::from_millis(30)).await.unwrap();
+    f.broker().heartbeat("three", "{}", Duration::from_millis(30)).await.unwrap();
     eventually_async("a heartbeat to end", DEADLINE, async || (!alive().await[2]).then_some(())).await;
 }
 

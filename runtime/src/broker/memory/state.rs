@@ -5,19 +5,25 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::super::{
-    BrokerError, Claimed, ConsumerInfo, Cursor, Entry, EntryId, Fields, GroupInfo, Settled, Source, StreamInfo,
-    dead_letter, keys,
+    BrokerError, Claimed, ConsumerInfo, Cursor, Entry, EntryId, Fields, Settled, Source, dead_letter, keys,
 };
 use crate::clock::now_ms;
 use crate::envelope;
 use crate::outcome::{DeadLetter, Decision, Settlement};
+
+mod look;
 
 #[derive(Default)]
 pub(super) struct State {
     streams: HashMap<String, Stream>,
     /// Due times and entries, by the key of the set.
     due: HashMap<Arc<str>, BTreeSet<(u64, EntryId)>>,
-    heartbeats: HashMap<String, Instant>,
+    heartbeats: HashMap<String, Heartbeat>,
+}
+
+struct Heartbeat {
+    until: Instant,
+    report: String,
 }
 
 #[derive(Default)]
@@ -37,6 +43,7 @@ struct Group {
 struct Pending {
     consumer: String,
     attempt: u32,
+    since: Instant,
 }
 
 impl Stream {
@@ -101,7 +108,9 @@ impl State {
         let read: Vec<Entry> = fresh.map(|(&id, fields)| Entry { id, attempt: 1, fields: fields.clone() }).collect();
         for entry in &read {
             group.delivered = entry.id;
-            group.pending.insert(entry.id, Pending { consumer: consumer.to_owned(), attempt: 1 });
+            group
+                .pending
+                .insert(entry.id, Pending { consumer: consumer.to_owned(), attempt: 1, since: Instant::now() });
         }
         Ok(read)
     }
@@ -186,6 +195,7 @@ impl State {
         };
         let pending = group.pending.get_mut(&id)?;
         pending.attempt += 1;
+        pending.since = Instant::now();
         pending.consumer = consumer.to_owned();
         let entry = Entry { id, attempt: pending.attempt, fields: fields.clone() };
         group.seen(consumer);
@@ -269,34 +279,6 @@ impl State {
             group.consumers.remove(consumer);
         }
         Ok(is_idle)
-    }
-
-    pub(super) fn heartbeat(&mut self, worker: &str, ttl: Duration) {
-        self.heartbeats.insert(worker.to_owned(), Instant::now() + ttl);
-    }
-
-    pub(super) fn resign(&mut self, worker: &str) {
-        self.heartbeats.remove(worker);
-    }
-
-    pub(super) fn is_alive(&self, worker: &str) -> bool {
-        self.heartbeats.get(worker).is_some_and(|until| *until > Instant::now())
-    }
-
-    pub(super) fn stream_info(&self, key: &str) -> Option<StreamInfo> {
-        let stream = self.streams.get(key)?;
-        let groups = stream.groups.iter().map(|(name, group)| GroupInfo {
-            name: name.to_string(),
-            pending: group.pending.len(),
-            lag: Some(stream.entries.range(group.delivered.next()..).count()),
-        });
-        Some(StreamInfo { length: stream.entries.len(), last: stream.last, groups: groups.collect() })
-    }
-
-    pub(super) fn range(&self, key: &str, from: EntryId, to: EntryId, count: usize) -> Vec<Entry> {
-        let Some(stream) = self.streams.get(key).filter(|_| from <= to) else { return Vec::new() };
-        let entries = stream.entries.range(from..=to).take(count);
-        entries.map(|(&id, fields)| Entry { id, attempt: 0, fields: fields.clone() }).collect()
     }
 
     pub(super) fn redrive(&mut self, dead_key: &str, entry: EntryId, inbox: &str) -> Result<bool, BrokerError> {
