@@ -21,7 +21,7 @@ pub(super) struct ProblemResponse(Problem);
         routes::dead_letter, routes::redrive, routes::drop_dead_letters, routes::replay, routes::workers,
         routes::stats, routes::doctor, routes::doctor_fix,
     ),
-    components(responses(ProblemResponse)),
+    components(responses(ProblemResponse), schemas(Problem)),
     modifiers(&Bearer),
 )]
 struct Document;

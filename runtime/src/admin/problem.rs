@@ -70,7 +70,8 @@ pub(super) async fn unify(response: Response) -> Response {
         _ if status.is_server_error() => ("internal", "this is a fault of wasmill; its log says more"),
         _ => ("invalid", "the request is not well formed"),
     };
-    let detail = if text.is_empty() || status.is_server_error() { usual.to_owned() } else { text };
+    // The libraries know no more than the status, except of what is wrong with a request.
+    let detail = if text.is_empty() || kind != "invalid" { usual.to_owned() } else { text };
     let mut unified = Problem::new(status.as_u16(), kind, detail).into_response();
     for name in [header::ALLOW, header::WWW_AUTHENTICATE] {
         if let Some(value) = parts.headers.get(&name) {

@@ -42,6 +42,9 @@ fn faults(context: &Context) -> Result<(Vec<String>, usize), Report> {
     if let Err(error) = app::redis_settings(&config) {
         faults.push(format!("{}: {error}", file.display()));
     }
+    if let Err(error) = config.admin.token() {
+        faults.push(format!("{}: {error}", file.display()));
+    }
     let engine = app::engine(&config).map_err(Report::failure)?;
     let cache = app::cache(&config).unwrap_or_else(|error| {
         faults.push(format!("{}: worker.cache_dir: {error}", file.display()));
