@@ -1,5 +1,7 @@
 //! Building the parts from the configuration.
 
+mod schemas;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,10 +10,13 @@ use crate::broker::keys::{self, Namespace};
 use crate::broker::redis::{InvalidSettings, RedisSettings};
 use crate::config::{Config, Isolation as ConfiguredIsolation, PasswordError, ResolvedHandler};
 use crate::pipeline::{Deployment, MAX_INSTANCES, Subscription, Worker, new_worker_id};
+use crate::schema::Schemas;
 use crate::wasm::{
     CacheError, CompiledCache, Component, Engine, EngineError, EngineSettings, Grant, Grants, Handler, Isolation,
     LoadError, Policy,
 };
+
+pub use schemas::{SchemaFolderFault, SchemaFolderFaults};
 
 /// What the configuration asks for cannot be built.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +33,9 @@ pub enum BuildError {
     /// The address of Redis.
     #[error(transparent)]
     Settings(#[from] InvalidSettings),
+    /// The schema folder.
+    #[error(transparent)]
+    Schemas(#[from] SchemaFolderFaults),
     /// One or more components.
     #[error("{}", .0.iter().map(ComponentFault::to_string).collect::<Vec<_>>().join("\n"))]
     Components(Vec<ComponentFault>),
@@ -87,17 +95,27 @@ pub fn cache(config: &Config) -> Result<Option<CompiledCache>, CacheError> {
     directory.map(|directory| CompiledCache::open(&directory)).transpose()
 }
 
-/// Loads the components of all handlers; reports every fault.
+/// The schemas of the configuration; empty if it names no folder.
+pub fn schemas(config: &Config) -> Result<Arc<Schemas>, SchemaFolderFaults> {
+    schemas::load(&config.schemas).map(Arc::new)
+}
+
+/// Loads the schemas and the components of all handlers; reports every fault of the one or the other.
 pub fn deployments(
     config: &Config,
     namespace: &Namespace,
     engine: &Engine,
     cache: Option<&CompiledCache>,
 ) -> Result<Vec<Arc<Deployment>>, BuildError> {
+    let schemas = schemas(config)?;
     let (mut deployments, mut faults) = (Vec::new(), Vec::new());
     for resolved in config.handlers() {
         match Component::from_file(engine, cache, &resolved.component) {
-            Ok(component) => deployments.push(Arc::new(deployment(&resolved, namespace, component))),
+            Ok(component) => {
+                let policy = policy(&resolved, namespace, schemas.clone());
+                let check_on_read = config.schemas.on_read;
+                deployments.push(Arc::new(deployment(&resolved, namespace, component, policy, check_on_read)));
+            }
             Err(cause) => {
                 faults.push(ComponentFault { handler: resolved.name, path: resolved.component, cause });
             }
@@ -107,7 +125,13 @@ pub fn deployments(
 }
 
 /// A handler of the default tenant with its component.
-pub fn deployment(resolved: &ResolvedHandler, namespace: &Namespace, component: Component) -> Deployment {
+fn deployment(
+    resolved: &ResolvedHandler,
+    namespace: &Namespace,
+    component: Component,
+    policy: Policy,
+    check_on_read: bool,
+) -> Deployment {
     let digest = component.digest.to_string();
     let streams = resolved
         .streams
@@ -115,22 +139,19 @@ pub fn deployment(resolved: &ResolvedHandler, namespace: &Namespace, component: 
         .map(|stream| Subscription { source: Arc::new(namespace.source(stream, &resolved.name)), is_inbox: false });
     let inbox = Subscription { source: Arc::new(namespace.inbox_source(&resolved.name)), is_inbox: true };
     Deployment {
-        handler: Handler {
-            component,
-            policy: Arc::new(policy(resolved, namespace)),
-            isolation: isolation(resolved.isolation),
-        },
+        handler: Handler { component, policy: Arc::new(policy), isolation: isolation(resolved.isolation) },
         types: resolved.types.clone(),
         sources: streams.chain([inbox]).collect(),
         retry: resolved.retry,
         dead_key: namespace.stream(&resolved.dead_letter),
         concurrency: resolved.limits.concurrency.max(1),
         digest,
+        check_on_read,
     }
 }
 
-/// What the handler may do and use.
-pub fn policy(resolved: &ResolvedHandler, namespace: &Namespace) -> Policy {
+/// What the handler may do and use. What it publishes must follow `schemas`.
+pub fn policy(resolved: &ResolvedHandler, namespace: &Namespace, schemas: Arc<Schemas>) -> Policy {
     let limits = &resolved.limits;
     let grants = resolved.publishes.iter();
     let grants = grants.map(|stream| Grant { stream: stream.clone(), key: namespace.stream(stream) });
@@ -144,6 +165,7 @@ pub fn policy(resolved: &ResolvedHandler, namespace: &Namespace) -> Policy {
         log_bytes: limits.log_bytes,
         memory: limits.memory,
         deadline: limits.deadline,
+        schemas,
     }
 }
 

@@ -13,6 +13,7 @@ mod dlq;
 mod invoke;
 mod report;
 mod run;
+mod schema;
 mod send;
 
 use std::io::{IsTerminal as _, Write as _};
@@ -66,6 +67,8 @@ enum Verb {
     Invoke(invoke::Args),
     /// Look at dead letters, and send them back to their handlers
     Dlq(dlq::Args),
+    /// Look at the schemas of events, and check data by them
+    Schema(schema::Args),
     /// Show the example shop at work, on a broker in this process or on Redis
     Demo(demo::Args),
     /// Print a completion script for a shell
@@ -135,6 +138,7 @@ pub fn dispatch(arguments: Arguments) -> Result<ExitCode, Report> {
         Verb::Send(args) => send::run(&context, args),
         Verb::Invoke(args) => invoke::run(&context, &args),
         Verb::Dlq(args) => dlq::run(&context, args),
+        Verb::Schema(args) => schema::run(&context, args),
         Verb::Demo(args) => demo::run(&context, &args),
         Verb::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "wasmill", &mut std::io::stdout());

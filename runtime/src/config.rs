@@ -1,6 +1,7 @@
 //! Configuration: one TOML file, strict, with overrides from the environment. `config/wasmill.toml` is the reference.
 //!
-//! - [`sections`]: the shape of the file and its defaults; [`redis`]: the section that has to do with secrets
+//! - [`sections`], [`schemas`]: the shape of the file and its defaults; [`redis`]: the section that has to do with
+//!   secrets
 //! - [`units`]: durations and sizes
 //! - `parse`, `env`: text and variables -> [`Config`], with every fault and its place
 //! - `validate`: what types cannot say
@@ -11,6 +12,7 @@ mod errors;
 mod parse;
 pub mod redis;
 mod resolve;
+pub mod schemas;
 pub mod sections;
 #[cfg(test)]
 mod tests;
@@ -26,6 +28,7 @@ pub use env::{PREFIX, environment};
 pub use errors::{ConfigError, ConfigErrors};
 pub use redis::{PasswordError, RedisConfig};
 pub use resolve::{Isolation, ResolvedHandler, ResolvedLimits};
+pub use schemas::SchemasConfig;
 pub use sections::*;
 
 /// The whole configuration. `Default` is that of an empty file.
@@ -44,6 +47,8 @@ pub struct Config {
     pub limits: Limits,
     /// How failures are tried again, for all handlers that do not say otherwise.
     pub retry: RetryConfig,
+    /// What the data of events must look like.
+    pub schemas: SchemasConfig,
     /// The handlers by name.
     pub handlers: BTreeMap<String, HandlerConfig>,
 }
@@ -86,7 +91,12 @@ impl Config {
 
     /// Makes relative paths start at a directory.
     fn join_paths(&mut self, directory: &Path) {
-        let optional = [&mut self.redis.password_file, &mut self.redis.ca_file, &mut self.worker.cache_dir];
+        let optional = [
+            &mut self.redis.password_file,
+            &mut self.redis.ca_file,
+            &mut self.worker.cache_dir,
+            &mut self.schemas.directory,
+        ];
         let paths = optional.into_iter().flatten();
         let components = self.handlers.values_mut().map(|handler| &mut handler.component);
         paths.chain(components).for_each(|path: &mut PathBuf| *path = directory.join(&*path));

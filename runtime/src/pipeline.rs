@@ -77,6 +77,8 @@ pub struct Deployment {
     pub concurrency: usize,
     /// The digest of the component, as text.
     pub digest: String,
+    /// Events are checked by their schemas before they are run.
+    pub check_on_read: bool,
 }
 
 impl Deployment {

@@ -91,7 +91,7 @@ fn the_reference_names_every_key() {
     let text = uncommented(&reference());
     let name = text.split("\n[handlers.").nth(1).and_then(|rest| rest.split(']').next()).expect("it has a handler");
     let handler = format!("handlers.{name}");
-    let sections = ["redis", "worker", "admin", "log", "limits", "retry", &handler];
+    let sections = ["redis", "worker", "admin", "log", "limits", "retry", "schemas", &handler];
     let below = ["reuse", "limits", "retry"].map(|section| format!("{handler}.{section}"));
     for section in sections.into_iter().chain(below.iter().map(String::as_str)) {
         let start = text.find(&format!("\n[{section}]\n")).unwrap_or_else(|| panic!("[{section}] is missing"));

@@ -10,6 +10,7 @@ use tracing_subscriber::EnvFilter;
 use super::errors::{ConfigError, nearest};
 use super::parse::Document;
 use super::redis::{SCHEMES, without_password};
+use super::schemas::SchemasConfig;
 use super::sections::{
     AdminConfig, HandlerConfig, Limits, LimitsOverride, LogConfig, RetryConfig, RetryOverride, WorkerConfig,
 };
@@ -17,6 +18,7 @@ use super::units::format_size;
 use super::{Config, RedisConfig};
 use crate::broker::keys;
 use crate::route::TypePattern;
+use crate::schema::UnknownTypes;
 
 /// WebAssembly memories grow in pages of this size.
 const MIN_MEMORY: ByteSize = ByteSize::kib(64);
@@ -48,6 +50,7 @@ pub(super) fn faults(config: &Config, document: &Document<'_>) -> Vec<ConfigErro
     check.log(&config.log);
     check.limits(&["limits"], &LimitsOverride::from(&config.limits));
     check.retry(&["retry"], &RetryOverride::from(&config.retry), &config.retry);
+    check.schemas(&config.schemas);
     for (name, handler) in &config.handlers {
         check.handler(name, handler, config);
     }
@@ -222,6 +225,26 @@ impl Check<'_, '_> {
         if (retry.base.is_some() || retry.cap.is_some()) && merged.base > merged.cap {
             let remedy = "let `cap` be as long as `base` at least";
             self.fault(&[section, &[key]].concat(), "the first pause is longer than the longest one", remedy);
+        }
+    }
+
+    fn schemas(&mut self, schemas: &SchemasConfig) {
+        match &schemas.directory {
+            Some(directory) if directory.as_os_str().is_empty() => {
+                let remedy = "name the folder that holds TYPE/VERSION.json, or leave the key out";
+                self.fault(&["schemas", "directory"], "is empty", remedy);
+            }
+            Some(_) => {}
+            None => {
+                let remedy = "add `directory = \"schemas\"`, the folder that holds TYPE/VERSION.json";
+                if schemas.on_read {
+                    self.fault(&["schemas", "on_read"], "has no effect without `schemas.directory`", remedy);
+                }
+                if schemas.unknown == UnknownTypes::Refuse {
+                    let problem = "would refuse every event, as there are no schemas without `schemas.directory`";
+                    self.fault(&["schemas", "unknown"], problem, remedy);
+                }
+            }
         }
     }
 
