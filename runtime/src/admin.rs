@@ -13,7 +13,7 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 
-use crate::pipeline::Stats;
+use crate::pipeline::{Retention, Stats};
 
 /// What the pages show.
 #[derive(Clone)]
@@ -22,6 +22,8 @@ pub struct AdminState {
     pub stats: Arc<Stats>,
     /// Whether the worker takes events.
     pub ready: Arc<AtomicBool>,
+    /// The streams that the worker keeps short.
+    pub retention: Vec<Retention>,
 }
 
 /// The port cannot be served.
@@ -57,5 +59,8 @@ async fn readyz(State(state): State<AdminState>) -> impl IntoResponse {
 }
 
 async fn metrics(State(state): State<AdminState>) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], metrics::render(&state.stats))
+    (
+        [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
+        metrics::render(&state.stats, &state.retention),
+    )
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::broker::keys::{self, Namespace};
 use crate::broker::redis::{InvalidSettings, RedisSettings};
 use crate::config::{Config, Isolation as ConfiguredIsolation, PasswordError, ResolvedHandler};
-use crate::pipeline::{Deployment, MAX_INSTANCES, Subscription, Worker, new_worker_id};
+use crate::pipeline::{Deployment, MAX_INSTANCES, Retention, Subscription, Worker, new_worker_id};
 use crate::schema::Schemas;
 use crate::wasm::{
     CacheError, CompiledCache, Component, Engine, EngineError, EngineSettings, Grant, Grants, Handler, Isolation,
@@ -68,15 +68,31 @@ pub fn redis_settings(config: &Config) -> Result<RedisSettings, BuildError> {
 }
 
 /// This process as a worker.
-pub fn worker(config: &Config) -> Worker {
+pub fn worker(config: &Config, namespace: &Namespace) -> Worker {
     let cores = || std::thread::available_parallelism().map_or(1, usize::from);
     Worker {
         id: new_worker_id(),
         heartbeat: config.worker.heartbeat,
         heartbeat_ttl: config.worker.heartbeat_ttl,
         drain_timeout: config.worker.drain_timeout.max(Duration::from_millis(1)),
+        retention: retention(config, namespace),
+        retention_interval: config.worker.retention_interval,
         threads: if config.worker.threads == 0 { cores() } else { config.worker.threads },
     }
+}
+
+/// The streams that are to be kept short.
+fn retention(config: &Config, namespace: &Namespace) -> Vec<Retention> {
+    let limited = config.streams.iter().filter(|(_, stream)| stream.max_length.is_some() || stream.max_age.is_some());
+    limited
+        .map(|(name, stream)| Retention {
+            stream: name.clone(),
+            key: namespace.stream(name),
+            max_length: stream.max_length,
+            max_age: stream.max_age,
+            trimmed: Arc::default(),
+        })
+        .collect()
 }
 
 /// An engine with room for the handlers of the configuration.

@@ -1,6 +1,6 @@
 //! Configuration: one TOML file, strict, with overrides from the environment. `config/wasmill.toml` is the reference.
 //!
-//! - [`sections`], [`schemas`]: the shape of the file and its defaults; [`redis`]: the section that has to do with
+//! - [`sections`], [`schemas`], [`streams`]: the shape of the file and its defaults; [`redis`]: the section that has to do with
 //!   secrets
 //! - [`units`]: durations and sizes
 //! - `parse`, `env`: text and variables -> [`Config`], with every fault and its place
@@ -14,6 +14,7 @@ pub mod redis;
 mod resolve;
 pub mod schemas;
 pub mod sections;
+pub mod streams;
 #[cfg(test)]
 mod tests;
 pub mod units;
@@ -30,6 +31,7 @@ pub use redis::{PasswordError, RedisConfig};
 pub use resolve::{Isolation, ResolvedHandler, ResolvedLimits};
 pub use schemas::SchemasConfig;
 pub use sections::*;
+pub use streams::StreamConfig;
 
 /// The whole configuration. `Default` is that of an empty file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
@@ -49,6 +51,8 @@ pub struct Config {
     pub retry: RetryConfig,
     /// What the data of events must look like.
     pub schemas: SchemasConfig,
+    /// What holds for streams, by name.
+    pub streams: BTreeMap<String, StreamConfig>,
     /// The handlers by name.
     pub handlers: BTreeMap<String, HandlerConfig>,
 }

@@ -1,11 +1,13 @@
 //! The loop that joins broker and wasm: read, decode, route, schedule, execute, settle.
 //!
 //! One [`shard`] per core does all of it for its share of each handler. Beside them, on the caller's thread, run the
-//! heartbeat, the take-over of dead workers' entries ([`recover`]) and the wake-up of idle readers ([`watch`]).
+//! heartbeat, the take-over of dead workers' entries ([`recover`]), the wake-up of idle readers ([`watch`]) and the trimming
+//! of streams ([`retention`]).
 
 mod batch;
 mod lane;
 mod recover;
+mod retention;
 mod run;
 mod shard;
 mod watch;
@@ -18,11 +20,12 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use self::lane::Lane;
+pub use self::retention::Retention;
 use self::shard::Shard;
 use self::watch::Watch;
 use crate::broker::memory::MemoryBroker;
 use crate::broker::redis::{RedisBroker, RedisSettings};
-use crate::broker::{Broker, BrokerError, Source, keys};
+use crate::broker::{Broker, BrokerError, Inspect, Source, keys};
 use crate::outcome::RetryPolicy;
 use crate::route::Types;
 use crate::stats::HandlerStats;
@@ -45,6 +48,14 @@ pub enum Backend {
 impl Backend {
     /// A broker with connections of its own, which are opened when they are first needed.
     fn broker(&self) -> Arc<dyn Broker> {
+        match self {
+            Backend::Redis(settings) => Arc::new(RedisBroker::new(RedisSettings::clone(settings))),
+            Backend::Memory(broker) => Arc::new(broker.clone()),
+        }
+    }
+
+    /// The same for operations.
+    fn inspect(&self) -> Arc<dyn Inspect> {
         match self {
             Backend::Redis(settings) => Arc::new(RedisBroker::new(RedisSettings::clone(settings))),
             Backend::Memory(broker) => Arc::new(broker.clone()),
@@ -101,6 +112,10 @@ pub struct Worker {
     pub drain_timeout: Duration,
     /// Threads that run handlers.
     pub threads: usize,
+    /// The streams that it keeps short.
+    pub retention: Vec<Retention>,
+    /// How often it does.
+    pub retention_interval: Duration,
 }
 
 /// What a thread is told.
@@ -155,6 +170,7 @@ pub async fn serve(
     let watch = Arc::new(Watch::default());
     let mut shards = start_shards(&worker, &backend, &deployments, stats, &watch)?;
     ready();
+    let inspect = backend.inspect();
     let panicked = {
         let commands: Vec<_> = shards.iter().map(|shard| shard.commands.clone()).collect();
         tokio::select! {
@@ -162,6 +178,7 @@ pub async fn serve(
             () = recover::beat(&*broker, &worker) => false,
             () = recover::take_over(&*broker, &worker, &deployments, &commands) => false,
             () = watch.run(&*broker) => false,
+            () = retention::run(&*inspect, &worker) => false,
             () = any_ended(&mut shards) => true,
         }
     };

@@ -11,6 +11,7 @@ mod faults;
 mod handlers;
 mod invoke;
 mod recovery;
+mod retention;
 mod schema;
 mod send;
 mod shutdown;

@@ -35,11 +35,15 @@ pub fn run(context: &Context, _: &Args) -> Result<ExitCode, Report> {
 
 async fn serve(config: &Config, deployments: Vec<Arc<Deployment>>) -> Result<ExitCode, Report> {
     let backend = Backend::Redis(Box::new(app::redis_settings(config).map_err(Report::usage)?));
-    let worker = app::worker(config);
+    let worker = app::worker(config, &Namespace::default());
     let stats = Arc::new(pipeline::new_stats(&deployments));
     let ready = Arc::new(AtomicBool::new(false));
     let (stop, stopped) = watch::channel(false);
-    let admin = start_admin(config, AdminState { stats: stats.clone(), ready: ready.clone() }, stopped);
+    let admin = start_admin(
+        config,
+        AdminState { stats: stats.clone(), ready: ready.clone(), retention: worker.retention.clone() },
+        stopped,
+    );
     let handlers: Vec<&str> = deployments.iter().map(|deployment| deployment.name()).collect();
     tracing::info!(
         worker = &*worker.id,

@@ -14,6 +14,7 @@ use super::schemas::SchemasConfig;
 use super::sections::{
     AdminConfig, HandlerConfig, Limits, LimitsOverride, LogConfig, RetryConfig, RetryOverride, WorkerConfig,
 };
+use super::streams::StreamConfig;
 use super::units::format_size;
 use super::{Config, RedisConfig};
 use crate::broker::keys;
@@ -51,6 +52,9 @@ pub(super) fn faults(config: &Config, document: &Document<'_>) -> Vec<ConfigErro
     check.limits(&["limits"], &LimitsOverride::from(&config.limits));
     check.retry(&["retry"], &RetryOverride::from(&config.retry), &config.retry);
     check.schemas(&config.schemas);
+    for (name, stream) in &config.streams {
+        check.stream(name, stream);
+    }
     for (name, handler) in &config.handlers {
         check.handler(name, handler, config);
     }
@@ -150,6 +154,7 @@ impl Check<'_, '_> {
             self.fault(&["worker", "threads"], problem, format!("at most {MAX_THREADS}; 0 means one per core"));
         }
         self.positive(&["worker", "heartbeat"], worker.heartbeat);
+        self.positive(&["worker", "retention_interval"], worker.retention_interval);
         if worker.heartbeat_ttl < worker.heartbeat * 3 {
             let remedy = "give it three heartbeats at least, or one lost beat lets others take this worker's events";
             self.fault(&["worker", "heartbeat_ttl"], "is shorter than three times `worker.heartbeat`", remedy);
@@ -245,6 +250,17 @@ impl Check<'_, '_> {
                     self.fault(&["schemas", "unknown"], problem, remedy);
                 }
             }
+        }
+    }
+
+    fn stream(&mut self, name: &str, stream: &StreamConfig) {
+        self.stream_name(&["streams", name], name);
+        if stream.max_length == Some(0) {
+            let remedy = "write the number of entries to keep, or leave it out to keep all";
+            self.fault(&["streams", name, "max_length"], "must be at least 1", remedy);
+        }
+        if let Some(max_age) = stream.max_age {
+            self.positive(&["streams", name, "max_age"], max_age);
         }
     }
 
