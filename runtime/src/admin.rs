@@ -29,7 +29,7 @@ pub use self::guard::Token;
 pub use self::openapi::document as openapi_document;
 pub use self::problem::{MEDIA_TYPE as PROBLEM_MEDIA_TYPE, Problem};
 use crate::ops::Operator;
-use crate::pipeline::Stats;
+use crate::pipeline::{Retention, Stats};
 use crate::readiness::{Phase, Readiness};
 
 /// The largest body of a request, in bytes: a batch of events.
@@ -48,6 +48,8 @@ pub struct AdminState {
     pub operator: Operator,
     /// What a request must carry; `None` if everybody who can connect is let in.
     pub token: Option<Token>,
+    /// The streams that the worker keeps short.
+    pub retention: Vec<Retention>,
 }
 
 /// The port cannot be served.
@@ -116,5 +118,8 @@ async fn readyz(State(state): State<AdminState>) -> Response {
 }
 
 async fn metrics(State(state): State<AdminState>) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], metrics::render(&state.stats))
+    (
+        [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
+        metrics::render(&state.stats, &state.retention),
+    )
 }

@@ -359,6 +359,20 @@ pub struct ServerInfo {
     pub slow: Option<Vec<(Duration, String)>>,
 }
 
+/// What trimming a stream came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Trimmed {
+    /// Entries removed.
+    pub removed: usize,
+    /// Entries left.
+    pub length: usize,
+    /// There may be more to remove right now: a call removes so much only that it holds up nobody.
+    pub more: bool,
+    /// The group that has not settled entries which should have been removed; only told when there is nothing more to
+    /// remove right now. If there are several, the one that is furthest behind.
+    pub held_back_by: Option<String>,
+}
+
 /// Operations: looking at streams and at dead letters. Never on the hot path.
 #[async_trait]
 pub trait Inspect: Send + Sync {
@@ -394,6 +408,15 @@ pub trait Inspect: Send + Sync {
 
     /// Deletes streams with all that is in them.
     async fn remove_streams(&self, keys: &[&str]) -> Result<(), BrokerError>;
+
+    /// Removes the oldest entries, in one step: those beyond `max_length` and those older than `older_than` by the
+    /// broker's clock. Never one that is pending in a group, or that a group has not read yet.
+    async fn trim(
+        &self,
+        key: &str,
+        max_length: Option<usize>,
+        older_than: Option<Duration>,
+    ) -> Result<Trimmed, BrokerError>;
 
     /// Deletes entries; how many there were.
     async fn delete(&self, key: &str, entries: &[EntryId]) -> Result<usize, BrokerError>;

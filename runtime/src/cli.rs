@@ -19,6 +19,7 @@ mod pending;
 mod replay;
 mod report;
 mod run;
+mod schema;
 mod send;
 mod stats;
 mod streams;
@@ -37,6 +38,7 @@ use wasmill::app;
 use wasmill::broker::redis::RedisBroker;
 use wasmill::config::{Config, environment};
 use wasmill::ops::Operator;
+use wasmill::schema::Schemas;
 use wasmill::telemetry;
 
 pub use report::Report;
@@ -96,6 +98,8 @@ enum Verb {
     Workers(workers::Args),
     /// Look whether everything is as it should be
     Doctor(doctor::Args),
+    /// Look at the schemas of events, and check data by them
+    Schema(schema::Args),
     /// Show the example shop at work, on a broker in this process or on Redis
     Demo(demo::Args),
     /// Print a completion script for a shell
@@ -120,7 +124,7 @@ impl Context {
     pub async fn target(&self, config: &Config) -> Result<Target, Report> {
         match self.admin.client()? {
             Some(client) => Ok(Target::Worker(client)),
-            None => Ok(Target::Broker(Operator::new(self.redis(config).await?, config))),
+            None => Ok(Target::Broker(Operator::new(self.redis(config).await?, config, schemas(config)?))),
         }
     }
 
@@ -130,7 +134,7 @@ impl Context {
             Some(client) => Ok(Target::Worker(client)),
             None => {
                 let settings = app::redis_settings(config).map_err(Report::usage)?;
-                Ok(Target::Broker(Operator::new(Arc::new(RedisBroker::new(settings)), config)))
+                Ok(Target::Broker(Operator::new(Arc::new(RedisBroker::new(settings)), config, schemas(config)?)))
             }
         }
     }
@@ -158,6 +162,11 @@ impl Context {
     pub fn is_json(&self) -> bool {
         self.output == Output::Json
     }
+}
+
+/// The schemas of the configuration.
+fn schemas(config: &Config) -> Result<Arc<Schemas>, Report> {
+    app::schemas(config).map_err(Report::usage)
 }
 
 /// Writes a line to stdout. A reader that has gone (`wasmill dlq ls | head`) is no fault, and wants no more.
@@ -193,6 +202,7 @@ pub fn dispatch(arguments: Arguments) -> Result<ExitCode, Report> {
         Verb::Stats(args) => stats::run(&context, &args),
         Verb::Workers(args) => workers::run(&context, &args),
         Verb::Doctor(args) => doctor::run(&context, &args),
+        Verb::Schema(args) => schema::run(&context, args),
         Verb::Demo(args) => demo::run(&context, &args),
         Verb::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "wasmill", &mut std::io::stdout());

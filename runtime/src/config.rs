@@ -1,6 +1,7 @@
 //! Configuration: one TOML file, strict, with overrides from the environment. `config/wasmill.toml` is the reference.
 //!
-//! - [`sections`]: the shape of the file and its defaults; [`redis`]: the section that has to do with secrets
+//! - [`sections`], [`schemas`], [`streams`]: the shape of the file and its defaults; [`redis`]: the section that has to do with
+//!   secrets
 //! - [`units`]: durations and sizes
 //! - `parse`, `env`: text and variables -> [`Config`], with every fault and its place
 //! - `validate`: what types cannot say
@@ -11,8 +12,10 @@ mod errors;
 mod parse;
 pub mod redis;
 mod resolve;
+pub mod schemas;
 mod secret;
 pub mod sections;
+pub mod streams;
 #[cfg(test)]
 mod tests;
 pub mod units;
@@ -27,8 +30,10 @@ pub use env::{PREFIX, environment};
 pub use errors::{ConfigError, ConfigErrors};
 pub use redis::RedisConfig;
 pub use resolve::{Isolation, ResolvedHandler, ResolvedLimits};
+pub use schemas::SchemasConfig;
 pub use secret::SecretError;
 pub use sections::*;
+pub use streams::StreamConfig;
 
 /// The whole configuration. `Default` is that of an empty file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
@@ -46,6 +51,10 @@ pub struct Config {
     pub limits: Limits,
     /// How failures are tried again, for all handlers that do not say otherwise.
     pub retry: RetryConfig,
+    /// What the data of events must look like.
+    pub schemas: SchemasConfig,
+    /// What holds for streams, by name.
+    pub streams: BTreeMap<String, StreamConfig>,
     /// The handlers by name.
     pub handlers: BTreeMap<String, HandlerConfig>,
 }
@@ -93,6 +102,7 @@ impl Config {
             &mut self.redis.ca_file,
             &mut self.worker.cache_dir,
             &mut self.admin.token_file,
+            &mut self.schemas.directory,
         ];
         let paths = optional.into_iter().flatten();
         let components = self.handlers.values_mut().map(|handler| &mut handler.component);

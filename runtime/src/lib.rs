@@ -7,6 +7,7 @@
 //! |---|---|
 //! | read | [`broker`]: where events live; on Redis and in process |
 //! | decode | [`envelope`]: fields of an entry to an [`event`] |
+//! | check | [`schema`]: is the data what its type promises; also before each publish |
 //! | route | [`route`]: does the handler want it |
 //! | schedule | [`schedule`]: whose turn is it |
 //! | execute | [`wasm`]: a sandbox, fresh or reused, and what the handler asked for |
@@ -29,6 +30,7 @@ pub mod pipeline;
 pub mod readiness;
 pub mod route;
 pub mod schedule;
+pub mod schema;
 pub mod stats;
 pub mod telemetry;
 pub mod wasm;

@@ -13,6 +13,7 @@ mod publish;
 mod replay;
 mod streams;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 pub use dead_letters::{DeadLetterPage, DeadLetterQuery, DeadLetterReport, MovedReport, RawBytes, Selection};
@@ -27,8 +28,9 @@ pub use streams::{GroupReport, StreamReport};
 
 use crate::broker::keys::Namespace;
 use crate::broker::{BrokerError, Fields, Operate};
-use crate::config::{Config, ResolvedHandler};
+use crate::config::{Config, ResolvedHandler, StreamConfig};
 use crate::event::Event;
+use crate::schema::{SchemaViolation, Schemas};
 
 /// An operation that could not be done.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +47,13 @@ pub enum OpsError {
     /// What was asked for is not well formed.
     #[error("{0}")]
     Invalid(String),
+    /// An event does not follow its schema.
+    #[error("{place}{violation}")]
+    Schema {
+        place: String,
+        #[source]
+        violation: SchemaViolation,
+    },
     /// More than a limit allows.
     #[error("{0}")]
     TooLarge(String),
@@ -61,6 +70,7 @@ impl OpsError {
                 404
             }
             OpsError::Invalid(_) => 400,
+            OpsError::Schema { .. } => 422,
             OpsError::TooLarge(_) => 413,
             OpsError::Broker(BrokerError::Unreachable { .. } | BrokerError::Refused { .. }) => 503,
             OpsError::Broker(_) => 502,
@@ -74,6 +84,7 @@ impl OpsError {
             OpsError::UnknownHandler { .. } => "unknown-handler",
             OpsError::UnknownDeadLetter { .. } => "unknown-dead-letter",
             OpsError::Invalid(_) => "invalid",
+            OpsError::Schema { .. } => "schema",
             OpsError::TooLarge(_) => "too-large",
             OpsError::Broker(BrokerError::Unreachable { .. }) => "broker-unreachable",
             OpsError::Broker(BrokerError::Refused { .. }) => "broker-refuses",
@@ -88,17 +99,21 @@ pub struct Operator {
     broker: Arc<dyn Operate>,
     namespace: Namespace,
     handlers: Arc<[ResolvedHandler]>,
+    schemas: Arc<Schemas>,
     /// The largest event that may be published, in bytes.
     event_bytes: usize,
+    retention: Arc<BTreeMap<String, StreamConfig>>,
 }
 
 impl Operator {
-    /// Works on `broker`, and knows the handlers and streams of `config`.
-    pub fn new(broker: Arc<dyn Operate>, config: &Config) -> Operator {
+    /// Works on `broker`, and knows the handlers and streams of `config`. What is published must follow `schemas`.
+    pub fn new(broker: Arc<dyn Operate>, config: &Config, schemas: Arc<Schemas>) -> Operator {
         Operator {
             broker,
             namespace: Namespace::default(),
             handlers: config.handlers().into(),
+            schemas,
+            retention: Arc::new(config.streams.clone()),
             event_bytes: usize::try_from(config.limits.event_bytes.as_u64()).unwrap_or(usize::MAX),
         }
     }
@@ -130,6 +145,7 @@ impl Operator {
             .handlers
             .iter()
             .flat_map(|handler| handler.streams.iter().chain(&handler.publishes).chain([&handler.dead_letter]))
+            .chain(self.retention.keys())
             .cloned()
             .collect();
         names.sort();

@@ -1,11 +1,13 @@
 //! The loop that joins broker and wasm: read, decode, route, schedule, execute, settle.
 //!
 //! One [`shard`] per core does all of it for its share of each handler. Beside them, on the caller's thread, run the
-//! heartbeat, the take-over of dead workers' entries ([`recover`]) and the wake-up of idle readers ([`watch`]).
+//! heartbeat, the take-over of dead workers' entries ([`recover`]), the wake-up of idle readers ([`watch`]) and the trimming
+//! of streams ([`retention`]).
 
 mod batch;
 mod lane;
 mod recover;
+mod retention;
 mod run;
 mod shard;
 mod watch;
@@ -18,11 +20,12 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use self::lane::Lane;
+pub use self::retention::Retention;
 use self::shard::Shard;
 use self::watch::Watch;
 use crate::broker::memory::MemoryBroker;
 use crate::broker::redis::{RedisBroker, RedisSettings};
-use crate::broker::{Broker, BrokerError, Source, keys};
+use crate::broker::{Broker, BrokerError, Inspect, Source, keys};
 use crate::fleet::{HandlerReport, WorkerReport};
 use crate::outcome::RetryPolicy;
 use crate::readiness::{Phase, Readiness};
@@ -47,6 +50,14 @@ pub enum Backend {
 impl Backend {
     /// A broker with connections of its own, which are opened when they are first needed.
     fn broker(&self) -> Arc<dyn Broker> {
+        match self {
+            Backend::Redis(settings) => Arc::new(RedisBroker::new(RedisSettings::clone(settings))),
+            Backend::Memory(broker) => Arc::new(broker.clone()),
+        }
+    }
+
+    /// The same for operations.
+    fn inspect(&self) -> Arc<dyn Inspect> {
         match self {
             Backend::Redis(settings) => Arc::new(RedisBroker::new(RedisSettings::clone(settings))),
             Backend::Memory(broker) => Arc::new(broker.clone()),
@@ -79,6 +90,8 @@ pub struct Deployment {
     pub concurrency: usize,
     /// The digest of the component, as text.
     pub digest: String,
+    /// Events are checked by their schemas before they are run.
+    pub check_on_read: bool,
 }
 
 impl Deployment {
@@ -103,6 +116,10 @@ pub struct Worker {
     pub threads: usize,
     /// When it started, in milliseconds since the Unix epoch.
     pub started_ms: u64,
+    /// The streams that it keeps short.
+    pub retention: Vec<Retention>,
+    /// How often it does.
+    pub retention_interval: Duration,
 }
 
 /// What a thread is told.
@@ -159,6 +176,7 @@ pub async fn serve(
     let mut shards = start_shards(&worker, &backend, &deployments, stats, &watch)?;
     readiness.set(Phase::Ready);
     tracing::info!("ready");
+    let inspect = backend.inspect();
     let panicked = {
         let commands: Vec<_> = shards.iter().map(|shard| shard.commands.clone()).collect();
         tokio::select! {
@@ -166,6 +184,7 @@ pub async fn serve(
             () = recover::beat(&*broker, &worker, report, readiness) => false,
             () = recover::take_over(&*broker, &worker, &deployments, &commands) => false,
             () = watch.run(&*broker) => false,
+            () = retention::run(&*inspect, &worker) => false,
             () = any_ended(&mut shards) => true,
         }
     };

@@ -12,6 +12,8 @@ mod handlers;
 mod invoke;
 mod operations;
 mod recovery;
+mod retention;
+mod schema;
 mod send;
 mod shutdown;
 mod tidy;

@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use self::state::State;
 use super::{
     Broker, BrokerError, Claimed, ConsumerInfo, Cursor, Entry, EntryId, Fields, Inspect, PendingEntry, Replay,
-    Replayed, ServerInfo, Settled, Source, StreamInfo,
+    Replayed, ServerInfo, Settled, Source, StreamInfo, Trimmed,
 };
 use crate::envelope;
 use crate::outcome::{Publication, Settlement};
@@ -49,9 +49,9 @@ impl MemoryBroker {
         id
     }
 
-    /// Removes all but the newest `keep` entries, like XTRIM MAXLEN.
-    pub fn trim(&self, key: &str, keep: usize) {
-        self.state().trim(key, keep);
+    /// Removes all but the newest `keep` entries, settled or not, like XTRIM MAXLEN.
+    pub fn cut(&self, key: &str, keep: usize) {
+        self.state().cut(key, keep);
     }
 
     /// Removes a stream with its groups, like DEL.
@@ -203,6 +203,15 @@ impl Inspect for MemoryBroker {
     async fn remove_streams(&self, keys: &[&str]) -> Result<(), BrokerError> {
         keys.iter().for_each(|key| self.delete_stream(key));
         Ok(())
+    }
+
+    async fn trim(
+        &self,
+        key: &str,
+        max_length: Option<usize>,
+        older_than: Option<Duration>,
+    ) -> Result<Trimmed, BrokerError> {
+        Ok(self.state().trim(key, max_length, older_than))
     }
 
     async fn delete(&self, key: &str, entries: &[EntryId]) -> Result<usize, BrokerError> {

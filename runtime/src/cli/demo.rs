@@ -136,7 +136,7 @@ impl<B: Broker + Inspect + 'static> Shop<B> {
             // A dropped sender is a stop, too.
             let _ = stopped.await;
         };
-        let worker = app::worker(&self.config);
+        let worker = app::worker(&self.config, &self.namespace);
         let readiness = Readiness::default();
         let serve =
             pipeline::serve(worker, self.backend.clone(), self.deployments.clone(), &stats, &readiness, shutdown);

@@ -81,7 +81,8 @@ fn load(config: &Config, resolved: &ResolvedHandler) -> Result<Handler, Report> 
     let cache = app::cache(config).map_err(Report::usage)?;
     let component = Component::from_file(&engine, cache.as_ref(), &resolved.component)
         .map_err(|error| Report::usage(format!("{}: {error}", resolved.component.display())))?;
-    let policy = Arc::new(app::policy(resolved, &Namespace::default()));
+    let schemas = app::schemas(config).map_err(Report::usage)?;
+    let policy = Arc::new(app::policy(resolved, &Namespace::default(), schemas));
     Ok(Handler { component, policy, isolation: Isolation::Fresh })
 }
 

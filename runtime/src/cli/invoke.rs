@@ -61,7 +61,11 @@ pub fn run(context: &Context, args: &Args) -> Result<ExitCode, Report> {
     let engine = engine.map_err(Report::failure)?;
     let component = Component::from_file(&engine, None, &args.component)
         .map_err(|error| Report::usage(format!("{}: {error}", args.component.display())))?;
-    let mut policy = app::policy(&resolved, &Namespace::default());
+    let schemas = app::schemas(&config).map_err(Report::usage)?;
+    if config.schemas.on_read {
+        schemas.check(&event).map_err(Report::usage)?;
+    }
+    let mut policy = app::policy(&resolved, &Namespace::default(), schemas);
     if resolved.publishes.is_empty() && args.handler.is_none() {
         policy.grants = Grants::All;
     }

@@ -49,14 +49,15 @@ async fn serve(config: &Config, args: &Args, deployments: Vec<Arc<Deployment>>) 
         let settings = app::redis_settings(config).map_err(Report::usage)?;
         (Backend::Redis(Box::new(settings.clone())), Arc::new(RedisBroker::new(settings)))
     };
-    let worker = app::worker(config);
+    let worker = app::worker(config, &Namespace::default());
     let stats = Arc::new(pipeline::new_stats(&deployments));
     let readiness = Arc::new(Readiness::default());
     let (stop, stopped) = watch::channel(false);
     let state = AdminState {
         stats: stats.clone(),
         readiness: readiness.clone(),
-        operator: Operator::new(broker, config),
+        operator: Operator::new(broker, config, app::schemas(config).map_err(Report::usage)?),
+        retention: worker.retention.clone(),
         token: config.admin.token().map_err(Report::usage)?.map(|token| Token::new(&token)),
     };
     let admin = start_admin(config, state, stopped);

@@ -284,6 +284,7 @@ impl From<OpsError> for Report {
     fn from(error: OpsError) -> Report {
         match error {
             OpsError::Broker(error) => error.into(),
+            violation @ OpsError::Schema { .. } => Report::failure(violation),
             wrong => Report::usage(wrong),
         }
     }

@@ -29,6 +29,9 @@ pub struct WorkerConfig {
     /// How long running deliveries may go on after SIGTERM.
     #[serde(with = "duration")]
     pub drain_timeout: Duration,
+    /// How often streams are trimmed; see [`super::StreamConfig`].
+    #[serde(with = "duration")]
+    pub retention_interval: Duration,
     /// Where compiled components are kept; see [`WorkerConfig::cache_dir`] for when it is not set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cache_dir: Option<PathBuf>,
@@ -42,6 +45,7 @@ impl Default for WorkerConfig {
             heartbeat_ttl: Duration::from_secs(10),
             // Kubernetes kills 30 seconds after SIGTERM.
             drain_timeout: Duration::from_secs(25),
+            retention_interval: Duration::from_secs(10),
             cache_dir: None,
         }
     }

@@ -207,7 +207,7 @@ impl Operator {
                 let text = format!("{name} holds {length} dead letters");
                 let remedy = "look at them with `wasmill dlq ls`, mend, and `wasmill dlq redrive` or `drop`";
                 findings.push(Finding::bad(Check::DeadLetters, Level::Warning, text, remedy));
-            } else if length > LONG_STREAM {
+            } else if length > LONG_STREAM && !self.retention.contains_key(&name) {
                 let text = format!("{name} has {length} entries");
                 let remedy = format!("set max_length or max_age in [streams.\"{name}\"]");
                 findings.push(Finding::bad(Check::Trimming, Level::Warning, text, remedy));

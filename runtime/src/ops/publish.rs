@@ -25,7 +25,7 @@ pub struct PublishReport {
 
 impl Operator {
     /// Publishes all of the events, or none.
-    pub async fn publish(&self, stream: &str, events: Vec<Event>) -> Result<PublishReport, OpsError> {
+    pub async fn publish(&self, stream: &str, mut events: Vec<Event>) -> Result<PublishReport, OpsError> {
         if !(1..=MAX_STREAM_NAME).contains(&stream.len()) || stream.chars().any(char::is_control) {
             let problem =
                 format!("{stream:?} is no name of a stream: 1 to {MAX_STREAM_NAME} bytes, no control characters");
@@ -38,12 +38,10 @@ impl Operator {
             let count = events.len();
             return Err(OpsError::TooLarge(format!("{count} events in one request; the limit is {MAX_PUBLISH}")));
         }
-        for (at, event) in events.iter().enumerate() {
-            self.check_event(event).map_err(|problem| match problem {
-                OpsError::Invalid(text) => OpsError::Invalid(format!("event {at}: {text}")),
-                OpsError::TooLarge(text) => OpsError::TooLarge(format!("event {at}: {text}")),
-                other => other,
-            })?;
+        let is_one = events.len() == 1;
+        for (at, event) in events.iter_mut().enumerate() {
+            let place = if is_one { String::new() } else { format!("event {at}: ") };
+            self.admit(event, place)?;
         }
         let key = self.namespace.stream(stream);
         let ids = events.iter().map(|event| event.id.clone()).collect();
@@ -54,16 +52,18 @@ impl Operator {
         Ok(PublishReport { stream: stream.to_owned(), ids, entries })
     }
 
-    fn check_event(&self, event: &Event) -> Result<(), OpsError> {
+    fn admit(&self, event: &mut Event, place: String) -> Result<(), OpsError> {
         for (name, value) in [("id", &event.id), ("source", &event.source), ("type", &event.r#type)] {
             if value.is_empty() {
-                return Err(OpsError::Invalid(format!("`{name}` is empty")));
+                return Err(OpsError::Invalid(format!("{place}`{name}` is empty")));
             }
         }
         let (size, limit) = (event.size(), self.event_bytes);
-        match size > limit {
-            true => Err(OpsError::TooLarge(format!("the event has {size} bytes; limits.event_bytes is {limit}"))),
-            false => Ok(()),
+        if size > limit {
+            return Err(OpsError::TooLarge(format!(
+                "{place}the event has {size} bytes; limits.event_bytes is {limit}"
+            )));
         }
+        self.schemas.admit(event).map_err(|violation| OpsError::Schema { place, violation })
     }
 }

@@ -34,6 +34,12 @@ pub struct StreamReport {
     /// Time since that was written, in milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_age_ms: Option<u64>,
+    /// The most entries that are kept; more may be there while a group has not settled them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_length: Option<usize>,
+    /// The greatest age that is kept, in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_age_ms: Option<u64>,
     /// The consumer groups that read it.
     pub groups: Vec<GroupReport>,
 }
@@ -106,11 +112,15 @@ impl Operator {
         });
         let mut groups: Vec<GroupReport> = groups.collect();
         groups.sort_by(|a, b| a.group.cmp(&b.group));
+        let retention = self.retention.get(name);
+        let max_age = retention.and_then(|retention| retention.max_age);
         StreamReport {
             stream: name.to_owned(),
             exists: true,
             length: info.length,
             memory_bytes,
+            max_length: retention.and_then(|retention| retention.max_length),
+            max_age_ms: max_age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
             first: info.first.map(|id| id.to_string()),
             first_age_ms: info.first.map(|id| now.saturating_sub(id.ms)),
             last: is_used.then(|| info.last.to_string()),

@@ -63,7 +63,7 @@ pub async fn a_dead_letter_keeps_the_original_byte_for_byte(f: &Fixture) {
 
 pub async fn a_dead_letter_of_a_trimmed_entry_keeps_the_evidence(f: &Fixture) {
     let (source, entries) = f.pending("orders", 1).await;
-    f.trim("orders", 0).await;
+    f.cut("orders", 0).await;
     let decision = bury("dead", &source, entries[0].id);
     assert_eq!(f.settle_one(A, &source, entries[0].id, decision).await, Applied);
     let letter = only_letter(f, "dead").await;

@@ -73,7 +73,7 @@ pub async fn whoever_acks_first_wins(f: &Fixture) {
 
 pub async fn entries_whose_payload_is_gone_are_settled(f: &Fixture) {
     let (source, entries) = f.pending("orders", 4).await;
-    f.trim(&source.key, 2).await;
+    f.cut(&source.key, 2).await;
     let claimed = f.claim_from(&source, B, A, 10).await;
     assert_eq!((ids(&claimed.entries), claimed.trimmed, claimed.more), (ids(&entries[2..]), 2, false));
     assert_eq!(f.pending_count(&source).await, 2);

@@ -5,8 +5,8 @@ pub fn dead_letters_are_shown_redriven_and_dropped(way: Way) {
     let mill = Mill::start(way, "");
     for id in ["1", "2"] {
         mill.publish("faults.in", id, "reject", "why");
+        mill.wait_settled("faults");
     }
-    mill.wait_settled("faults");
     let letters = mill.json(&["dlq", "ls", "faults"]);
     let letter = &letters[0];
     let expected = [("class", "rejected"), ("stream", "faults.in"), ("handler", "faults")];

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::super::{
-    BrokerError, Claimed, ConsumerInfo, Cursor, Entry, EntryId, Fields, Settled, Source, dead_letter, keys,
+    BrokerError, Claimed, ConsumerInfo, Cursor, Entry, EntryId, Fields, Settled, Source, Trimmed, dead_letter, keys,
 };
 use crate::clock::now_ms;
 use crate::envelope;
@@ -82,12 +82,38 @@ impl State {
         }
     }
 
-    pub(super) fn trim(&mut self, key: &str, keep: usize) {
+    pub(super) fn cut(&mut self, key: &str, keep: usize) {
         if let Some(stream) = self.streams.get_mut(key) {
             while stream.entries.len() > keep {
                 stream.entries.pop_first();
             }
         }
+    }
+
+    pub(super) fn trim(&mut self, key: &str, max_length: Option<usize>, older_than: Option<Duration>) -> Trimmed {
+        let Some(stream) = self.streams.get_mut(key) else { return Trimmed::default() };
+        // What every group has settled lies before the first bound.
+        let bounds = stream.groups.iter().map(|(name, group)| {
+            let pending = group.pending.first_key_value().map(|(&id, _)| id);
+            (pending.unwrap_or_else(|| group.delivered.next()), name)
+        });
+        let holder = bounds.min();
+        let oldest = older_than.map(|age| now_ms().saturating_sub(u64::try_from(age.as_millis()).unwrap_or(u64::MAX)));
+        let mut removed = 0;
+        let mut held_back_by = None;
+        while let Some((&id, _)) = stream.entries.first_key_value() {
+            let is_excess = max_length.is_some_and(|max| stream.entries.len() > max);
+            if !is_excess && oldest.is_none_or(|oldest| id.ms >= oldest) {
+                break;
+            }
+            if let Some((_, name)) = holder.filter(|(bound, _)| id >= *bound) {
+                held_back_by = Some(name.to_string());
+                break;
+            }
+            stream.entries.pop_first();
+            removed += 1;
+        }
+        Trimmed { removed, length: stream.entries.len(), more: false, held_back_by }
     }
 
     pub(super) fn delete_stream(&mut self, key: &str) {

@@ -1,4 +1,4 @@
-//! Operations on streams: looking, redriving, deleting.
+//! Operations on streams: looking, redriving, trimming, deleting.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -7,13 +7,15 @@ use async_trait::async_trait;
 
 use super::super::{
     BrokerError, Entry, EntryId, GroupInfo, Inspect, PendingEntry, Replay, Replayed, ServerInfo, Source, StreamInfo,
-    keys,
+    Trimmed, keys,
 };
 use super::script::Script;
 use super::{RedisBroker, reply};
 
 /// Entries of the slow log that are looked at.
 const SLOW_ENTRIES: usize = 16;
+/// Entries that one call of trim.lua removes, near enough: less than a millisecond of the server's time.
+const TRIM_LIMIT: usize = 10_000;
 
 impl RedisBroker {
     /// The newest id ever given out in the stream; `None` if there is no stream.
@@ -156,6 +158,22 @@ impl Inspect for RedisBroker {
             return Ok(());
         }
         self.requests.query::<i64>(::redis::cmd("UNLINK").arg(keys)).await.map(|_| ())
+    }
+
+    async fn trim(
+        &self,
+        key: &str,
+        max_length: Option<usize>,
+        older_than: Option<Duration>,
+    ) -> Result<Trimmed, BrokerError> {
+        let text = |number: Option<u128>| number.map_or_else(String::new, |number| number.to_string());
+        let reply = Script::Trim
+            .run(&self.requests, &[key], |command| {
+                command.arg(text(max_length.map(|max| max as u128)));
+                command.arg(text(older_than.map(|age| age.as_millis()))).arg(TRIM_LIMIT);
+            })
+            .await?;
+        reply::trimmed(reply)
     }
 
     async fn delete(&self, key: &str, entries: &[EntryId]) -> Result<usize, BrokerError> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ::redis::Value;
 
-use super::super::{BrokerError, Claimed, Entry, EntryId, Fields};
+use super::super::{BrokerError, Claimed, Entry, EntryId, Fields, Trimmed};
 
 /// The answer is none that the command can give.
 pub(super) fn unexpected(what: impl Display) -> BrokerError {
@@ -89,6 +89,19 @@ pub(super) fn claimed(value: Value) -> Result<Claimed, BrokerError> {
     let next_due = part().ok().map(|value| integer(&value)).transpose()?;
     let next_due = next_due.and_then(|ms| u64::try_from(ms).ok()).map(Duration::from_millis);
     Ok(Claimed { entries, trimmed, more, next_due })
+}
+
+/// The answer of trim.lua.
+pub(super) fn trimmed(value: Value) -> Result<Trimmed, BrokerError> {
+    let parts: [Value; 4] = array(value)?.try_into().map_err(|_| unexpected("an answer in four parts was expected"))?;
+    let [removed, length, more, holder] = parts;
+    let count = |value: &Value| Ok(integer(value)?.max(0) as usize);
+    Ok(Trimmed {
+        removed: count(&removed)?,
+        length: count(&length)?,
+        more: integer(&more)? == 1,
+        held_back_by: Some(text(holder)?).filter(|name| !name.is_empty()),
+    })
 }
 
 /// One flat list of names and values, as XINFO gives them.

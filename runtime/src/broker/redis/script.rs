@@ -19,6 +19,7 @@ pub(super) enum Script {
     Heartbeat,
     Publish,
     Replay,
+    Trim,
 }
 
 impl Script {
@@ -33,11 +34,12 @@ impl Script {
             Script::Heartbeat => include_str!("heartbeat.lua"),
             Script::Publish => include_str!("publish.lua"),
             Script::Replay => include_str!("replay.lua"),
+            Script::Trim => include_str!("trim.lua"),
         }
     }
 
     fn hash(self) -> &'static str {
-        static HASHES: [OnceLock<String>; 9] = [const { OnceLock::new() }; 9];
+        static HASHES: [OnceLock<String>; 10] = [const { OnceLock::new() }; 10];
         HASHES[self as usize].get_or_init(|| ::redis::Script::new(self.text()).get_hash().to_owned())
     }
 
