@@ -10,6 +10,7 @@ macro_rules! say {
 mod check;
 mod demo;
 mod dlq;
+mod generate;
 mod invoke;
 mod report;
 mod run;
@@ -68,6 +69,8 @@ enum Verb {
     Dlq(dlq::Args),
     /// Show the example shop at work, on a broker in this process or on Redis
     Demo(demo::Args),
+    /// Publish made-up events at a rate, for trying things out and for load
+    Generate(generate::Args),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -136,6 +139,7 @@ pub fn dispatch(arguments: Arguments) -> Result<ExitCode, Report> {
         Verb::Invoke(args) => invoke::run(&context, &args),
         Verb::Dlq(args) => dlq::run(&context, args),
         Verb::Demo(args) => demo::run(&context, &args),
+        Verb::Generate(args) => generate::run(&context, &args),
         Verb::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "wasmill", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)

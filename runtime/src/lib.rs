@@ -21,6 +21,7 @@ pub mod clock;
 pub mod config;
 pub mod envelope;
 pub mod event;
+pub mod generate;
 pub mod outcome;
 pub mod pipeline;
 pub mod route;

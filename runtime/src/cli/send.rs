@@ -115,7 +115,7 @@ async fn send_one(config: &Config, broker: Arc<dyn Broker>, args: &Args) -> Resu
     let event = event(config, args, data).map_err(Report::usage)?;
     let id = event.id.clone();
     let key = Namespace::default().stream(&args.stream);
-    let entries = broker.publish(&[Publication { key, event }]).await?;
+    let entries = broker.publish(&[Publication::now(key, event)]).await?;
     Ok(entries.into_iter().map(|entry| (id.clone(), entry)).collect())
 }
 
@@ -185,7 +185,7 @@ fn next_chunk(
             return Err(fault(format!("not JSON: {error}")));
         }
         let event = event(config, args, line.into_bytes()).map_err(fault)?;
-        chunk.push(Publication { key: key.clone(), event });
+        chunk.push(Publication::now(key.clone(), event));
     }
     Ok(chunk)
 }
