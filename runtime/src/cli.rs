@@ -13,6 +13,7 @@ mod dlq;
 mod doctor;
 mod dry_run;
 mod execution;
+mod generate;
 mod history;
 mod invoke;
 mod pending;
@@ -102,6 +103,8 @@ enum Verb {
     Schema(schema::Args),
     /// Show the example shop at work, on a broker in this process or on Redis
     Demo(demo::Args),
+    /// Publish made-up events at a rate, for trying things out and for load
+    Generate(generate::Args),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -204,6 +207,7 @@ pub fn dispatch(arguments: Arguments) -> Result<ExitCode, Report> {
         Verb::Doctor(args) => doctor::run(&context, &args),
         Verb::Schema(args) => schema::run(&context, args),
         Verb::Demo(args) => demo::run(&context, &args),
+        Verb::Generate(args) => generate::run(&context, &args),
         Verb::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "wasmill", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)

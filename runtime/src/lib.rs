@@ -24,6 +24,7 @@ pub mod config;
 pub mod envelope;
 pub mod event;
 pub mod fleet;
+pub mod generate;
 pub mod ops;
 pub mod outcome;
 pub mod pipeline;

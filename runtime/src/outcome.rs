@@ -109,6 +109,13 @@ pub struct Publication {
     pub event: Event,
 }
 
+impl Publication {
+    /// An event that is to be written as soon as possible.
+    pub fn now(key: Arc<str>, event: Event) -> Publication {
+        Publication { key, event }
+    }
+}
+
 /// The evidence that goes with the original entry into the dead-letter stream. The broker adds the original fields.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeadLetter {

@@ -8,6 +8,7 @@ mod cli;
 mod contract;
 mod dlq;
 mod faults;
+mod generate;
 mod handlers;
 mod invoke;
 mod operations;

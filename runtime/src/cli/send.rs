@@ -126,7 +126,7 @@ async fn send_one(rules: &Rules, broker: Arc<dyn Broker>, args: &Args) -> Result
     let event = event(rules, args, data).map_err(Report::usage)?;
     let id = event.id.clone();
     let key = Namespace::default().stream(&args.stream);
-    let entries = broker.publish(&[Publication { key, event }]).await?;
+    let entries = broker.publish(&[Publication::now(key, event)]).await?;
     Ok(entries.into_iter().map(|entry| (id.clone(), entry)).collect())
 }
 
@@ -196,7 +196,7 @@ fn next_chunk(
             return Err(fault(format!("not JSON: {error}")));
         }
         let event = event(rules, args, line.into_bytes()).map_err(fault)?;
-        chunk.push(Publication { key: key.clone(), event });
+        chunk.push(Publication::now(key.clone(), event));
     }
     Ok(chunk)
 }

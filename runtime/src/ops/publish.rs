@@ -46,7 +46,7 @@ impl Operator {
         let key = self.namespace.stream(stream);
         let ids = events.iter().map(|event| event.id.clone()).collect();
         let publications: Vec<Publication> =
-            events.into_iter().map(|event| Publication { key: key.clone(), event }).collect();
+            events.into_iter().map(|event| Publication::now(key.clone(), event)).collect();
         let entries = self.broker.publish(&publications).await?;
         let entries = entries.iter().map(ToString::to_string).collect();
         Ok(PublishReport { stream: stream.to_owned(), ids, entries })
