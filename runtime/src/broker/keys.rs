@@ -16,6 +16,13 @@ pub const PARKED_CONSUMER: &str = "wasmill-parked";
 /// What the names of wasmill's own consumers begin with. Consumers with other names belong to other programs.
 pub const CONSUMER_PREFIX: &str = "wasmill-";
 
+const INBOX_PREFIX: &str = "wasmill:inbox:";
+
+/// Whether the key is that of an inbox: its entries hold an original, with the place that it came from before it.
+pub fn is_inbox(key: &str) -> bool {
+    key.starts_with(INBOX_PREFIX)
+}
+
 /// The heartbeat of a worker: exists while the worker lives.
 pub fn heartbeat(worker: &str) -> String {
     format!("wasmill:worker:{worker}")
@@ -51,7 +58,7 @@ impl Namespace {
 
     /// The stream that only this handler reads: redriven dead letters arrive here.
     pub fn inbox(&self, handler: &str) -> Arc<str> {
-        format!("wasmill:inbox:{}{handler}", self.prefix).into()
+        format!("{INBOX_PREFIX}{}{handler}", self.prefix).into()
     }
 
     /// A stream as the group of a handler reads it.

@@ -7,7 +7,7 @@ use comfy_table::{Table, presets};
 use serde_json::{Value, json};
 use wasmill::broker::dead_letter::{self, StoredDeadLetter};
 use wasmill::broker::keys::{self, Namespace};
-use wasmill::broker::{EntryId, Inspect};
+use wasmill::broker::{BrokerError, EntryId, Inspect};
 use wasmill::config::Config;
 use wasmill::envelope::{format_time, structured};
 
@@ -235,11 +235,18 @@ async fn redrive(
     let key = dead_key(config, &selection.handler)?;
     let inbox = Namespace::default().inbox(&selection.handler);
     let (ids, mut absent) = selected(broker, &key, selection).await?;
-    let mut moved = Vec::new();
+    let (mut moved, mut refused) = (Vec::new(), Vec::new());
     for id in ids {
-        if broker.redrive(&key, id, &inbox).await? { &mut moved } else { &mut absent }.push(id.to_string());
+        match broker.redrive(&key, id, &inbox).await {
+            Ok(true) => moved.push(id.to_string()),
+            Ok(false) => absent.push(id.to_string()),
+            // The others can be redriven all the same.
+            Err(error @ BrokerError::NotRedrivable { .. }) => refused.push(error.to_string()),
+            Err(error) => return Err(error.into()),
+        }
     }
-    Ok(print_result(context, "redriven", &moved, &absent))
+    let done = print_result(context, "redriven", &moved, &absent);
+    if refused.is_empty() { Ok(done) } else { Err(Report::failure(refused.join("\n"))) }
 }
 
 async fn drop_letters(

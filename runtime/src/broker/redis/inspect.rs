@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 
-use super::super::{BrokerError, Entry, EntryId, GroupInfo, Inspect, StreamInfo};
+use super::super::{BrokerError, Entry, EntryId, GroupInfo, Inspect, StreamInfo, dead_letter};
 use super::script::Script;
 use super::{RedisBroker, reply};
 
@@ -60,7 +60,12 @@ impl Inspect for RedisBroker {
                 command.arg(entry.to_string());
             })
             .await?;
-        Ok(reply::integer(&reply)? == 1)
+        let refused = |reason| Err(BrokerError::NotRedrivable { entry, reason });
+        match reply::integer(&reply)? {
+            -1 => refused(dead_letter::NOT_A_DEAD_LETTER),
+            -2 => refused(dead_letter::NO_ORIGINAL),
+            moved => Ok(moved == 1),
+        }
     }
 
     async fn remove_streams(&self, keys: &[&str]) -> Result<(), BrokerError> {
