@@ -40,6 +40,8 @@ pub enum Backend {
     Redis(Box<RedisSettings>),
     /// This process.
     Memory(MemoryBroker),
+    /// A broker of the caller's own, which all threads share.
+    Shared(Arc<dyn Broker>),
 }
 
 impl Backend {
@@ -48,6 +50,7 @@ impl Backend {
         match self {
             Backend::Redis(settings) => Arc::new(RedisBroker::new(RedisSettings::clone(settings))),
             Backend::Memory(broker) => Arc::new(broker.clone()),
+            Backend::Shared(broker) => broker.clone(),
         }
     }
 }
@@ -164,18 +167,9 @@ pub async fn serve(
         }
     };
     let until = Instant::now() + worker.drain_timeout.saturating_sub(LEAVE_TIME);
-    for shard in &shards {
-        // A thread that has ended needs no telling.
-        let _ = shard.commands.send(Command::Drain { until });
-    }
-    // Others must not take over what is still being finished.
-    let drained = async {
-        for shard in &mut shards {
-            (&mut shard.ended).await.ok();
-        }
-    };
     tokio::select! {
-        () = drained => {}
+        () = drain(&mut shards, until) => {}
+        // Others must not take over what is still being finished.
         () = recover::beat(&*broker, &worker) => {}
         () = tokio::time::sleep(worker.drain_timeout) => tracing::warn!("not everything could be drained in time"),
     }
@@ -184,6 +178,20 @@ pub async fn serve(
     }
     let joined: Vec<_> = shards.into_iter().map(|shard| shard.thread.join()).collect();
     if panicked || joined.iter().any(Result::is_err) { Err(PipelineError::Panicked) } else { Ok(()) }
+}
+
+/// Tells the threads to finish until then at the latest, and waits until they have.
+async fn drain(shards: &mut [RunningShard], until: Instant) {
+    for shard in &*shards {
+        // A thread that has ended needs no telling.
+        let _ = shard.commands.send(Command::Drain { until });
+    }
+    for shard in shards {
+        // One that ended by itself has said so before.
+        if !shard.ended.is_terminated() {
+            (&mut shard.ended).await.ok();
+        }
+    }
 }
 
 /// A running thread.

@@ -10,6 +10,7 @@ mod dlq;
 mod faults;
 mod handlers;
 mod invoke;
+mod lost;
 mod recovery;
 mod send;
 mod shutdown;
