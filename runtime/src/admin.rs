@@ -27,7 +27,7 @@ use tower_http::timeout::TimeoutLayer;
 
 pub use self::guard::Token;
 pub use self::openapi::document as openapi_document;
-pub use self::problem::{MEDIA_TYPE as PROBLEM_MEDIA_TYPE, Problem};
+pub use self::problem::{PREFIX as PROBLEM_PREFIX, Problem};
 use crate::ops::Operator;
 use crate::pipeline::{Retention, Stats};
 use crate::readiness::{Phase, Readiness};

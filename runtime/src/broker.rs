@@ -151,6 +151,9 @@ pub enum BrokerError {
     /// The consumer group (or its stream) does not exist, or no longer.
     #[error("the consumer group does not exist: {message}")]
     NoGroup { message: String },
+    /// The entry cannot be redriven; says why, and what to do.
+    #[error("{entry} cannot be redriven: {reason}")]
+    NotRedrivable { entry: EntryId, reason: &'static str },
     /// The answer is none that the command can give.
     #[error("unexpected answer from Redis: {message}")]
     Unexpected { message: String },
@@ -248,8 +251,9 @@ pub trait Broker: Send + Sync {
     /// Takes up to `limit` parked entries whose time has come, which counts as an attempt.
     async fn claim_due(&self, source: &Source, consumer: &str, limit: usize) -> Result<Claimed, BrokerError>;
 
-    /// Takes up to `limit` of the entries pending under `from`, oldest first, which counts as an attempt. An entry
-    /// that has been handed out at least twice before may be what killed its worker: it is taken alone.
+    /// Takes up to `limit` of the entries pending under `from`, oldest first, which counts as an attempt; if `from` is
+    /// `consumer` itself it does not, since what was lost on its way here has not been run. An entry that had been
+    /// handed out at least twice before may be what killed its worker: it is taken alone.
     async fn claim_from(
         &self,
         source: &Source,
@@ -403,7 +407,8 @@ pub trait Inspect: Send + Sync {
     /// Up to `count` entries from `from` on, oldest first. [`Entry::attempt`] is 0: they are not handed out.
     async fn range(&self, key: &str, from: EntryId, to: EntryId, count: usize) -> Result<Vec<Entry>, BrokerError>;
 
-    /// Moves the dead letter back to the inbox of its handler, in one step; `false` if it is no longer there.
+    /// Moves the dead letter back to the inbox of its handler, in one step; `false` if it is no longer there. Fails with
+    /// [`BrokerError::NotRedrivable`] for what is no dead letter, or holds no original.
     async fn redrive(&self, dead_key: &str, entry: EntryId, inbox_key: &str) -> Result<bool, BrokerError>;
 
     /// Deletes streams with all that is in them.

@@ -264,7 +264,7 @@ impl Seen {
 }
 
 #[cfg(test)]
-pub(in crate::envelope) mod tests {
+mod tests {
     use proptest::prelude::*;
 
     use super::*;

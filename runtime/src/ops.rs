@@ -73,6 +73,7 @@ impl OpsError {
             OpsError::Schema { .. } => 422,
             OpsError::TooLarge(_) => 413,
             OpsError::Broker(BrokerError::Unreachable { .. } | BrokerError::Refused { .. }) => 503,
+            OpsError::Broker(BrokerError::NotRedrivable { .. }) => 409,
             OpsError::Broker(_) => 502,
         }
     }
@@ -88,6 +89,7 @@ impl OpsError {
             OpsError::TooLarge(_) => "too-large",
             OpsError::Broker(BrokerError::Unreachable { .. }) => "broker-unreachable",
             OpsError::Broker(BrokerError::Refused { .. }) => "broker-refuses",
+            OpsError::Broker(BrokerError::NotRedrivable { .. }) => "not-redrivable",
             OpsError::Broker(_) => "broker",
         }
     }

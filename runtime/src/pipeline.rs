@@ -45,6 +45,8 @@ pub enum Backend {
     Redis(Box<RedisSettings>),
     /// This process.
     Memory(MemoryBroker),
+    /// A broker of the caller's own, which all threads share, and the same for operations.
+    Shared(Arc<dyn Broker>, Arc<dyn Inspect>),
 }
 
 impl Backend {
@@ -53,6 +55,7 @@ impl Backend {
         match self {
             Backend::Redis(settings) => Arc::new(RedisBroker::new(RedisSettings::clone(settings))),
             Backend::Memory(broker) => Arc::new(broker.clone()),
+            Backend::Shared(broker, _) => broker.clone(),
         }
     }
 
@@ -61,6 +64,7 @@ impl Backend {
         match self {
             Backend::Redis(settings) => Arc::new(RedisBroker::new(RedisSettings::clone(settings))),
             Backend::Memory(broker) => Arc::new(broker.clone()),
+            Backend::Shared(_, inspect) => inspect.clone(),
         }
     }
 }
@@ -191,18 +195,9 @@ pub async fn serve(
     readiness.set(Phase::Draining);
     tracing::info!("draining");
     let until = Instant::now() + worker.drain_timeout.saturating_sub(LEAVE_TIME);
-    for shard in &shards {
-        // A thread that has ended needs no telling.
-        let _ = shard.commands.send(Command::Drain { until });
-    }
-    // Others must not take over what is still being finished.
-    let drained = async {
-        for shard in &mut shards {
-            (&mut shard.ended).await.ok();
-        }
-    };
     tokio::select! {
-        () = drained => {}
+        () = drain(&mut shards, until) => {}
+        // Others must not take over what is still being finished.
         () = recover::beat(&*broker, &worker, report, readiness) => {}
         () = tokio::time::sleep(worker.drain_timeout) => tracing::warn!("not everything could be drained in time"),
     }
@@ -227,6 +222,20 @@ fn report(worker: &Worker, deployments: &[Arc<Deployment>], stats: &Stats) -> Wo
         started_ms: worker.started_ms,
         threads: worker.threads,
         handlers: handlers.collect(),
+    }
+}
+
+/// Tells the threads to finish until then at the latest, and waits until they have.
+async fn drain(shards: &mut [RunningShard], until: Instant) {
+    for shard in &*shards {
+        // A thread that has ended needs no telling.
+        let _ = shard.commands.send(Command::Drain { until });
+    }
+    for shard in shards {
+        // One that ended by itself has said so before.
+        if !shard.ended.is_terminated() {
+            (&mut shard.ended).await.ok();
+        }
     }
 }
 

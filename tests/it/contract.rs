@@ -83,6 +83,7 @@ over_both_brokers! {
     }
     takeover::{
         a_takeover_counts_and_goes_oldest_first,
+        what_one_takes_from_oneself_counts_no_attempt,
         a_suspect_is_taken_alone,
         a_suspect_stops_what_comes_before_it,
         a_zombie_may_neither_park_nor_give_up,
@@ -96,7 +97,9 @@ over_both_brokers! {
         a_dead_letter_of_a_trimmed_entry_keeps_the_evidence,
         a_dead_letter_keeps_thousands_of_fields,
         a_redriven_event_comes_back_once_and_begins_anew,
+        a_redriven_event_that_dies_again_keeps_its_original,
         only_dead_letters_are_redriven,
+        a_dead_letter_without_its_original_is_not_redriven,
     }
     races::{
         two_readers_at_once_never_get_the_same_entry,

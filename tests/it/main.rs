@@ -11,6 +11,7 @@ mod faults;
 mod generate;
 mod handlers;
 mod invoke;
+mod lost;
 mod operations;
 mod recovery;
 mod retention;

@@ -42,7 +42,7 @@ pub(super) fn render(stats: &Stats, retention: &[Retention]) -> String {
             })
         })
         .collect();
-    let blocked = "1 while Redis refuses what the handler did, else 0.";
+    let blocked = "Threads on which the handler stands still because Redis refuses what it did.";
     families.push(family("wasmill_handler_blocked", blocked, MetricType::GAUGE, stats, |stats, metric| {
         let mut gauge = Gauge::default();
         gauge.set_value(stats.blocked.load(Ordering::Relaxed) as f64);

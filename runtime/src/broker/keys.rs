@@ -19,6 +19,13 @@ pub const CONSUMER_PREFIX: &str = "wasmill-";
 /// The sorted set of workers: when each one's heartbeat ends, in milliseconds since the Unix epoch.
 pub const WORKERS: &str = "wasmill:workers";
 
+const INBOX_PREFIX: &str = "wasmill:inbox:";
+
+/// Whether the key is that of an inbox: its entries hold an original, with the place that it came from before it.
+pub fn is_inbox(key: &str) -> bool {
+    key.starts_with(INBOX_PREFIX)
+}
+
 /// The heartbeat of a worker: exists while the worker lives, and holds what it says of itself.
 pub fn heartbeat(worker: &str) -> String {
     format!("wasmill:worker:{worker}")
@@ -54,7 +61,7 @@ impl Namespace {
 
     /// The stream that only this handler reads: redriven dead letters arrive here.
     pub fn inbox(&self, handler: &str) -> Arc<str> {
-        format!("wasmill:inbox:{}{handler}", self.prefix).into()
+        format!("{INBOX_PREFIX}{}{handler}", self.prefix).into()
     }
 
     /// A stream as the group of a handler reads it.

@@ -179,6 +179,7 @@ async fn move_all(context: &Context, target: &Target, chosen: &Chosen, way: Way)
         };
         total.done.extend(moved.done);
         total.absent.extend(moved.absent);
+        total.refused.extend(moved.refused);
     }
     let done = match way {
         Way::Redrive => "redriven",
@@ -190,6 +191,9 @@ async fn move_all(context: &Context, target: &Target, chosen: &Chosen, way: Way)
     } else {
         say!("{done}: {}", total.done.len());
         total.absent.iter().for_each(|id| say!("no longer there: {id}"));
+    }
+    if !total.refused.is_empty() {
+        return Err(Report::failure(total.refused.join("\n")));
     }
     Ok(ExitCode::SUCCESS)
 }

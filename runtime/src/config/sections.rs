@@ -271,7 +271,7 @@ pub enum IsolationMode {
 pub struct ReuseConfig {
     /// After so many events, at least 1.
     pub max_events: u32,
-    /// After its memory has grown by so many bytes since it was made.
+    /// After its memory has grown by so many bytes since its first delivery.
     #[serde(with = "size")]
     pub max_memory_growth: ByteSize,
 }

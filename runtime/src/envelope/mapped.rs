@@ -117,5 +117,4 @@ fn push_attribute(event: &mut Event, name: &str, value: String) -> Result<(), De
 }
 
 #[cfg(test)]
-#[path = "mapped/tests.rs"]
 mod tests;

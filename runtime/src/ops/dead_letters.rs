@@ -8,7 +8,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::{Operator, OpsError};
 use crate::broker::dead_letter::{self, StoredDeadLetter};
-use crate::broker::{EntryId, keys};
+use crate::broker::{BrokerError, EntryId, keys};
 use crate::envelope::structured;
 
 /// Entries that are read at a time.
@@ -108,6 +108,9 @@ pub struct MovedReport {
     pub done: Vec<String>,
     /// Those that are no longer there, or belong to another handler.
     pub absent: Vec<String>,
+    /// Why others could not be redriven.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refused: Vec<String>,
 }
 
 impl Operator {
@@ -151,9 +154,17 @@ impl Operator {
         let inbox = self.namespace.inbox(handler);
         let mut report = MovedReport::default();
         for (text, id) in parsed(selection)? {
-            let own = self.is_own(handler, &key, id).await?;
-            let moved = own && self.broker.redrive(&key, id, &inbox).await?;
-            if moved { &mut report.done } else { &mut report.absent }.push(text);
+            if self.is_foreign(handler, &key, id).await? {
+                report.absent.push(text);
+                continue;
+            }
+            match self.broker.redrive(&key, id, &inbox).await {
+                Ok(true) => report.done.push(text),
+                Ok(false) => report.absent.push(text),
+                // The others can be redriven all the same.
+                Err(error @ BrokerError::NotRedrivable { .. }) => report.refused.push(error.to_string()),
+                Err(error) => return Err(error.into()),
+            }
         }
         Ok(report)
     }
@@ -163,8 +174,8 @@ impl Operator {
         let key = self.dead_key(handler)?;
         let mut report = MovedReport::default();
         for (text, id) in parsed(selection)? {
-            let own = self.is_own(handler, &key, id).await?;
-            let deleted = own && self.broker.delete(&key, &[id]).await? == 1;
+            let foreign = self.is_foreign(handler, &key, id).await?;
+            let deleted = !foreign && self.broker.delete(&key, &[id]).await? == 1;
             if deleted { &mut report.done } else { &mut report.absent }.push(text);
         }
         Ok(report)
@@ -183,8 +194,9 @@ impl Operator {
         Ok(self.broker.range(key, id, id, 1).await?.pop().and_then(dead_letter::parse))
     }
 
-    async fn is_own(&self, handler: &str, key: &str, id: EntryId) -> Result<bool, OpsError> {
-        Ok(self.find_letter(key, id).await?.is_some_and(|letter| letter.get("handler") == handler))
+    /// Whether it is a dead letter of another handler on the same stream.
+    async fn is_foreign(&self, handler: &str, key: &str, id: EntryId) -> Result<bool, OpsError> {
+        Ok(self.find_letter(key, id).await?.is_some_and(|letter| letter.get("handler") != handler))
     }
 
     fn letter_report(&self, letter: StoredDeadLetter) -> DeadLetterReport {

@@ -20,6 +20,23 @@ pub async fn a_takeover_counts_and_goes_oldest_first(f: &Fixture) {
     assert_eq!((none.entries.len(), none.more), (0, false));
 }
 
+/// The answer that handed it out was lost: nobody has run it.
+pub async fn what_one_takes_from_oneself_counts_no_attempt(f: &Fixture) {
+    let (source, entries) = f.pending("orders", 3).await;
+    for _ in 0..4 {
+        let claimed = f.claim_from(&source, A, A, 2).await;
+        assert_eq!((ids(&claimed.entries), attempts(&claimed.entries)), (ids(&entries[..2]), vec![1, 1]));
+        assert!(claimed.more);
+    }
+    assert_eq!(f.claim_from(&source, B, A, 9).await.entries.len(), 3);
+    // What was handed out twice, one of them in vain, cannot have killed two workers.
+    let claimed = f.claim_from(&source, B, B, 9).await;
+    assert_eq!((ids(&claimed.entries), attempts(&claimed.entries)), (ids(&entries), vec![2, 2, 2]));
+    f.claim_from(&source, A, B, 1).await;
+    let claimed = f.claim_from(&source, A, A, 9).await;
+    assert_eq!((ids(&claimed.entries), attempts(&claimed.entries)), (ids(&entries[..1]), vec![3]));
+}
+
 pub async fn a_suspect_is_taken_alone(f: &Fixture) {
     let (source, entries) = f.pending("orders", 3).await;
     assert_eq!(f.claim_from(&source, B, A, 10).await.entries.len(), 3);

@@ -198,7 +198,10 @@ impl State {
 
     fn bury(&mut self, source: &Source, entry: EntryId, letter: &DeadLetter) {
         let original = self.streams.get(&*source.key).and_then(|stream| stream.entries.get(&entry)).cloned();
-        let original = original.unwrap_or_default();
+        let mut original = original.unwrap_or_default();
+        if keys::is_inbox(&source.key) {
+            original = dead_letter::without_head(original);
+        }
         let evidence = dead_letter::evidence(letter).into_iter().enumerate();
         let mut fields: Fields = evidence
             .map(|(at, (name, value))| match at {
@@ -213,6 +216,7 @@ impl State {
     }
 
     /// Hands a pending entry to a consumer; `None` if its payload is gone, in which case it is acknowledged.
+    /// From oneself it is no attempt: what was lost on its way has not been run.
     fn claim(&mut self, source: &Source, consumer: &str, id: EntryId) -> Option<Entry> {
         let (group, entries) = self.group(source).ok()?;
         let Some(fields) = entries.get(&id) else {
@@ -220,9 +224,11 @@ impl State {
             return None;
         };
         let pending = group.pending.get_mut(&id)?;
-        pending.attempt += 1;
         pending.since = Instant::now();
-        pending.consumer = consumer.to_owned();
+        if pending.consumer != consumer {
+            pending.attempt += 1;
+            pending.consumer = consumer.to_owned();
+        }
         let entry = Entry { id, attempt: pending.attempt, fields: fields.clone() };
         group.seen(consumer);
         Some(entry)
@@ -265,8 +271,8 @@ impl State {
         let wanted: Vec<(EntryId, u32)> =
             theirs.by_ref().take(limit + 1).map(|(&id, pending)| (id, pending.attempt)).collect();
         let mut claimed = Claimed::default();
-        for (at, &(id, attempt)) in wanted.iter().enumerate() {
-            let suspect = attempt >= 2;
+        for (at, &(id, handed_out)) in wanted.iter().enumerate() {
+            let suspect = handed_out + u32::from(from != consumer) > 2;
             if claimed.entries.len() == limit || (suspect && !claimed.entries.is_empty()) {
                 claimed.more = true;
                 break;
@@ -310,9 +316,7 @@ impl State {
     pub(super) fn redrive(&mut self, dead_key: &str, entry: EntryId, inbox: &str) -> Result<bool, BrokerError> {
         let Some(stream) = self.streams.get_mut(dead_key) else { return Ok(false) };
         let Some(fields) = stream.entries.get(&entry) else { return Ok(false) };
-        let Some(moved) = dead_letter::to_inbox(fields) else {
-            return Err(BrokerError::Unexpected { message: "the entry is not a dead letter".to_owned() });
-        };
+        let moved = dead_letter::to_inbox(fields).map_err(|reason| BrokerError::NotRedrivable { entry, reason })?;
         stream.entries.remove(&entry);
         self.append(inbox, moved);
         Ok(true)

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 
 use super::super::{
     BrokerError, Entry, EntryId, GroupInfo, Inspect, PendingEntry, Replay, Replayed, ServerInfo, Source, StreamInfo,
-    Trimmed, keys,
+    Trimmed, dead_letter, keys,
 };
 use super::script::Script;
 use super::{RedisBroker, reply};
@@ -150,7 +150,12 @@ impl Inspect for RedisBroker {
                 command.arg(entry.to_string());
             })
             .await?;
-        Ok(reply::integer(&reply)? == 1)
+        let refused = |reason| Err(BrokerError::NotRedrivable { entry, reason });
+        match reply::integer(&reply)? {
+            -1 => refused(dead_letter::NOT_A_DEAD_LETTER),
+            -2 => refused(dead_letter::NO_ORIGINAL),
+            moved => Ok(moved == 1),
+        }
     }
 
     async fn remove_streams(&self, keys: &[&str]) -> Result<(), BrokerError> {

@@ -4,10 +4,8 @@
 -- KEYS: stream, inbox. ARGV: first and last entry, the most entries, the name of the stream, the id of the run.
 -- Returns: number of entries appended, number of those left out, the newest entry that was looked at or ''.
 
-local kind = redis.call('TYPE', KEYS[2]).ok
-if kind ~= 'none' and kind ~= 'stream' then
-  return redis.error_reply('WRONGTYPE ' .. KEYS[2] .. ' holds a ' .. kind .. ', not a stream')
-end
+local refused = obstacle(KEYS[2])
+if refused then return redis.error_reply(refused) end
 local appended, skipped, last = 0, 0, ''
 for _, entry in ipairs(redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[2], 'COUNT', ARGV[3])) do
   local fields = entry[2]

@@ -22,8 +22,17 @@ pub(super) enum Script {
     Trim,
 }
 
+/// What the scripts that append to streams begin with.
+const CAN_APPEND: &str = include_str!("can_append.lua");
+
+/// A script as the server gets it.
+struct Loaded {
+    text: String,
+    hash: String,
+}
+
 impl Script {
-    fn text(self) -> &'static str {
+    fn source(self) -> &'static str {
         match self {
             Script::Settle => include_str!("settle.lua"),
             Script::Park => include_str!("park.lua"),
@@ -38,9 +47,22 @@ impl Script {
         }
     }
 
-    fn hash(self) -> &'static str {
-        static HASHES: [OnceLock<String>; 10] = [const { OnceLock::new() }; 10];
-        HASHES[self as usize].get_or_init(|| ::redis::Script::new(self.text()).get_hash().to_owned())
+    fn appends(self) -> bool {
+        matches!(self, Script::Settle | Script::Redrive | Script::Publish | Script::Replay)
+    }
+
+    fn loaded(self) -> &'static Loaded {
+        static LOADED: [OnceLock<Loaded>; 10] = [const { OnceLock::new() }; 10];
+        LOADED[self as usize].get_or_init(|| {
+            let source = self.source();
+            let text = match source.split_once('\n') {
+                // The first line says how the script is to be run, and must stay the first.
+                Some((first, rest)) if self.appends() => format!("{first}\n{CAN_APPEND}{rest}"),
+                _ => source.to_owned(),
+            };
+            let hash = ::redis::Script::new(&text).get_hash().to_owned();
+            Loaded { text, hash }
+        })
     }
 
     /// Runs the script; `arguments` adds what follows the keys. Loads it first if the server does not know it, which
@@ -52,7 +74,7 @@ impl Script {
         arguments: impl FnOnce(&mut Cmd),
     ) -> Result<Value, BrokerError> {
         let mut command = ::redis::cmd("EVALSHA");
-        command.arg(self.hash()).arg(keys.len());
+        command.arg(&self.loaded().hash).arg(keys.len());
         for key in keys {
             command.arg(*key);
         }
@@ -61,7 +83,7 @@ impl Script {
             Err(BrokerError::Refused { message, .. })
                 if message.contains("NoScript") || message.contains("NOSCRIPT") =>
             {
-                link.query::<String>(::redis::cmd("SCRIPT").arg("LOAD").arg(self.text())).await?;
+                link.query::<String>(::redis::cmd("SCRIPT").arg("LOAD").arg(&self.loaded().text)).await?;
                 link.query(&command).await
             }
             answer => answer,
