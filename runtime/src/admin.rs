@@ -13,7 +13,7 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 
-use crate::pipeline::{Retention, Stats};
+use crate::pipeline::{Intake, Retention, Stats};
 
 /// What the pages show.
 #[derive(Clone)]
@@ -24,6 +24,8 @@ pub struct AdminState {
     pub ready: Arc<AtomicBool>,
     /// The streams that the worker keeps short.
     pub retention: Vec<Retention>,
+    /// The messages that the worker makes events of.
+    pub intakes: Vec<Intake>,
 }
 
 /// The port cannot be served.
@@ -59,8 +61,5 @@ async fn readyz(State(state): State<AdminState>) -> impl IntoResponse {
 }
 
 async fn metrics(State(state): State<AdminState>) -> impl IntoResponse {
-    (
-        [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
-        metrics::render(&state.stats, &state.retention),
-    )
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], metrics::render(&state))
 }

@@ -1,10 +1,11 @@
 //! The loop that joins broker and wasm: read, decode, route, schedule, execute, settle.
 //!
 //! One [`shard`] per core does all of it for its share of each handler. Beside them, on the caller's thread, run the
-//! heartbeat, the take-over of dead workers' entries ([`recover`]), the wake-up of idle readers ([`watch`]) and the trimming
-//! of streams ([`retention`]).
+//! heartbeat, the take-over of dead workers' entries ([`recover`]), the wake-up of idle readers ([`watch`]), the trimming of
+//! streams ([`retention`]) and the intake of messages ([`intake`]).
 
 mod batch;
+mod intake;
 mod lane;
 mod recover;
 mod retention;
@@ -19,11 +20,13 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
+pub use self::intake::{Intake, IntakeStats};
 use self::lane::Lane;
 pub use self::retention::Retention;
 use self::shard::Shard;
 use self::watch::Watch;
 use crate::broker::memory::MemoryBroker;
+use crate::broker::pubsub::PubSub;
 use crate::broker::redis::{RedisBroker, RedisSettings};
 use crate::broker::{Broker, BrokerError, Inspect, Source, keys};
 use crate::outcome::RetryPolicy;
@@ -48,6 +51,14 @@ pub enum Backend {
 impl Backend {
     /// A broker with connections of its own, which are opened when they are first needed.
     fn broker(&self) -> Arc<dyn Broker> {
+        match self {
+            Backend::Redis(settings) => Arc::new(RedisBroker::new(RedisSettings::clone(settings))),
+            Backend::Memory(broker) => Arc::new(broker.clone()),
+        }
+    }
+
+    /// The same for listening to messages.
+    fn pubsub(&self) -> Arc<dyn PubSub> {
         match self {
             Backend::Redis(settings) => Arc::new(RedisBroker::new(RedisSettings::clone(settings))),
             Backend::Memory(broker) => Arc::new(broker.clone()),
@@ -116,6 +127,8 @@ pub struct Worker {
     pub retention: Vec<Retention>,
     /// How often it does.
     pub retention_interval: Duration,
+    /// The messages that it makes events of.
+    pub intakes: Vec<Intake>,
 }
 
 /// What a thread is told.
@@ -170,7 +183,7 @@ pub async fn serve(
     let watch = Arc::new(Watch::default());
     let mut shards = start_shards(&worker, &backend, &deployments, stats, &watch)?;
     ready();
-    let inspect = backend.inspect();
+    let (inspect, pubsub) = (backend.inspect(), backend.pubsub());
     let panicked = {
         let commands: Vec<_> = shards.iter().map(|shard| shard.commands.clone()).collect();
         tokio::select! {
@@ -179,6 +192,7 @@ pub async fn serve(
             () = recover::take_over(&*broker, &worker, &deployments, &commands) => false,
             () = watch.run(&*broker) => false,
             () = retention::run(&*inspect, &worker) => false,
+            () = intake::run(&*pubsub, &worker) => false,
             () = any_ended(&mut shards) => true,
         }
     };
@@ -186,6 +200,10 @@ pub async fn serve(
     for shard in &shards {
         // A thread that has ended needs no telling.
         let _ = shard.commands.send(Command::Drain { until });
+    }
+    let left = tokio::time::timeout(LEAVE_TIME, intake::leave(&*pubsub, &worker)).await;
+    if left.is_err() {
+        tracing::debug!("cannot give leases back: they will end by themselves");
     }
     // Others must not take over what is still being finished.
     let drained = async {

@@ -9,6 +9,7 @@ mod contract;
 mod dlq;
 mod faults;
 mod handlers;
+mod intake;
 mod invoke;
 mod recovery;
 mod retention;

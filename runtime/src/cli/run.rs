@@ -21,9 +21,9 @@ pub struct Args {}
 /// Works until SIGTERM or SIGINT, drains, and returns.
 pub fn run(context: &Context, _: &Args) -> Result<ExitCode, Report> {
     let config = context.config_with_log()?;
-    if config.handlers.is_empty() {
+    if config.handlers.is_empty() && config.intake.is_empty() {
         return Err(Report::usage(
-            "no handlers are configured: add a [handlers.NAME] section, or name a file with --config",
+            "neither handlers nor intakes are configured: add a [handlers.NAME] section, or name a file with --config",
         ));
     }
     let engine = app::engine(&config).map_err(Report::failure)?;
@@ -41,7 +41,12 @@ async fn serve(config: &Config, deployments: Vec<Arc<Deployment>>) -> Result<Exi
     let (stop, stopped) = watch::channel(false);
     let admin = start_admin(
         config,
-        AdminState { stats: stats.clone(), ready: ready.clone(), retention: worker.retention.clone() },
+        AdminState {
+            stats: stats.clone(),
+            ready: ready.clone(),
+            retention: worker.retention.clone(),
+            intakes: worker.intakes.clone(),
+        },
         stopped,
     );
     let handlers: Vec<&str> = deployments.iter().map(|deployment| deployment.name()).collect();

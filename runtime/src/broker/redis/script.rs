@@ -19,6 +19,8 @@ pub(super) enum Script {
     Heartbeat,
     Publish,
     Trim,
+    Lease,
+    TakeIn,
 }
 
 impl Script {
@@ -32,12 +34,14 @@ impl Script {
             Script::RemoveConsumer => include_str!("remove_consumer.lua"),
             Script::Heartbeat => include_str!("heartbeat.lua"),
             Script::Publish => include_str!("publish.lua"),
+            Script::Lease => include_str!("lease.lua"),
+            Script::TakeIn => include_str!("take_in.lua"),
             Script::Trim => include_str!("trim.lua"),
         }
     }
 
     fn hash(self) -> &'static str {
-        static HASHES: [OnceLock<String>; 9] = [const { OnceLock::new() }; 9];
+        static HASHES: [OnceLock<String>; 11] = [const { OnceLock::new() }; 11];
         HASHES[self as usize].get_or_init(|| ::redis::Script::new(self.text()).get_hash().to_owned())
     }
 
