@@ -201,18 +201,19 @@ pub async fn serve(
         // A thread that has ended needs no telling.
         let _ = shard.commands.send(Command::Drain { until });
     }
-    let left = tokio::time::timeout(LEAVE_TIME, intake::leave(&*pubsub, &worker)).await;
-    if left.is_err() {
-        tracing::debug!("cannot give leases back: they will end by themselves");
-    }
     // Others must not take over what is still being finished.
     let drained = async {
-        for shard in &mut shards {
-            (&mut shard.ended).await.ok();
-        }
+        let finished = async {
+            for shard in &mut shards {
+                (&mut shard.ended).await.ok();
+            }
+        };
+        // Leases that cannot be given back end by themselves.
+        let left = tokio::time::timeout(LEAVE_TIME, intake::leave(&*pubsub, &worker));
+        tokio::join!(finished, left)
     };
     tokio::select! {
-        () = drained => {}
+        _ = drained => {}
         () = recover::beat(&*broker, &worker) => {}
         () = tokio::time::sleep(worker.drain_timeout) => tracing::warn!("not everything could be drained in time"),
     }

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
 use futures::future::{BoxFuture, FutureExt as _, OptionFuture, join_all};
+use tokio::time::MissedTickBehavior;
 
 use self::queue::{Message, Queue};
 use super::Worker;
@@ -104,8 +105,11 @@ pub(super) async fn leave(broker: &dyn PubSub, worker: &Worker) {
 
 async fn keep_listening(broker: &dyn PubSub, worker: &Worker, intake: &Intake) {
     let mut failures = 0;
+    // What was heard before the connection broke can still be written.
+    let mut queue = Queue::default();
     loop {
-        let Err(error) = listen(broker, worker, intake, &mut failures).await;
+        let Err(error) = listen(broker, worker, intake, &mut queue, &mut failures).await;
+        queue.interrupt();
         intake.stats.holder.store(0, Ordering::Relaxed);
         failures += 1;
         let pause = backoff(failures);
@@ -126,11 +130,13 @@ async fn listen(
     broker: &dyn PubSub,
     worker: &Worker,
     intake: &Intake,
+    queue: &mut Queue,
     failures: &mut u32,
 ) -> Result<Infallible, ListenError> {
     let mut heard = broker.listen(&intake.channel, &intake.key).await?.ready_chunks(BATCH);
-    let mut listener = Listener::new(broker, worker, intake);
+    let mut listener = Listener::new(broker, worker, intake, queue);
     let mut tick = tokio::time::interval(TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut step: Option<BoxFuture<'_, Result<Done, BrokerError>>> = None;
     loop {
         tokio::select! {
@@ -165,9 +171,10 @@ struct Listener<'a> {
     broker: &'a dyn PubSub,
     worker: &'a Worker,
     intake: &'a Intake,
-    queue: Queue,
-    /// Marks of its own that have not come back, with the time at which they were made.
-    marks: VecDeque<(String, Instant)>,
+    queue: &'a mut Queue,
+    /// Marks of its own that have not come back, with the time at which the broker had them: a broker that stands still
+    /// makes nobody deaf.
+    marks: VecDeque<(String, Option<Instant>)>,
     last_mark: Option<Instant>,
     /// When its first mark came back: from there on it has heard everything.
     joined: Option<Instant>,
@@ -181,12 +188,12 @@ struct Listener<'a> {
 }
 
 impl<'a> Listener<'a> {
-    fn new(broker: &'a dyn PubSub, worker: &'a Worker, intake: &'a Intake) -> Listener<'a> {
+    fn new(broker: &'a dyn PubSub, worker: &'a Worker, intake: &'a Intake, queue: &'a mut Queue) -> Listener<'a> {
         Listener {
             broker,
             worker,
             intake,
-            queue: Queue::default(),
+            queue,
             marks: VecDeque::new(),
             last_mark: None,
             joined: None,
@@ -222,7 +229,7 @@ impl<'a> Listener<'a> {
     }
 
     fn is_deaf(&self) -> bool {
-        self.marks.front().is_some_and(|(_, made)| made.elapsed() > DEAF_AFTER)
+        self.marks.front().is_some_and(|(_, made)| made.is_some_and(|made| made.elapsed() > DEAF_AFTER))
     }
 
     /// Whether it may ask for the lease. One that came later leaves it to those who have heard more, for so long that one
@@ -239,7 +246,7 @@ impl<'a> Listener<'a> {
         if self.due && self.last_mark.is_none_or(|last| last.elapsed() >= MARK_EVERY) {
             let mark = format!("{:016x}", rand::random::<u64>());
             self.last_mark = Some(Instant::now());
-            self.marks.push_back((mark.clone(), Instant::now()));
+            self.marks.push_back((mark.clone(), None));
             let publish = async move {
                 broker
                     .publish_message(&keys::intake_marks(&intake.key), mark.as_bytes())
@@ -268,6 +275,9 @@ impl<'a> Listener<'a> {
         match done {
             Ok(Done::Marked { listeners }) => {
                 self.has_elders.get_or_insert(listeners > 1);
+                if let Some((_, made)) = self.marks.back_mut() {
+                    made.get_or_insert_with(Instant::now);
+                }
             }
             Ok(Done::Leased(lease)) => {
                 if let Some(position) = &lease.position {
