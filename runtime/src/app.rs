@@ -9,8 +9,8 @@ use std::time::Duration;
 use crate::broker::keys::{self, Namespace};
 use crate::broker::redis::{InvalidSettings, RedisSettings};
 use crate::clock::now_ms;
-use crate::config::{Config, Isolation as ConfiguredIsolation, ResolvedHandler, SecretError};
-use crate::pipeline::{Deployment, MAX_INSTANCES, Retention, Subscription, Worker, new_worker_id};
+use crate::config::{Config, IntakeConfig, Isolation as ConfiguredIsolation, ResolvedHandler, SecretError};
+use crate::pipeline::{Deployment, Intake, MAX_INSTANCES, Retention, Subscription, Worker, new_worker_id};
 use crate::schema::Schemas;
 use crate::wasm::{
     CacheError, CompiledCache, Component, Engine, EngineError, EngineSettings, Grant, Grants, Handler, Isolation,
@@ -78,6 +78,7 @@ pub fn worker(config: &Config, namespace: &Namespace) -> Worker {
         drain_timeout: config.worker.drain_timeout.max(Duration::from_millis(1)),
         retention: retention(config, namespace),
         retention_interval: config.worker.retention_interval,
+        intakes: intakes(config, namespace),
         threads: if config.worker.threads == 0 { cores() } else { config.worker.threads },
         started_ms: now_ms(),
     }
@@ -99,6 +100,21 @@ fn retention(config: &Config, namespace: &Namespace) -> Vec<Retention> {
         Retention { stream: key.to_string(), key, max_length: Some(0), max_age: None, trimmed: Arc::default() }
     });
     limited.chain(inboxes).collect()
+}
+
+/// The messages that become events.
+fn intakes(config: &Config, namespace: &Namespace) -> Vec<Intake> {
+    let intake = |(name, intake): (&String, &IntakeConfig)| Intake {
+        name: name.clone(),
+        channel: intake.channel.clone(),
+        key: namespace.intake(name),
+        stream_key: namespace.stream(&intake.stream),
+        r#type: intake.r#type.clone().unwrap_or_else(|| name.clone()),
+        content_type: intake.content_type.clone(),
+        source: intake.source.clone().unwrap_or_else(|| IntakeConfig::default_source(name)),
+        stats: Arc::default(),
+    };
+    config.intake.iter().map(intake).collect()
 }
 
 /// An engine with room for the handlers of the configuration.

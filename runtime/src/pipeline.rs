@@ -1,10 +1,11 @@
 //! The loop that joins broker and wasm: read, decode, route, schedule, execute, settle.
 //!
 //! One [`shard`] per core does all of it for its share of each handler. Beside them, on the caller's thread, run the
-//! heartbeat, the take-over of dead workers' entries ([`recover`]), the wake-up of idle readers ([`watch`]) and the trimming
-//! of streams ([`retention`]).
+//! heartbeat, the take-over of dead workers' entries ([`recover`]), the wake-up of idle readers ([`watch`]), the trimming of
+//! streams ([`retention`]) and the intake of messages ([`intake`]).
 
 mod batch;
+mod intake;
 mod lane;
 mod recover;
 mod retention;
@@ -19,11 +20,13 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
+pub use self::intake::{Intake, IntakeStats};
 use self::lane::Lane;
 pub use self::retention::Retention;
 use self::shard::Shard;
 use self::watch::Watch;
 use crate::broker::memory::MemoryBroker;
+use crate::broker::pubsub::PubSub;
 use crate::broker::redis::{RedisBroker, RedisSettings};
 use crate::broker::{Broker, BrokerError, Inspect, Source, keys};
 use crate::fleet::{HandlerReport, WorkerReport};
@@ -45,8 +48,8 @@ pub enum Backend {
     Redis(Box<RedisSettings>),
     /// This process.
     Memory(MemoryBroker),
-    /// A broker of the caller's own, which all threads share, and the same for operations.
-    Shared(Arc<dyn Broker>, Arc<dyn Inspect>),
+    /// This process, with a data plane of the caller's own before it, which all threads share.
+    Before(Arc<dyn Broker>, MemoryBroker),
 }
 
 impl Backend {
@@ -55,7 +58,15 @@ impl Backend {
         match self {
             Backend::Redis(settings) => Arc::new(RedisBroker::new(RedisSettings::clone(settings))),
             Backend::Memory(broker) => Arc::new(broker.clone()),
-            Backend::Shared(broker, _) => broker.clone(),
+            Backend::Before(broker, _) => broker.clone(),
+        }
+    }
+
+    /// The same for listening to messages.
+    fn pubsub(&self) -> Arc<dyn PubSub> {
+        match self {
+            Backend::Redis(settings) => Arc::new(RedisBroker::new(RedisSettings::clone(settings))),
+            Backend::Memory(broker) | Backend::Before(_, broker) => Arc::new(broker.clone()),
         }
     }
 
@@ -63,8 +74,7 @@ impl Backend {
     fn inspect(&self) -> Arc<dyn Inspect> {
         match self {
             Backend::Redis(settings) => Arc::new(RedisBroker::new(RedisSettings::clone(settings))),
-            Backend::Memory(broker) => Arc::new(broker.clone()),
-            Backend::Shared(_, inspect) => inspect.clone(),
+            Backend::Memory(broker) | Backend::Before(_, broker) => Arc::new(broker.clone()),
         }
     }
 }
@@ -124,6 +134,8 @@ pub struct Worker {
     pub retention: Vec<Retention>,
     /// How often it does.
     pub retention_interval: Duration,
+    /// The messages that it makes events of.
+    pub intakes: Vec<Intake>,
 }
 
 /// What a thread is told.
@@ -180,7 +192,7 @@ pub async fn serve(
     let mut shards = start_shards(&worker, &backend, &deployments, stats, &watch)?;
     readiness.set(Phase::Ready);
     tracing::info!("ready");
-    let inspect = backend.inspect();
+    let (inspect, pubsub) = (backend.inspect(), backend.pubsub());
     let panicked = {
         let commands: Vec<_> = shards.iter().map(|shard| shard.commands.clone()).collect();
         tokio::select! {
@@ -189,14 +201,17 @@ pub async fn serve(
             () = recover::take_over(&*broker, &worker, &deployments, &commands) => false,
             () = watch.run(&*broker) => false,
             () = retention::run(&*inspect, &worker) => false,
+            () = intake::run(&*pubsub, &worker) => false,
             () = any_ended(&mut shards) => true,
         }
     };
     readiness.set(Phase::Draining);
     tracing::info!("draining");
     let until = Instant::now() + worker.drain_timeout.saturating_sub(LEAVE_TIME);
+    // Leases that cannot be given back end by themselves.
+    let leave = tokio::time::timeout(LEAVE_TIME, intake::leave(&*pubsub, &worker));
     tokio::select! {
-        () = drain(&mut shards, until) => {}
+        _ = async { tokio::join!(drain(&mut shards, until), leave) } => {}
         // Others must not take over what is still being finished.
         () = recover::beat(&*broker, &worker, report, readiness) => {}
         () = tokio::time::sleep(worker.drain_timeout) => tracing::warn!("not everything could be drained in time"),

@@ -208,7 +208,7 @@ impl Mill {
         let deployments = app::deployments(&self.config, &Namespace::default(), &engine, cache.as_ref());
         let deployments = deployments.expect("a component");
         let stats = pipeline::new_stats(&deployments);
-        let backend = Backend::Shared(Arc::new(self.broker.clone()), Arc::new(self.broker.memory.clone()));
+        let backend = Backend::Before(Arc::new(self.broker.clone()), self.broker.memory.clone());
         let mut result = None;
         let shutdown = async { result = Some(done(&stats).await) };
         let worker = app::worker(&self.config, &Namespace::default());

@@ -5,6 +5,7 @@
 
 mod inspect;
 mod link;
+mod pubsub;
 mod reply;
 mod script;
 mod settle;

@@ -8,6 +8,7 @@ use bytesize::ByteSize;
 use tracing_subscriber::EnvFilter;
 
 use super::errors::{ConfigError, nearest};
+use super::intake::IntakeConfig;
 use super::parse::Document;
 use super::redis::{SCHEMES, without_password};
 use super::schemas::SchemasConfig;
@@ -52,6 +53,9 @@ pub(super) fn faults(config: &Config, document: &Document<'_>) -> Vec<ConfigErro
     check.limits(&["limits"], &LimitsOverride::from(&config.limits));
     check.retry(&["retry"], &RetryOverride::from(&config.retry), &config.retry);
     check.schemas(&config.schemas);
+    for (name, intake) in &config.intake {
+        check.intake(name, intake);
+    }
     for (name, stream) in &config.streams {
         check.stream(name, stream);
     }
@@ -275,16 +279,49 @@ impl Check<'_, '_> {
         }
     }
 
-    fn handler(&mut self, name: &str, handler: &HandlerConfig, config: &Config) {
-        let section = ["handlers", name];
-        let at = |key: &'static str| ["handlers", name, key];
+    /// The name of a handler or an intake.
+    fn name(&mut self, section: &[&str], name: &str, what: &str) {
         if !is_handler_name(name) {
             let remedy = format!(
                 "use lower-case letters, digits, `_` and `-`, beginning with a letter or digit, \
                  {MAX_HANDLER_NAME} at most"
             );
-            self.fault(&section, "cannot be the name of a handler", remedy);
+            self.fault(section, format!("cannot be the name of {what}"), remedy);
         }
+    }
+
+    fn intake(&mut self, name: &str, intake: &IntakeConfig) {
+        let at = |key: &'static str| ["intake", name, key];
+        self.name(&["intake", name], name, "an intake");
+        let channel = &intake.channel;
+        if channel.is_empty() {
+            let remedy = "add `channel = \"NAME\"`, the channel or pattern of channels to listen to";
+            self.fault(&at("channel"), "is missing or empty", remedy);
+        } else if channel.len() > MAX_STREAM_NAME {
+            let problem = format!("has {} bytes; the limit is {MAX_STREAM_NAME}", channel.len());
+            self.fault(&at("channel"), problem, "choose a shorter one");
+        } else if channel.starts_with(keys::PREFIX) {
+            let problem = format!("`{channel}`: channels that begin with `{}` are wasmill's own", keys::PREFIX);
+            self.fault(&at("channel"), problem, "choose another one");
+        }
+        match intake.stream.is_empty() {
+            true => {
+                let remedy = "add `stream = \"NAME\"`, the stream that the events go to";
+                self.fault(&at("stream"), "is missing or empty", remedy);
+            }
+            false => self.stream_name(&at("stream"), &intake.stream),
+        }
+        for (key, value) in [("type", &intake.r#type), ("source", &intake.source)] {
+            if value.as_ref().is_some_and(String::is_empty) {
+                self.fault(&at(key), "is empty", "leave it out for the default");
+            }
+        }
+    }
+
+    fn handler(&mut self, name: &str, handler: &HandlerConfig, config: &Config) {
+        let section = ["handlers", name];
+        let at = |key: &'static str| ["handlers", name, key];
+        self.name(&section, name, "a handler");
         if handler.component.as_os_str().is_empty() {
             let remedy = "add `component = \"PATH\"`, the file of a WebAssembly component";
             self.fault(&at("component"), "is missing or empty", remedy);

@@ -157,7 +157,7 @@ impl Host {
                 attributes.push((TRACESTATE.to_owned(), state.clone()));
             }
         }
-        let mut event = Event {
+        let event = Event {
             id: uuid::Builder::from_custom_bytes(hash).into_uuid().to_string(),
             source: format!("/wasmill/{}/{}", self.policy.tenant, self.policy.handler),
             r#type: draft.type_,
@@ -169,7 +169,6 @@ impl Host {
             attributes,
             data: draft.data,
         };
-        self.policy.schemas.admit(&mut event).map_err(|violation| PublishError::Invalid(violation.to_string()))?;
         Ok(Publication { key, event })
     }
 
@@ -191,11 +190,14 @@ impl Host {
         let mut bytes = scope.published_bytes;
         let mut accepted = Vec::with_capacity(drafts.len());
         for (at, draft) in drafts.into_iter().enumerate() {
-            let publication = self.follow_up(scope, draft, kept + at)?;
+            let mut publication = self.follow_up(scope, draft, kept + at)?;
             bytes += publication.event.size() as u64;
             if bytes > self.policy.publish_bytes {
                 return Err(PublishError::TooLarge(self.policy.publish_bytes));
             }
+            // After the limit on bytes: checking takes time, the more the larger the data is.
+            let admitted = self.policy.schemas.admit(&mut publication.event);
+            admitted.map_err(|violation| PublishError::Invalid(violation.to_string()))?;
             accepted.push(publication);
         }
         let ids = accepted.iter().map(|publication| publication.event.id.clone()).collect();

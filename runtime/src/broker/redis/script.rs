@@ -20,6 +20,8 @@ pub(super) enum Script {
     Publish,
     Replay,
     Trim,
+    Lease,
+    TakeIn,
 }
 
 /// What the scripts that append to streams begin with.
@@ -43,6 +45,8 @@ impl Script {
             Script::Heartbeat => include_str!("heartbeat.lua"),
             Script::Publish => include_str!("publish.lua"),
             Script::Replay => include_str!("replay.lua"),
+            Script::Lease => include_str!("lease.lua"),
+            Script::TakeIn => include_str!("take_in.lua"),
             Script::Trim => include_str!("trim.lua"),
         }
     }
@@ -52,7 +56,7 @@ impl Script {
     }
 
     fn loaded(self) -> &'static Loaded {
-        static LOADED: [OnceLock<Loaded>; 10] = [const { OnceLock::new() }; 10];
+        static LOADED: [OnceLock<Loaded>; 12] = [const { OnceLock::new() }; 12];
         LOADED[self as usize].get_or_init(|| {
             let source = self.source();
             let text = match source.split_once('\n') {
