@@ -8,7 +8,7 @@ mod mapped;
 pub mod settings;
 pub mod structured;
 
-pub use mapped::Envelope;
+pub use mapped::{Envelope, Envelopes};
 
 use jiff::Timestamp;
 

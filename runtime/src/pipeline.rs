@@ -29,6 +29,7 @@ use crate::broker::memory::MemoryBroker;
 use crate::broker::pubsub::PubSub;
 use crate::broker::redis::{RedisBroker, RedisSettings};
 use crate::broker::{Broker, BrokerError, Inspect, Source, keys};
+use crate::envelope::Envelopes;
 use crate::fleet::{HandlerReport, WorkerReport};
 use crate::outcome::RetryPolicy;
 use crate::readiness::{Phase, Readiness};
@@ -88,6 +89,15 @@ pub struct Subscription {
     pub is_inbox: bool,
 }
 
+/// How entries become events.
+#[derive(Clone, Debug, Default)]
+pub struct Reading {
+    /// The form of the entries of each stream.
+    pub envelopes: Envelopes,
+    /// Events that do not follow their schema become dead letters.
+    pub check_schemas: bool,
+}
+
 /// A handler that is ready to serve.
 pub struct Deployment {
     /// Code, grants and limits.
@@ -104,8 +114,8 @@ pub struct Deployment {
     pub concurrency: usize,
     /// The digest of the component, as text.
     pub digest: String,
-    /// Events are checked by their schemas before they are run.
-    pub check_on_read: bool,
+    /// How entries become events.
+    pub reading: Reading,
 }
 
 impl Deployment {

@@ -21,7 +21,6 @@ use super::{
     Broker, BrokerError, Claimed, ConsumerInfo, Cursor, Entry, EntryId, Fields, Inspect, PendingEntry, Replay,
     Replayed, ServerInfo, Settled, Source, StreamInfo, Trimmed,
 };
-use crate::envelope;
 use crate::outcome::{Publication, Settlement};
 
 /// A broker in memory. Clones share it.
@@ -157,7 +156,7 @@ impl Broker for MemoryBroker {
     async fn publish(&self, publications: &[Publication]) -> Result<Vec<EntryId>, BrokerError> {
         let ids = {
             let mut state = self.state();
-            publications.iter().map(|one| state.append(&one.key, envelope::fields(&one.event))).collect()
+            publications.iter().map(|one| state.append(&one.key, one.fields())).collect()
         };
         self.shared.appended.notify_waiters();
         Ok(ids)
@@ -198,7 +197,7 @@ impl PubSub for MemoryBroker {
         if held {
             let mut state = self.state();
             for one in events {
-                state.append(&one.key, envelope::fields(&one.event));
+                state.append(&one.key, one.fields());
             }
         }
         drop(channels);

@@ -460,3 +460,23 @@ proptest::proptest! {
         let _ = with_env(HANDLER, &[(&name, &value)]);
     }
 }
+
+#[test]
+fn envelopes_are_checked_for_sense() {
+    assert_fine("[streams.a]\nenvelope = 'json'\nfield = 'event'\ntime_format = 'seconds'\nnames = { id = 'uuid' }");
+    assert_fine("[streams.a]\nenvelope = 'action'\nencoding = 'msgpack'\ndefault_type = 'x'");
+    assert_fault(
+        "[streams.a]\nfield = 'event'",
+        "w.toml:2:1: streams.a.field: has no effect with `envelope = \"cloudevents\"`",
+    );
+    assert_fault(
+        "[streams.a]\nenvelope = 'json'\nencoding = 'msgpack'",
+        "w.toml:3:1: streams.a.encoding: has no effect",
+    );
+    assert_fault("[streams.a]\nenvelope = 'dapr'\nnames.id = 'x'", "w.toml:3:1: streams.a.names: has no effect");
+    assert_fault("[streams.a]\nenvelope = 'jsn'", "w.toml:2:12: streams.a.envelope: ");
+    assert_fault("[streams.a]\nenvelope = 'json'\nnames.idd = 'x'", "w.toml:3:7: streams.a.names.idd: ");
+    let twice = "[streams.a]\nenvelope = 'json'\nnames = { id = 'x', type = 'x' }";
+    assert_fault(twice, "w.toml:3:21: streams.a.names.type: `x` is the name of `id` already");
+    assert_fault("[streams.a]\nenvelope = 'json'\nfield = ''", "w.toml:3:1: streams.a.field: is empty");
+}

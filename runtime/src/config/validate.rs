@@ -19,6 +19,7 @@ use super::streams::StreamConfig;
 use super::units::format_size;
 use super::{Config, RedisConfig};
 use crate::broker::keys;
+use crate::envelope::settings::Preset;
 use crate::route::TypePattern;
 use crate::schema::UnknownTypes;
 
@@ -276,6 +277,60 @@ impl Check<'_, '_> {
         }
         if let Some(max_age) = stream.max_age {
             self.positive(&["streams", name, "max_age"], max_age);
+        }
+        self.envelope(name, stream);
+    }
+
+    /// Settings that mean nothing in the form that the stream has would be taken for ones that do.
+    fn envelope(&mut self, name: &str, stream: &StreamConfig) {
+        let (preset, plain) = (stream.envelope, StreamConfig::default());
+        let is_document = matches!(preset, Preset::Json | Preset::MsgPack);
+        let has_encoding = matches!(preset, Preset::Named | Preset::Action);
+        let is_mapped = !matches!(preset, Preset::CloudEvents | Preset::Dapr);
+        let is_foreign = preset != Preset::CloudEvents;
+        for (key, is_set, has_meaning) in [
+            ("field", stream.field != plain.field, is_document),
+            ("encoding", stream.encoding != plain.encoding, has_encoding),
+            ("time_format", stream.time_format != plain.time_format, is_mapped),
+            ("names", stream.names != plain.names, is_mapped),
+            ("default_type", stream.default_type.is_some(), is_foreign),
+            ("default_source", stream.default_source.is_some(), is_foreign),
+        ] {
+            if is_set && !has_meaning {
+                let problem = format!("has no effect with `envelope = \"{}\"`", preset.as_str());
+                self.fault(&["streams", name, key], problem, "leave it out, or choose another envelope");
+            }
+        }
+        let names = &stream.names;
+        let all = [
+            ("id", &names.id),
+            ("type", &names.r#type),
+            ("source", &names.source),
+            ("time", &names.time),
+            ("subject", &names.subject),
+            ("version", &names.version),
+            ("key", &names.key),
+            ("data", &names.data),
+        ];
+        for (at, (key, value)) in all.iter().enumerate() {
+            let Some(value) = value else { continue };
+            let path = ["streams", name, "names", key];
+            if value.is_empty() {
+                self.fault(&path, "is empty", "write the name that the part has, or leave it out");
+            }
+            if let Some((other, _)) = all[..at].iter().find(|(_, other)| other.as_ref() == Some(value)) {
+                let problem = format!("`{value}` is the name of `{other}` already");
+                self.fault(&path, problem, "give each part a name of its own");
+            }
+        }
+        for (key, value) in [
+            ("field", &stream.field),
+            ("default_type", &stream.default_type),
+            ("default_source", &stream.default_source),
+        ] {
+            if value.as_deref() == Some("") {
+                self.fault(&["streams", name, key], "is empty", "leave it out for the usual one");
+            }
         }
     }
 

@@ -7,6 +7,9 @@ mod document;
 mod fields;
 mod value;
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use super::settings::{EnvelopeSettings, Preset, TimeFormat};
 use super::{DecodeError, EncodeError, format_time};
 use crate::broker::{EntryId, Fields};
@@ -94,6 +97,34 @@ impl Envelope {
             TimeFormat::Milliseconds => ms.into(),
             TimeFormat::Seconds if ms % 1000 == 0 => (ms / 1000).into(),
             TimeFormat::Seconds => (ms as f64 / 1000.0).into(),
+        }
+    }
+}
+
+/// The envelopes of all streams that have one of their own, by the names of the streams. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Envelopes(Arc<BTreeMap<String, Arc<Envelope>>>);
+
+impl Envelopes {
+    /// The envelopes of these streams.
+    pub fn new<'a>(streams: impl IntoIterator<Item = (&'a str, EnvelopeSettings)>) -> Envelopes {
+        let own = streams.into_iter().filter_map(|(stream, settings)| {
+            let envelope = Envelope::new(stream, &settings)?;
+            Some((stream.to_owned(), Arc::new(envelope)))
+        });
+        Envelopes(Arc::new(own.collect()))
+    }
+
+    /// The envelope of a stream; `None` if it is CloudEvents.
+    pub fn of(&self, stream: &str) -> Option<&Arc<Envelope>> {
+        self.0.get(stream)
+    }
+
+    /// Reads the fields of an entry of a stream.
+    pub fn decode(&self, stream: &str, fields: Fields, id: EntryId) -> Result<Event, DecodeError> {
+        match self.of(stream) {
+            None => super::decode(fields, id.ms),
+            Some(envelope) => envelope.decode(fields, id),
         }
     }
 }

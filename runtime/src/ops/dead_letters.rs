@@ -203,7 +203,7 @@ impl Operator {
         let text = |name| letter.get(name).to_owned();
         let number = |name| letter.get(name).parse().unwrap_or(0);
         let place = letter.get("entry_id").parse().unwrap_or(letter.id);
-        let event = self.decode(letter.get("stream"), place, letter.original.clone()).ok();
+        let event = self.envelopes.decode(letter.get("stream"), letter.original.clone(), place).ok();
         DeadLetterReport {
             id: letter.id.to_string(),
             stream: text("stream"),

@@ -22,6 +22,7 @@ use super::shard::backoff;
 use crate::broker::pubsub::{Heard, Lease, Position, PubSub};
 use crate::broker::{BrokerError, keys};
 use crate::clock::now_ms;
+use crate::envelope::Envelope;
 use crate::event::Event;
 use crate::outcome::Publication;
 use crate::stats::Counter;
@@ -53,6 +54,8 @@ pub struct Intake {
     pub key: Arc<str>,
     /// The Redis key of the stream that the events go to.
     pub stream_key: Arc<str>,
+    /// The form that its entries have; `None` for CloudEvents.
+    pub envelope: Option<Arc<Envelope>>,
     /// The type of the events.
     pub r#type: String,
     /// The media type of the messages.
@@ -338,5 +341,5 @@ fn publication(intake: &Intake, message: &Message) -> Publication {
         data: message.payload.clone(),
         ..Event::default()
     };
-    Publication { key: intake.stream_key.clone(), event }
+    Publication::now(intake.stream_key.clone(), event).with_envelope(intake.envelope.as_ref())
 }

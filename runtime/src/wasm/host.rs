@@ -13,6 +13,7 @@ use super::bindings::wasmill::events::publisher::{self, PublishError};
 use super::bindings::wasmill::events::types::{self, Draft};
 use super::limiter::Limiter;
 use super::logs::{LogBuffer, LogLevel};
+use crate::envelope::Envelope;
 use crate::event::{self, CAUSATION_ID, CORRELATION_ID, Event, MAX_ATTRIBUTES, TRACEPARENT, TRACESTATE};
 use crate::outcome::Publication;
 use crate::schema::Schemas;
@@ -50,6 +51,8 @@ pub struct Grant {
     pub stream: String,
     /// The Redis key of the stream.
     pub key: Arc<str>,
+    /// The form that its entries have; `None` for CloudEvents.
+    pub envelope: Option<Arc<Envelope>>,
 }
 
 /// The streams that a handler may publish to.
@@ -62,10 +65,14 @@ pub enum Grants {
 }
 
 impl Grants {
-    fn key(&self, stream: &str) -> Option<Arc<str>> {
+    /// The key of the stream and the form of its entries, if the handler may publish to it.
+    fn find(&self, stream: &str) -> Option<(Arc<str>, Option<&Arc<Envelope>>)> {
         match self {
-            Grants::Named(grants) => grants.iter().find(|grant| grant.stream == stream).map(|grant| grant.key.clone()),
-            Grants::All => Some(stream.into()),
+            Grants::Named(grants) => {
+                let grant = grants.iter().find(|grant| grant.stream == stream)?;
+                Some((grant.key.clone(), grant.envelope.as_ref()))
+            }
+            Grants::All => Some((stream.into(), None)),
         }
     }
 }
@@ -139,7 +146,7 @@ impl Host {
 
     /// Checks one draft and makes the event of it. Nothing is kept yet.
     fn follow_up(&self, scope: &Scope, draft: Draft, ordinal: usize) -> Result<Publication, PublishError> {
-        let Some(key) = self.policy.grants.key(&draft.stream) else {
+        let Some((key, envelope)) = self.policy.grants.find(&draft.stream) else {
             return Err(PublishError::Denied(draft.stream));
         };
         check(&draft).map_err(PublishError::Invalid)?;
@@ -169,7 +176,10 @@ impl Host {
             attributes,
             data: draft.data,
         };
-        Ok(Publication { key, event })
+        if let Some(envelope) = envelope {
+            envelope.check(&event).map_err(|error| PublishError::Invalid(error.to_string()))?;
+        }
+        Ok(Publication::now(key, event).with_envelope(envelope))
     }
 
     /// Keeps all of the drafts or none.
@@ -332,7 +342,7 @@ mod tests {
     }
 
     fn host(publishes: u32, publish_bytes: u64) -> Host {
-        let grant = Grant { stream: "out".to_owned(), key: "prefix:out".into() };
+        let grant = Grant { stream: "out".to_owned(), key: "prefix:out".into(), envelope: None };
         let policy = Policy {
             tenant: "t".into(),
             handler: "h".into(),
@@ -380,7 +390,7 @@ mod tests {
         let again = second.publish_batch(vec![draft("out", b"other"), draft("out", b"data")]).expect("granted");
         assert_eq!(ids, again);
         assert_ne!(ids[0], ids[1]);
-        let Publication { key, event } = published(&first).remove(0);
+        let Publication { key, event, .. } = published(&first).remove(0);
         assert_eq!((&*key, event.source.as_str(), event.time), ("prefix:out", "/wasmill/t/h", 7));
         assert_eq!(event.partition_key.as_deref(), Some("key"));
         assert_eq!((event.attribute(CAUSATION_ID), event.attribute(CORRELATION_ID)), (Some("cause"), Some("story")));

@@ -209,7 +209,7 @@ pub fn event_of(entry: Entry) -> Event {
 }
 
 pub fn publication(key: &Arc<str>, id: &str) -> Publication {
-    Publication { key: key.clone(), event: event(id) }
+    Publication::now(key.clone(), event(id))
 }
 
 pub fn ids(entries: &[Entry]) -> Vec<EntryId> {

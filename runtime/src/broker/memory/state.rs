@@ -8,7 +8,6 @@ use super::super::{
     BrokerError, Claimed, ConsumerInfo, Cursor, Entry, EntryId, Fields, Settled, Source, Trimmed, dead_letter, keys,
 };
 use crate::clock::now_ms;
-use crate::envelope;
 use crate::outcome::{DeadLetter, Decision, Settlement};
 
 mod look;
@@ -176,7 +175,7 @@ impl State {
                     return Settled::Superseded;
                 }
                 for publication in publishes {
-                    self.append(&publication.key, envelope::fields(&publication.event));
+                    self.append(&publication.key, publication.fields());
                 }
             }
             Decision::Park { pause } => self.park(source, *entry, *pause),

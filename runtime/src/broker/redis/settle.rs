@@ -213,9 +213,18 @@ fn write_effects<'a>(command: &mut Cmd, settlement: &'a Settlement, keys: &mut K
 
 /// The arguments of one follow-up: stream, number of fields and values, fields and values.
 pub(super) fn write_publication<'a>(command: &mut Cmd, publication: &'a Publication, keys: &mut KeyTable<'a>) {
+    command.arg(keys.index(&publication.key));
+    if publication.envelope.is_some() {
+        let fields = publication.fields();
+        command.arg(fields.len() * 2);
+        for (name, value) in fields {
+            command.arg(name).arg(value);
+        }
+        return;
+    }
     let mut count = 0usize;
     envelope::encode(&publication.event, |_, _| count += 2);
-    command.arg(keys.index(&publication.key)).arg(count);
+    command.arg(count);
     envelope::encode(&publication.event, |name, value| {
         command.arg(name).arg(value);
     });
