@@ -73,6 +73,11 @@ impl HandlerStats {
         let _ = self.durations().record(nanos);
     }
 
+    /// Whether the handler is stopped because the broker refuses its writes.
+    pub fn is_blocked(&self) -> bool {
+        self.blocked.load(Ordering::Relaxed) > 0
+    }
+
     /// The durations in nanoseconds.
     pub fn durations(&self) -> std::sync::MutexGuard<'_, Histogram<u64>> {
         self.durations.lock().unwrap_or_else(std::sync::PoisonError::into_inner)

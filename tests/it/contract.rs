@@ -7,6 +7,7 @@ mod fixture;
 mod races;
 mod reading;
 mod redis_only;
+mod retention;
 mod retries;
 mod settling;
 mod takeover;
@@ -61,6 +62,15 @@ over_both_brokers! {
         what_is_not_pending_is_superseded,
         two_hundred_settlements_in_one_call,
         the_same_entry_twice_in_one_call_is_settled_once,
+    }
+    retention::{
+        a_stream_without_groups_is_cut_to_its_length,
+        old_entries_go_and_young_ones_stay,
+        an_entry_that_is_pending_holds_back_all_that_follow,
+        a_parked_entry_holds_back_too,
+        a_group_that_lags_holds_back_what_it_has_not_read,
+        reading_and_trimming_at_once_lose_nothing,
+        what_is_not_there_is_not_trimmed,
     }
     retries::{
         a_parked_entry_comes_back_when_it_is_due,

@@ -15,6 +15,7 @@ use wasmill::broker::{
 use wasmill::config::Config;
 use wasmill::outcome::{Decision, Publication, Settlement};
 use wasmill::pipeline::{self, Backend, PipelineError, Stats};
+use wasmill::readiness::Readiness;
 use wasmill_tests::{eventually_async, guests};
 
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -156,8 +157,8 @@ impl Broker for Faulty {
         self.memory.remove_consumer(source, consumer).await
     }
 
-    async fn heartbeat(&self, worker: &str, ttl: Duration) -> Result<(), BrokerError> {
-        self.memory.heartbeat(worker, ttl).await
+    async fn heartbeat(&self, worker: &str, report: &str, ttl: Duration) -> Result<(), BrokerError> {
+        self.memory.heartbeat(worker, report, ttl).await
     }
 
     async fn resign(&self, worker: &str) -> Result<(), BrokerError> {
@@ -207,10 +208,20 @@ impl Mill {
         let deployments = app::deployments(&self.config, &Namespace::default(), &engine, cache.as_ref());
         let deployments = deployments.expect("a component");
         let stats = pipeline::new_stats(&deployments);
-        let backend = Backend::Shared(Arc::new(self.broker.clone()));
+        let (broker, inspect) = (Arc::new(self.broker.clone()), Arc::new(self.broker.memory.clone()));
+        let backend = Backend::Shared { broker, inspect };
+        let readiness = Readiness::default();
         let mut result = None;
         let shutdown = async { result = Some(done(&stats).await) };
-        let served = pipeline::serve(app::worker(&self.config), backend, deployments, &stats, || {}, shutdown).await;
+        let served = pipeline::serve(
+            app::worker(&self.config, &Namespace::default()),
+            backend,
+            deployments,
+            &stats,
+            &readiness,
+            shutdown,
+        )
+        .await;
         (served, result)
     }
 

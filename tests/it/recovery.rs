@@ -264,8 +264,9 @@ fn the_documented_permissions_are_enough() {
     let words: Vec<&str> = example.split_whitespace().collect();
     redis::cmd(words[0]).arg(&words[1..]).query::<()>(&mut redis).unwrap();
     let settings = format!("{}\nusername = \"wasmill\"\npassword_env = \"WASMILL_TEST_PASSWORD\"", url(&server));
-    let worker = Worker::spawn_with(&config(&settings), |command| {
-        command.env("WASMILL_TEST_PASSWORD", "secret");
+    let trimming = format!("{}\n[streams.\"faults.in\"]\nmax_length = 1\n", config(&settings));
+    let worker = Worker::spawn_with(&trimming, |command| {
+        command.env("WASMILL_TEST_PASSWORD", "secret").env("WASMILL_WORKER__RETENTION_INTERVAL", "50ms");
     });
     says(&worker, "ready");
     for r#type in ["echo", "retry", "reject", "ok"] {
@@ -274,6 +275,7 @@ fn the_documented_permissions_are_enough() {
     eventually("two follow-ups", DEADLINE, || (length(&mut redis, "faults.out") == 2).then_some(()));
     eventually("a dead letter", DEADLINE, || (length(&mut redis, "faults.dead") == 1).then_some(()));
     eventually("nothing to be pending", DEADLINE, || (pending(&mut redis) == 0).then_some(()));
+    eventually("the stream to be trimmed", DEADLINE, || (length(&mut redis, "faults.in") == 1).then_some(()));
     assert!(!worker.stderr_text().contains("NOPERM"), "{}", worker.stderr_text());
     stop(worker);
     // One permission less, and the worker says which one it misses.

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::{Encoder, TextEncoder};
 
-use crate::pipeline::Stats;
+use crate::pipeline::{Retention, Stats};
 use crate::stats::HandlerStats;
 
 /// Upper bounds of the duration histogram, in seconds: from a reused instance to the usual deadline.
@@ -31,7 +31,7 @@ const COUNTERS: [CounterSpec; 8] = [
 ];
 
 /// All metrics as text.
-pub(super) fn render(stats: &Stats) -> String {
+pub(super) fn render(stats: &Stats, retention: &[Retention]) -> String {
     let mut families: Vec<MetricFamily> = COUNTERS
         .iter()
         .map(|(name, help, value)| {
@@ -58,8 +58,9 @@ pub(super) fn render(stats: &Stats) -> String {
             metric.set_histogram(histogram(stats));
         },
     ));
+    families.push(trimmed(retention));
     let mut text = Vec::new();
-    // Writing into memory does not fail, and a family without metrics (no handlers) is left out.
+    // Writing into memory does not fail, and a family without metrics (no handlers, no streams) is left out.
     families.retain(|family| !family.get_metric().is_empty());
     let _ = TextEncoder::new().encode(&families, &mut text);
     String::from_utf8(text).unwrap_or_default()
@@ -73,21 +74,41 @@ fn family(
     fill: impl Fn(&HandlerStats, &mut Metric),
 ) -> MetricFamily {
     let metrics = stats.iter().map(|(handler, stats)| {
-        let mut label = LabelPair::default();
-        label.set_name("handler".to_owned());
-        label.set_value(handler.clone());
-        let mut metric = Metric::default();
-        metric.set_label(vec![label]);
+        let mut metric = labelled("handler", handler);
         fill(stats, &mut metric);
         metric
     });
-    let metrics: Vec<Metric> = metrics.collect();
+    with_metrics(name, help, kind, metrics.collect())
+}
+
+fn labelled(name: &str, value: &str) -> Metric {
+    let mut label = LabelPair::default();
+    label.set_name(name.to_owned());
+    label.set_value(value.to_owned());
+    let mut metric = Metric::default();
+    metric.set_label(vec![label]);
+    metric
+}
+
+fn with_metrics(name: &str, help: &str, kind: MetricType, metrics: Vec<Metric>) -> MetricFamily {
     let mut family = MetricFamily::default();
     family.set_name(name.to_owned());
     family.set_help(help.to_owned());
     family.set_field_type(kind);
     family.set_metric(metrics);
     family
+}
+
+fn trimmed(retention: &[Retention]) -> MetricFamily {
+    let metrics = retention.iter().map(|retention| {
+        let mut counter = Counter::default();
+        counter.set_value(retention.trimmed.get() as f64);
+        let mut metric = labelled("stream", &retention.stream);
+        metric.set_counter(counter);
+        metric
+    });
+    let help = "Entries that retention removed from the stream.";
+    with_metrics("wasmill_stream_trimmed_total", help, MetricType::COUNTER, metrics.collect())
 }
 
 fn histogram(stats: &HandlerStats) -> Histogram {

@@ -103,6 +103,19 @@ fn split(mut fields: Fields) -> Option<(Fields, Fields)> {
     (count == original.len().to_string().as_bytes()).then_some((fields, original))
 }
 
+/// The field of an inbox entry that says that it is a replay; its value is the id of the run, which enters the ids of
+/// follow-ups, or empty to keep those of the first run.
+pub const REPLAY: &str = "wasmill_replay";
+
+/// The fields of an inbox entry. `replay` is the value of [`REPLAY`].
+pub fn inbox_fields(stream: &str, entry: EntryId, original: Fields, replay: Option<&str>) -> Fields {
+    let count = original.len().to_string();
+    let entry = entry.to_string();
+    let head = [(STREAM, stream), (ENTRY, &entry)].into_iter();
+    let head = head.chain(replay.map(|run| (REPLAY, run))).chain([(ORIGINAL, count.as_str())]);
+    head.map(|(name, value)| (name.as_bytes().to_vec(), value.as_bytes().to_vec())).chain(original).collect()
+}
+
 /// The fields of the inbox entry that a dead letter becomes; else why it cannot become one.
 pub fn to_inbox(fields: &Fields) -> Result<Fields, &'static str> {
     let at = original_at(fields).ok_or(NOT_A_DEAD_LETTER)?;

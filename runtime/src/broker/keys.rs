@@ -23,7 +23,10 @@ pub fn is_inbox(key: &str) -> bool {
     key.starts_with(INBOX_PREFIX)
 }
 
-/// The heartbeat of a worker: exists while the worker lives.
+/// The sorted set of workers: when each one's heartbeat ends, in milliseconds since the Unix epoch.
+pub const WORKERS: &str = "wasmill:workers";
+
+/// The heartbeat of a worker: exists while the worker lives, and holds what it says of itself.
 pub fn heartbeat(worker: &str) -> String {
     format!("wasmill:worker:{worker}")
 }

@@ -13,7 +13,8 @@ use tokio::sync::Notify;
 
 use self::state::State;
 use super::{
-    Broker, BrokerError, Claimed, ConsumerInfo, Cursor, Entry, EntryId, Fields, Inspect, Settled, Source, StreamInfo,
+    Broker, BrokerError, Claimed, ConsumerInfo, Cursor, Entry, EntryId, Fields, Inspect, PendingEntry, Replay,
+    Replayed, ServerInfo, Settled, Source, StreamInfo, Trimmed,
 };
 use crate::envelope;
 use crate::outcome::{Publication, Settlement};
@@ -48,9 +49,9 @@ impl MemoryBroker {
         id
     }
 
-    /// Removes all but the newest `keep` entries, like XTRIM MAXLEN.
-    pub fn trim(&self, key: &str, keep: usize) {
-        self.state().trim(key, keep);
+    /// Removes all but the newest `keep` entries, settled or not, like XTRIM MAXLEN.
+    pub fn cut(&self, key: &str, keep: usize) {
+        self.state().cut(key, keep);
     }
 
     /// Removes a stream with its groups, like DEL.
@@ -128,8 +129,8 @@ impl Broker for MemoryBroker {
         self.state().remove_consumer(source, consumer)
     }
 
-    async fn heartbeat(&self, worker: &str, ttl: Duration) -> Result<(), BrokerError> {
-        self.state().heartbeat(worker, ttl);
+    async fn heartbeat(&self, worker: &str, report: &str, ttl: Duration) -> Result<(), BrokerError> {
+        self.state().heartbeat(worker, report, ttl);
         Ok(())
     }
 
@@ -160,7 +161,37 @@ impl Inspect for MemoryBroker {
     }
 
     async fn range(&self, key: &str, from: EntryId, to: EntryId, count: usize) -> Result<Vec<Entry>, BrokerError> {
-        Ok(self.state().range(key, from, to, count))
+        Ok(self.state().range(key, from, to, count, false))
+    }
+
+    async fn range_back(&self, key: &str, from: EntryId, to: EntryId, count: usize) -> Result<Vec<Entry>, BrokerError> {
+        Ok(self.state().range(key, from, to, count, true))
+    }
+
+    async fn server(&self) -> Result<Option<ServerInfo>, BrokerError> {
+        Ok(None)
+    }
+
+    async fn stream_keys(&self, limit: usize) -> Result<Vec<String>, BrokerError> {
+        Ok(self.state().stream_keys(limit))
+    }
+
+    async fn memory(&self, key: &str) -> Result<Option<u64>, BrokerError> {
+        Ok(self.state().memory(key))
+    }
+
+    async fn pending(&self, source: &Source, from: EntryId, count: usize) -> Result<Vec<PendingEntry>, BrokerError> {
+        self.state().pending(source, from, count)
+    }
+
+    async fn replay(&self, replay: &Replay<'_>) -> Result<Replayed, BrokerError> {
+        let replayed = self.state().replay(replay);
+        self.shared.appended.notify_waiters();
+        Ok(replayed)
+    }
+
+    async fn workers(&self) -> Result<Vec<(String, String)>, BrokerError> {
+        Ok(self.state().workers())
     }
 
     async fn redrive(&self, dead_key: &str, entry: EntryId, inbox_key: &str) -> Result<bool, BrokerError> {
@@ -172,6 +203,15 @@ impl Inspect for MemoryBroker {
     async fn remove_streams(&self, keys: &[&str]) -> Result<(), BrokerError> {
         keys.iter().for_each(|key| self.delete_stream(key));
         Ok(())
+    }
+
+    async fn trim(
+        &self,
+        key: &str,
+        max_length: Option<usize>,
+        older_than: Option<Duration>,
+    ) -> Result<Trimmed, BrokerError> {
+        Ok(self.state().trim(key, max_length, older_than))
     }
 
     async fn delete(&self, key: &str, entries: &[EntryId]) -> Result<usize, BrokerError> {

@@ -20,6 +20,7 @@ use wasmill::broker::{Broker, EntryId, Inspect, dead_letter};
 use wasmill::config::{Config, environment};
 use wasmill::outcome::Publication;
 use wasmill::pipeline::{self, Backend, Deployment, Stats};
+use wasmill::readiness::Readiness;
 use wasmill::stats::HandlerStats;
 use wasmill::{app, envelope};
 
@@ -135,8 +136,10 @@ impl<B: Broker + Inspect + 'static> Shop<B> {
             // A dropped sender is a stop, too.
             let _ = stopped.await;
         };
-        let worker = app::worker(&self.config);
-        let serve = pipeline::serve(worker, self.backend.clone(), self.deployments.clone(), &stats, || {}, shutdown);
+        let worker = app::worker(&self.config, &self.namespace);
+        let readiness = Readiness::default();
+        let serve =
+            pipeline::serve(worker, self.backend.clone(), self.deployments.clone(), &stats, &readiness, shutdown);
         let drive = async {
             let elapsed = self.drive(&stats, args).await;
             drop(stop);
@@ -145,7 +148,7 @@ impl<B: Broker + Inspect + 'static> Shop<B> {
         let (served, elapsed) = tokio::join!(serve, drive);
         served.map_err(Report::failure)?;
         let elapsed = elapsed?;
-        let tally = self.count(args.events).await?;
+        let tally = self.count(args).await?;
         report(context, args.events, elapsed, &stats, &tally);
         Ok(ExitCode::from(u8::from(tally != Tally::default())))
     }
@@ -190,7 +193,7 @@ impl<B: Broker + Inspect + 'static> Shop<B> {
                 None => CHUNK as u64,
             };
             let chunk: Vec<Publication> = (0..wanted.min(args.events - sent))
-                .map(|_| Publication { key: key.clone(), event: traffic.next_order() })
+                .map(|_| Publication::now(key.clone(), traffic.next_order()))
                 .collect();
             sent += chunk.len() as u64;
             self.broker.publish(&chunk).await?;
@@ -206,7 +209,7 @@ impl<B: Broker + Inspect + 'static> Shop<B> {
     }
 
     /// Counts every order where it came out: as a notification or as a dead letter, once in all.
-    async fn count(&self, events: u64) -> Result<Tally, Report> {
+    async fn count(&self, args: &Args) -> Result<Tally, Report> {
         let mut seen: HashMap<String, u64> = HashMap::new();
         let mut streams = vec![(LAST_STREAM.to_owned(), false)];
         streams.extend(self.config.handlers().into_iter().map(|handler| (handler.dead_letter, true)));
@@ -227,7 +230,7 @@ impl<B: Broker + Inspect + 'static> Shop<B> {
                 }
             }
         }
-        let orders = (0..events).map(traffic::order_id);
+        let orders = traffic::Traffic::order_ids(args.seed, args.events);
         let lost = orders.filter(|order| !seen.contains_key(order)).count() as u64;
         let doubled = seen.values().map(|count| count - 1).sum();
         Ok(Tally { lost, doubled })

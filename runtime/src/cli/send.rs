@@ -9,12 +9,13 @@ use clap::Parser;
 use futures::stream::{FuturesOrdered, StreamExt as _};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
+use wasmill::app;
 use wasmill::broker::keys::Namespace;
 use wasmill::broker::{Broker, BrokerError, EntryId};
 use wasmill::clock::now_ms;
-use wasmill::config::Config;
 use wasmill::event::{Event, is_attribute_name};
 use wasmill::outcome::Publication;
+use wasmill::schema::Schemas;
 
 use super::{Context, Report, block_on, print_json};
 
@@ -73,18 +74,28 @@ fn attribute(text: &str) -> Result<(String, String), String> {
     }
 }
 
+/// What every event must keep to.
+struct Rules {
+    event_bytes: u64,
+    schemas: Arc<Schemas>,
+}
+
 /// Publishes and prints the ids.
 pub fn run(context: &Context, args: Args) -> Result<ExitCode, Report> {
     let config = context.config_with_log()?;
     if args.stream.is_empty() || args.r#type.is_empty() || args.source.is_empty() {
         return Err(Report::usage("stream, type and source must not be empty"));
     }
+    let rules = Rules {
+        event_bytes: config.limits.event_bytes.as_u64(),
+        schemas: app::schemas(&config).map_err(Report::usage)?,
+    };
     let published = block_on(async {
         let broker = context.redis(&config).await?;
         if args.batch {
-            send_batch(context, &config, broker, &args).await
+            send_batch(context, &rules, broker, &args).await
         } else {
-            send_one(&config, broker, &args).await
+            send_one(&rules, broker, &args).await
         }
     })?;
     if context.is_json() {
@@ -100,7 +111,7 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode, Report> {
 /// An event's id and its place in the stream.
 type Published = (String, EntryId);
 
-async fn send_one(config: &Config, broker: Arc<dyn Broker>, args: &Args) -> Result<Vec<Published>, Report> {
+async fn send_one(rules: &Rules, broker: Arc<dyn Broker>, args: &Args) -> Result<Vec<Published>, Report> {
     let data = match (&args.data, &args.file) {
         (Some(data), _) => data.clone().into_bytes(),
         (None, Some(path)) => {
@@ -112,16 +123,16 @@ async fn send_one(config: &Config, broker: Arc<dyn Broker>, args: &Args) -> Resu
             data
         }
     };
-    let event = event(config, args, data).map_err(Report::usage)?;
+    let event = event(rules, args, data).map_err(Report::usage)?;
     let id = event.id.clone();
     let key = Namespace::default().stream(&args.stream);
-    let entries = broker.publish(&[Publication { key, event }]).await?;
+    let entries = broker.publish(&[Publication::now(key, event)]).await?;
     Ok(entries.into_iter().map(|entry| (id.clone(), entry)).collect())
 }
 
 async fn send_batch(
     context: &Context,
-    config: &Config,
+    rules: &Rules,
     broker: Arc<dyn Broker>,
     args: &Args,
 ) -> Result<Vec<Published>, Report> {
@@ -134,7 +145,7 @@ async fn send_batch(
     let mut end = None;
     while end.is_none() || !in_flight.is_empty() {
         while end.is_none() && in_flight.len() < IN_FLIGHT {
-            match next_chunk(config, args, &mut lines) {
+            match next_chunk(rules, args, &mut lines) {
                 Ok(chunk) => {
                     end = (chunk.len() < CHUNK).then_some(Ok(()));
                     if !chunk.is_empty() {
@@ -168,7 +179,7 @@ async fn publish(broker: Arc<dyn Broker>, chunk: Vec<Publication>) -> Result<Vec
 
 /// The next events of the input; fewer than [`CHUNK`] at its end.
 fn next_chunk(
-    config: &Config,
+    rules: &Rules,
     args: &Args,
     lines: &mut impl Iterator<Item = (usize, std::io::Result<String>)>,
 ) -> Result<Vec<Publication>, Report> {
@@ -184,13 +195,13 @@ fn next_chunk(
         if let Err(error) = serde_json::from_str::<serde::de::IgnoredAny>(&line) {
             return Err(fault(format!("not JSON: {error}")));
         }
-        let event = event(config, args, line.into_bytes()).map_err(fault)?;
-        chunk.push(Publication { key: key.clone(), event });
+        let event = event(rules, args, line.into_bytes()).map_err(fault)?;
+        chunk.push(Publication::now(key.clone(), event));
     }
     Ok(chunk)
 }
 
-fn event(config: &Config, args: &Args, data: Vec<u8>) -> Result<Event, String> {
+fn event(rules: &Rules, args: &Args, data: Vec<u8>) -> Result<Event, String> {
     let data = if args.msgpack {
         let value: serde_json::Value = serde_json::from_slice(&data).map_err(|error| format!("not JSON: {error}"))?;
         rmp_serde::to_vec_named(&value).map_err(|error| format!("cannot be written as MsgPack: {error}"))?
@@ -198,7 +209,7 @@ fn event(config: &Config, args: &Args, data: Vec<u8>) -> Result<Event, String> {
         data
     };
     let usual = if args.msgpack { "application/msgpack" } else { "application/json" };
-    let event = Event {
+    let mut event = Event {
         id: args.id.clone().unwrap_or_else(|| uuid::Uuid::now_v7().to_string()),
         source: args.source.clone(),
         r#type: args.r#type.clone(),
@@ -210,9 +221,10 @@ fn event(config: &Config, args: &Args, data: Vec<u8>) -> Result<Event, String> {
         attributes: args.attributes.clone(),
         data,
     };
-    let limit = config.limits.event_bytes.as_u64();
-    match event.size() as u64 > limit {
-        true => Err(format!("the event has {} bytes; limits.event_bytes is {limit}", event.size())),
-        false => Ok(event),
+    let limit = rules.event_bytes;
+    if event.size() as u64 > limit {
+        return Err(format!("the event has {} bytes; limits.event_bytes is {limit}", event.size()));
     }
+    rules.schemas.admit(&mut event).map_err(|violation| violation.to_string())?;
+    Ok(event)
 }

@@ -15,6 +15,7 @@ use super::limiter::Limiter;
 use super::logs::{LogBuffer, LogLevel};
 use crate::event::{self, CAUSATION_ID, CORRELATION_ID, Event, MAX_ATTRIBUTES, TRACEPARENT, TRACESTATE};
 use crate::outcome::Publication;
+use crate::schema::Schemas;
 
 /// Resources (streams, pollables) that one instance may hold at the same time.
 const MAX_RESOURCES: usize = 256;
@@ -90,6 +91,8 @@ pub struct Policy {
     pub memory: usize,
     /// Wall-clock time of one delivery.
     pub deadline: Duration,
+    /// What the data of published events must look like.
+    pub schemas: Arc<Schemas>,
 }
 
 /// What one store knows. Most of it is about the delivery that is running.
@@ -154,7 +157,7 @@ impl Host {
                 attributes.push((TRACESTATE.to_owned(), state.clone()));
             }
         }
-        let event = Event {
+        let mut event = Event {
             id: uuid::Builder::from_custom_bytes(hash).into_uuid().to_string(),
             source: format!("/wasmill/{}/{}", self.policy.tenant, self.policy.handler),
             r#type: draft.type_,
@@ -166,6 +169,7 @@ impl Host {
             attributes,
             data: draft.data,
         };
+        self.policy.schemas.admit(&mut event).map_err(|violation| PublishError::Invalid(violation.to_string()))?;
         Ok(Publication { key, event })
     }
 
@@ -337,6 +341,7 @@ mod tests {
             log_bytes: 0,
             memory: 0,
             deadline: Duration::ZERO,
+            schemas: Arc::default(),
         };
         let mut host = Host::new(Arc::new(policy));
         let attributes =

@@ -63,7 +63,7 @@ pub async fn a_dead_letter_keeps_the_original_byte_for_byte(f: &Fixture) {
 
 pub async fn a_dead_letter_of_a_trimmed_entry_keeps_the_evidence(f: &Fixture) {
     let (source, entries) = f.pending("orders", 1).await;
-    f.trim("orders", 0).await;
+    f.cut("orders", 0).await;
     let decision = bury("dead", &source, entries[0].id);
     assert_eq!(f.settle_one(A, &source, entries[0].id, decision).await, Applied);
     let letter = only_letter(f, "dead").await;
@@ -121,7 +121,7 @@ pub async fn a_redriven_event_that_dies_again_keeps_its_original(f: &Fixture) {
 
 pub async fn a_dead_letter_without_its_original_is_not_redriven(f: &Fixture) {
     let (source, entries) = f.pending("orders", 1).await;
-    f.trim("orders", 0).await;
+    f.cut("orders", 0).await;
     f.settle_one(A, &source, entries[0].id, bury("dead", &source, entries[0].id)).await;
     let letter = only_letter(f, "dead").await.id;
     let error = f.inspect().redrive("dead", letter, "inbox").await.expect_err("there is nothing to run");

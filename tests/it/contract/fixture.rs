@@ -89,10 +89,10 @@ impl Fixture {
         }
     }
 
-    /// Drops the oldest entries until `keep` are left.
-    pub async fn trim(&self, key: &str, keep: usize) {
+    /// Drops the oldest entries until `keep` are left, settled or not.
+    pub async fn cut(&self, key: &str, keep: usize) {
         match &self.backend {
-            Backend::Memory(broker) => broker.trim(key, keep),
+            Backend::Memory(broker) => broker.cut(key, keep),
             Backend::Redis(redis) => {
                 let mut command = redis::cmd("XTRIM");
                 command.arg(key).arg("MAXLEN").arg("=").arg(keep);

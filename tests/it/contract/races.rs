@@ -81,7 +81,7 @@ pub async fn one_call_settles_for_several_handlers(f: &Fixture) {
 /// while it lives.
 pub async fn trimmed_entries_do_not_hide_what_comes_after_them(f: &Fixture) {
     let (source, entries) = f.pending("orders", 6).await;
-    f.trim(&source.key, 2).await;
+    f.cut(&source.key, 2).await;
     let (mut taken, mut trimmed) = (Vec::new(), 0);
     // Each call takes something, so this ends.
     for _ in &entries {

@@ -90,7 +90,7 @@ pub async fn whoever_acks_first_wins(f: &Fixture) {
 
 pub async fn entries_whose_payload_is_gone_are_settled(f: &Fixture) {
     let (source, entries) = f.pending("orders", 4).await;
-    f.trim(&source.key, 2).await;
+    f.cut(&source.key, 2).await;
     let claimed = f.claim_from(&source, B, A, 10).await;
     assert_eq!((ids(&claimed.entries), claimed.trimmed, claimed.more), (ids(&entries[2..]), 2, false));
     assert_eq!(f.pending_count(&source).await, 2);
@@ -100,14 +100,14 @@ pub async fn a_worker_lives_as_long_as_its_heartbeat(f: &Fixture) {
     let workers = ["one", "two", "three"].map(str::to_owned);
     let alive = async || f.broker().alive(&workers).await.unwrap();
     assert_eq!(alive().await, [false, false, false]);
-    f.broker().heartbeat("one", FOREVER).await.unwrap();
-    f.broker().heartbeat("three", FOREVER).await.unwrap();
+    f.broker().heartbeat("one", "{}", FOREVER).await.unwrap();
+    f.broker().heartbeat("three", "{}", FOREVER).await.unwrap();
     assert_eq!(alive().await, [true, false, true]);
     f.broker().resign("one").await.unwrap();
     f.broker().resign("two").await.unwrap();
     assert_eq!(alive().await, [false, false, true]);
     // A shorter one replaces a longer one, and ends of itself.
-    f.broker().heartbeat("three", Duration::from_millis(30)).await.unwrap();
+    f.broker().heartbeat("three", "{}", Duration::from_millis(30)).await.unwrap();
     eventually_async("a heartbeat to end", DEADLINE, async || (!alive().await[2]).then_some(())).await;
 }
 

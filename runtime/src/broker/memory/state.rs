@@ -5,19 +5,25 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::super::{
-    BrokerError, Claimed, ConsumerInfo, Cursor, Entry, EntryId, Fields, GroupInfo, Settled, Source, StreamInfo,
-    dead_letter, keys,
+    BrokerError, Claimed, ConsumerInfo, Cursor, Entry, EntryId, Fields, Settled, Source, Trimmed, dead_letter, keys,
 };
 use crate::clock::now_ms;
 use crate::envelope;
 use crate::outcome::{DeadLetter, Decision, Settlement};
+
+mod look;
 
 #[derive(Default)]
 pub(super) struct State {
     streams: HashMap<String, Stream>,
     /// Due times and entries, by the key of the set.
     due: HashMap<Arc<str>, BTreeSet<(u64, EntryId)>>,
-    heartbeats: HashMap<String, Instant>,
+    heartbeats: HashMap<String, Heartbeat>,
+}
+
+struct Heartbeat {
+    until: Instant,
+    report: String,
 }
 
 #[derive(Default)]
@@ -37,6 +43,7 @@ struct Group {
 struct Pending {
     consumer: String,
     attempt: u32,
+    since: Instant,
 }
 
 impl Stream {
@@ -75,12 +82,38 @@ impl State {
         }
     }
 
-    pub(super) fn trim(&mut self, key: &str, keep: usize) {
+    pub(super) fn cut(&mut self, key: &str, keep: usize) {
         if let Some(stream) = self.streams.get_mut(key) {
             while stream.entries.len() > keep {
                 stream.entries.pop_first();
             }
         }
+    }
+
+    pub(super) fn trim(&mut self, key: &str, max_length: Option<usize>, older_than: Option<Duration>) -> Trimmed {
+        let Some(stream) = self.streams.get_mut(key) else { return Trimmed::default() };
+        // What every group has settled lies before the first bound.
+        let bounds = stream.groups.iter().map(|(name, group)| {
+            let pending = group.pending.first_key_value().map(|(&id, _)| id);
+            (pending.unwrap_or_else(|| group.delivered.next()), name)
+        });
+        let holder = bounds.min();
+        let oldest = older_than.map(|age| now_ms().saturating_sub(u64::try_from(age.as_millis()).unwrap_or(u64::MAX)));
+        let mut removed = 0;
+        let mut held_back_by = None;
+        while let Some((&id, _)) = stream.entries.first_key_value() {
+            let is_excess = max_length.is_some_and(|max| stream.entries.len() > max);
+            if !is_excess && oldest.is_none_or(|oldest| id.ms >= oldest) {
+                break;
+            }
+            if let Some((_, name)) = holder.filter(|(bound, _)| id >= *bound) {
+                held_back_by = Some(name.to_string());
+                break;
+            }
+            stream.entries.pop_first();
+            removed += 1;
+        }
+        Trimmed { removed, length: stream.entries.len(), more: false, held_back_by }
     }
 
     pub(super) fn delete_stream(&mut self, key: &str) {
@@ -101,7 +134,9 @@ impl State {
         let read: Vec<Entry> = fresh.map(|(&id, fields)| Entry { id, attempt: 1, fields: fields.clone() }).collect();
         for entry in &read {
             group.delivered = entry.id;
-            group.pending.insert(entry.id, Pending { consumer: consumer.to_owned(), attempt: 1 });
+            group
+                .pending
+                .insert(entry.id, Pending { consumer: consumer.to_owned(), attempt: 1, since: Instant::now() });
         }
         Ok(read)
     }
@@ -193,6 +228,7 @@ impl State {
             pending.attempt += 1;
             pending.consumer = consumer.to_owned();
         }
+        pending.since = Instant::now();
         let entry = Entry { id, attempt: pending.attempt, fields: fields.clone() };
         group.seen(consumer);
         Some(entry)
@@ -275,34 +311,6 @@ impl State {
             group.consumers.remove(consumer);
         }
         Ok(is_idle)
-    }
-
-    pub(super) fn heartbeat(&mut self, worker: &str, ttl: Duration) {
-        self.heartbeats.insert(worker.to_owned(), Instant::now() + ttl);
-    }
-
-    pub(super) fn resign(&mut self, worker: &str) {
-        self.heartbeats.remove(worker);
-    }
-
-    pub(super) fn is_alive(&self, worker: &str) -> bool {
-        self.heartbeats.get(worker).is_some_and(|until| *until > Instant::now())
-    }
-
-    pub(super) fn stream_info(&self, key: &str) -> Option<StreamInfo> {
-        let stream = self.streams.get(key)?;
-        let groups = stream.groups.iter().map(|(name, group)| GroupInfo {
-            name: name.to_string(),
-            pending: group.pending.len(),
-            lag: Some(stream.entries.range(group.delivered.next()..).count()),
-        });
-        Some(StreamInfo { length: stream.entries.len(), last: stream.last, groups: groups.collect() })
-    }
-
-    pub(super) fn range(&self, key: &str, from: EntryId, to: EntryId, count: usize) -> Vec<Entry> {
-        let Some(stream) = self.streams.get(key).filter(|_| from <= to) else { return Vec::new() };
-        let entries = stream.entries.range(from..=to).take(count);
-        entries.map(|(&id, fields)| Entry { id, attempt: 0, fields: fields.clone() }).collect()
     }
 
     pub(super) fn redrive(&mut self, dead_key: &str, entry: EntryId, inbox: &str) -> Result<bool, BrokerError> {

@@ -18,6 +18,8 @@ pub(super) enum Script {
     RemoveConsumer,
     Heartbeat,
     Publish,
+    Replay,
+    Trim,
 }
 
 /// What the scripts that append to streams begin with.
@@ -40,15 +42,17 @@ impl Script {
             Script::RemoveConsumer => include_str!("remove_consumer.lua"),
             Script::Heartbeat => include_str!("heartbeat.lua"),
             Script::Publish => include_str!("publish.lua"),
+            Script::Replay => include_str!("replay.lua"),
+            Script::Trim => include_str!("trim.lua"),
         }
     }
 
     fn appends(self) -> bool {
-        matches!(self, Script::Settle | Script::Redrive | Script::Publish)
+        matches!(self, Script::Settle | Script::Redrive | Script::Publish | Script::Replay)
     }
 
     fn loaded(self) -> &'static Loaded {
-        static LOADED: [OnceLock<Loaded>; 8] = [const { OnceLock::new() }; 8];
+        static LOADED: [OnceLock<Loaded>; 10] = [const { OnceLock::new() }; 10];
         LOADED[self as usize].get_or_init(|| {
             let source = self.source();
             let text = match source.split_once('\n') {

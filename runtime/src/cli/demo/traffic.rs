@@ -1,77 +1,43 @@
-//! Orders as a shop gets them: returning customers, small carts, some faults. The same seed makes the same orders.
+//! The orders of a generated shop, some of them with faults. The same seed makes the same orders.
 
 use rand::rngs::SmallRng;
 use rand::{RngExt as _, SeedableRng as _};
-use serde_json::{Value, json};
 use wasmill::clock::now_ms;
 use wasmill::event::Event;
+use wasmill::generate::{Fact, Shop};
 
-/// Products: name and price in cents.
-const PRODUCTS: [(&str, u64); 8] = [
-    ("mug-blue", 1290),
-    ("tea-assam-250", 990),
-    ("lamp-desk", 4900),
-    ("notebook-a5", 650),
-    ("pen-gel-black", 220),
-    ("chair-oak", 18900),
-    ("poster-sea", 1500),
-    ("bag-linen", 2400),
-];
-/// Customers of the shop.
-const CUSTOMERS: u32 = 500;
 /// Orders whose payment fails at the first attempt, in a thousand.
 const FLAKY: u32 = 20;
 /// Orders whose total is wrong, and which can never be paid, in a thousand.
 const WRONG: u32 = 5;
 
-/// The id of the order with that number.
-pub fn order_id(number: u64) -> String {
-    format!("order-{number:08}")
-}
-
 /// A stream of orders.
 pub struct Traffic {
-    random: SmallRng,
-    number: u64,
+    shop: Shop,
+    faults: SmallRng,
 }
 
 impl Traffic {
     /// The orders that belong to a seed.
     pub fn new(seed: u64) -> Traffic {
-        Traffic { random: SmallRng::seed_from_u64(seed), number: 0 }
+        Traffic { shop: Shop::new(seed, 0), faults: SmallRng::seed_from_u64(seed) }
     }
 
-    /// The next order.
+    /// The ids of the first orders.
+    pub fn order_ids(seed: u64, orders: u64) -> impl Iterator<Item = String> {
+        let shop = Shop::new(seed, 0);
+        (0..orders).map(move |place| shop.order_id(place))
+    }
+
+    /// The next order. Nobody in the demo wants the other events of the shop.
     pub fn next_order(&mut self) -> Event {
-        let order = order_id(self.number);
-        self.number += 1;
-        let customer = format!("customer-{:04}", self.random.random_range(0..CUSTOMERS));
-        let mut total = 0;
-        let items: Vec<Value> = (0..self.random.random_range(1..=4))
-            .map(|_| {
-                let (sku, price) = PRODUCTS[self.random.random_range(0..PRODUCTS.len())];
-                let quantity = self.random.random_range(1..=3u64);
-                total += quantity * price;
-                json!({"sku": sku, "quantity": quantity, "price": price})
-            })
-            .collect();
-        if self.random.random_range(0..1000) < WRONG {
-            total += 1;
-        }
-        let mut data = json!({"order_id": order, "customer": customer, "items": items, "total": total});
-        if self.random.random_range(0..1000) < FLAKY {
-            data["flaky"] = json!(true);
-        }
-        Event {
-            id: format!("{order}-placed"),
-            source: "/shop/checkout".to_owned(),
-            r#type: "order_placed".to_owned(),
-            time: now_ms(),
-            subject: Some(order),
-            partition_key: Some(customer),
-            content_type: "application/json".to_owned(),
-            data: data.to_string().into_bytes(),
-            ..Event::default()
+        loop {
+            let mut occurrence = self.shop.next_occurrence();
+            if let Fact::OrderPlaced(order) = &mut occurrence.fact {
+                order.total += u64::from(self.faults.random_range(0..1000) < WRONG);
+                order.flaky = self.faults.random_range(0..1000) < FLAKY;
+                return occurrence.into_event(now_ms());
+            }
         }
     }
 }
@@ -84,9 +50,12 @@ mod tests {
     fn the_same_seed_makes_the_same_orders() {
         let orders = |seed| {
             let mut traffic = Traffic::new(seed);
-            (0..100).map(|_| traffic.next_order().data).collect::<Vec<_>>()
+            (0..100).map(|_| traffic.next_order()).collect::<Vec<_>>()
         };
-        assert_eq!(orders(1), orders(1));
-        assert_ne!(orders(1), orders(2));
+        let data = |seed| orders(seed).into_iter().map(|event| event.data).collect::<Vec<_>>();
+        assert_eq!(data(1), data(1));
+        assert_ne!(data(1), data(2));
+        let subjects = orders(1).into_iter().filter_map(|event| event.subject);
+        assert_eq!(subjects.collect::<Vec<_>>(), Traffic::order_ids(1, 100).collect::<Vec<_>>());
     }
 }
