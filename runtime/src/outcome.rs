@@ -12,6 +12,9 @@ pub const MAX_MESSAGE_BYTES: usize = 4096;
 /// The longest pause that a handler can ask for: a slip of the unit must not hide an event for ever.
 pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(7 * 24 * 3600);
 
+/// The longest that an event can be held back.
+pub const MAX_DELAY: Duration = Duration::from_secs(30 * 24 * 3600);
+
 /// How one run of a handler ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -107,13 +110,28 @@ pub struct Publication {
     pub key: Arc<str>,
     /// What to write.
     pub event: Event,
+    /// When it enters the stream.
+    pub when: Due,
 }
 
 impl Publication {
     /// An event that is to be written as soon as possible.
     pub fn now(key: Arc<str>, event: Event) -> Publication {
-        Publication { key, event }
+        Publication { key, event, when: Due::Now }
     }
+}
+
+/// When an event enters its stream. By the broker's clock, and never before that time; how long after depends on the
+/// workers, which look every second.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Due {
+    /// With the step that asks for it.
+    #[default]
+    Now,
+    /// So long after that step, at most [`MAX_DELAY`].
+    After(Duration),
+    /// At this time, in milliseconds since the Unix epoch; a time that is over means at once.
+    At(u64),
 }
 
 /// The evidence that goes with the original entry into the dead-letter stream. The broker adds the original fields.

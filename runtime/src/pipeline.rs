@@ -187,6 +187,7 @@ pub async fn serve(
             () = &mut shutdown => false,
             () = recover::beat(&*broker, &worker, report, readiness) => false,
             () = recover::take_over(&*broker, &worker, &deployments, &commands) => false,
+            () = recover::move_delayed(&*broker) => false,
             () = watch.run(&*broker) => false,
             () = retention::run(&*inspect, &worker) => false,
             () = any_ended(&mut shards) => true,

@@ -23,6 +23,9 @@ pub fn is_inbox(key: &str) -> bool {
     key.starts_with(INBOX_PREFIX)
 }
 
+/// The sorted set of events that wait for their time: member as in [`super::delayed`], score due time in milliseconds.
+pub const DELAYED: &str = "wasmill:delayed";
+
 /// The sorted set of workers: when each one's heartbeat ends, in milliseconds since the Unix epoch.
 pub const WORKERS: &str = "wasmill:workers";
 

@@ -14,7 +14,7 @@ use super::bindings::wasmill::events::types::{self, Draft};
 use super::limiter::Limiter;
 use super::logs::{LogBuffer, LogLevel};
 use crate::event::{self, CAUSATION_ID, CORRELATION_ID, Event, MAX_ATTRIBUTES, TRACEPARENT, TRACESTATE};
-use crate::outcome::Publication;
+use crate::outcome::{Due, MAX_DELAY, Publication};
 use crate::schema::Schemas;
 
 /// Resources (streams, pollables) that one instance may hold at the same time.
@@ -157,6 +157,7 @@ impl Host {
                 attributes.push((TRACESTATE.to_owned(), state.clone()));
             }
         }
+        let when = draft.delay_ms.map_or(Due::Now, |ms| Due::After(Duration::from_millis(ms)));
         let mut event = Event {
             id: uuid::Builder::from_custom_bytes(hash).into_uuid().to_string(),
             source: format!("/wasmill/{}/{}", self.policy.tenant, self.policy.handler),
@@ -170,7 +171,7 @@ impl Host {
             data: draft.data,
         };
         self.policy.schemas.admit(&mut event).map_err(|violation| PublishError::Invalid(violation.to_string()))?;
-        Ok(Publication { key, event })
+        Ok(Publication { key, event, when })
     }
 
     /// Keeps all of the drafts or none.
@@ -236,8 +237,8 @@ fn check(draft: &Draft) -> Result<(), String> {
     if draft.type_.is_empty() {
         return Err("the type is empty".to_owned());
     }
-    if draft.delay_ms.is_some() {
-        return Err("delay-ms: this version of wasmill cannot hold events back".to_owned());
+    if draft.delay_ms.is_some_and(|ms| Duration::from_millis(ms) > MAX_DELAY) {
+        return Err(format!("delay-ms: an event can be held back for {} ms, that is 30 days", MAX_DELAY.as_millis()));
     }
     let texts = [
         ("type", Some(&draft.type_)),
@@ -378,7 +379,7 @@ mod tests {
         let again = second.publish_batch(vec![draft("out", b"other"), draft("out", b"data")]).expect("granted");
         assert_eq!(ids, again);
         assert_ne!(ids[0], ids[1]);
-        let Publication { key, event } = published(&first).remove(0);
+        let Publication { key, event, .. } = published(&first).remove(0);
         assert_eq!((&*key, event.source.as_str(), event.time), ("prefix:out", "/wasmill/t/h", 7));
         assert_eq!(event.partition_key.as_deref(), Some("key"));
         assert_eq!((event.attribute(CAUSATION_ID), event.attribute(CORRELATION_ID)), (Some("cause"), Some("story")));
@@ -415,7 +416,7 @@ mod tests {
         let bad = [
             Draft { type_: String::new(), ..draft("out", b"") },
             Draft { type_: "x".repeat(MAX_TEXT + 1), ..draft("out", b"") },
-            Draft { delay_ms: Some(1), ..draft("out", b"") },
+            Draft { delay_ms: Some(MAX_DELAY.as_millis() as u64 + 1), ..draft("out", b"") },
             Draft { attributes: attribute("id"), ..draft("out", b"") },
             Draft { attributes: attribute("Upper"), ..draft("out", b"") },
             Draft { attributes: [attribute("a"), attribute("a")].concat(), ..draft("out", b"") },
@@ -428,6 +429,9 @@ mod tests {
             assert!(matches!(host.publish(draft.clone()), Err(PublishError::Invalid(_))), "{draft:?}");
         }
         assert!(published(&host).is_empty());
+        let latest = Draft { delay_ms: Some(MAX_DELAY.as_millis() as u64), ..draft("out", b"") };
+        assert!(host.publish(latest).is_ok());
+        assert_eq!(published(&host)[0].when, Due::After(MAX_DELAY));
         let longest = Draft { type_: "x".repeat(MAX_TEXT), ..draft("out", b"") };
         assert!(host.publish(longest).is_ok());
     }

@@ -97,7 +97,7 @@ pub async fn a_payload_of_a_mebibyte(f: &Fixture) {
     let source = f.group("orders").await;
     let data: Vec<u8> = (0..1 << 20).map(|n: u32| (n % 251) as u8).collect();
     let large = Event { data, ..event("large") };
-    f.broker().publish(&[Publication { key: source.key.clone(), event: large.clone() }]).await.unwrap();
+    f.broker().publish(&[Publication::now(source.key.clone(), large.clone())]).await.unwrap();
     let entry = f.read(&source, A, 1).await.remove(0);
     assert_eq!(event_of(entry), large);
 }
@@ -149,7 +149,7 @@ pub async fn waiting_ends_with_a_new_entry(f: &Fixture) {
     };
     let both = async { tokio::join!(f.broker().wait(&cursors, FOREVER), publish) };
     let (woken, newest) = tokio::time::timeout(DEADLINE, both).await.expect("the wait ends");
-    assert_eq!(woken.unwrap(), [cursor("returns", newest)]);
+    assert_eq!(woken.unwrap(), [cursor("returns", newest.unwrap())]);
 }
 
 pub async fn waiting_ends_when_interrupted(f: &Fixture) {
