@@ -112,13 +112,15 @@ pub(super) struct Scope {
     pub(super) event: Arc<GuestEvent>,
     /// The time that follow-ups carry, in milliseconds since the Unix epoch.
     pub(super) now: u64,
+    /// Enters the ids of follow-ups, unless it is empty.
+    replay_run: Arc<str>,
     pub(super) publishes: Vec<Publication>,
     published_bytes: u64,
 }
 
 impl Scope {
-    pub(super) fn new(event: Arc<GuestEvent>, now: u64) -> Scope {
-        Scope { event, now, publishes: Vec::new(), published_bytes: 0 }
+    pub(super) fn new(event: Arc<GuestEvent>, now: u64, replay_run: Arc<str>) -> Scope {
+        Scope { event, now, replay_run, publishes: Vec::new(), published_bytes: 0 }
     }
 }
 
@@ -144,7 +146,7 @@ impl Host {
         };
         check(&draft).map_err(PublishError::Invalid)?;
         let cause = &scope.event;
-        let hash = follow_up_hash(&self.policy, cause, ordinal);
+        let hash = follow_up_hash(&self.policy, cause, ordinal, &scope.replay_run);
         let mut attributes = draft.attributes;
         attributes.reserve_exact(4);
         attributes.push((CAUSATION_ID.to_owned(), cause.id.clone()));
@@ -206,14 +208,16 @@ impl Host {
     }
 }
 
-/// The 16 bytes that the id of a follow-up is made of: the same for the same event, handler and position.
-fn follow_up_hash(policy: &Policy, cause: &GuestEvent, ordinal: usize) -> [u8; 16] {
+/// The 16 bytes that the id of a follow-up is made of: the same for the same event, handler, position and, if it is one
+/// with ids of its own, replay.
+fn follow_up_hash(policy: &Policy, cause: &GuestEvent, ordinal: usize, replay_run: &str) -> [u8; 16] {
     let mut hasher = Sha256::new();
     for part in [cause.source.as_str(), &cause.id, &policy.tenant, &policy.handler] {
         hasher.update((part.len() as u32).to_le_bytes());
         hasher.update(part.as_bytes());
     }
     hasher.update((ordinal as u32).to_le_bytes());
+    hasher.update(replay_run.as_bytes());
     let hash: [u8; 32] = hasher.finalize().into();
     let mut id = [0; 16];
     id.copy_from_slice(&hash[..16]);
@@ -349,7 +353,7 @@ mod tests {
             vec![(TRACEPARENT.to_owned(), PARENT.to_owned()), (CORRELATION_ID.to_owned(), "story".to_owned())];
         let event =
             Event { id: "cause".to_owned(), partition_key: Some("key".to_owned()), attributes, ..Event::default() };
-        host.scope = Some(Scope::new(Arc::new(event.into()), 7));
+        host.scope = Some(Scope::new(Arc::new(event.into()), 7, "".into()));
         host
     }
 
@@ -384,6 +388,18 @@ mod tests {
         assert_eq!(event.partition_key.as_deref(), Some("key"));
         assert_eq!((event.attribute(CAUSATION_ID), event.attribute(CORRELATION_ID)), (Some("cause"), Some("story")));
         assert!(event.attribute(TRACEPARENT).is_some_and(|parent| parent.starts_with(&PARENT[..36])));
+    }
+
+    #[test]
+    fn follow_ups_of_a_replay_have_ids_of_their_own() {
+        use publisher::Host as _;
+        let ids = ["", "one", "one", "two"].map(|run| {
+            let mut host = host(1, 10_000);
+            host.scope.as_mut().expect("a delivery is running").replay_run = run.into();
+            host.publish(draft("out", b"x")).expect("granted")
+        });
+        assert_eq!(ids[1], ids[2], "another attempt asks for the same id");
+        assert!(ids[0] != ids[1] && ids[1] != ids[3] && ids[0] != ids[3], "{ids:?}");
     }
 
     #[test]
