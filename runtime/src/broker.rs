@@ -4,6 +4,7 @@
 //! Two implementations with the same semantics: [`redis`] and [`memory`]; `tests/it/contract.rs` runs over both.
 
 pub mod dead_letter;
+pub mod delayed;
 pub mod keys;
 pub mod memory;
 pub mod pubsub;
@@ -279,8 +280,27 @@ pub trait Broker: Send + Sync {
     /// Whether each of the workers has a heartbeat.
     async fn alive(&self, workers: &[String]) -> Result<Vec<bool>, BrokerError>;
 
-    /// Appends the events, all or none, and returns their entry ids in order.
-    async fn publish(&self, publications: &[Publication]) -> Result<Vec<EntryId>, BrokerError>;
+    /// Writes the events, all or none, and returns their entry ids in order; `None` for those that wait for their time.
+    async fn publish(&self, publications: &[Publication]) -> Result<Vec<Option<EntryId>>, BrokerError>;
+
+    /// Moves up to `limit` delayed events whose time has come into their streams, earliest first, each once however many
+    /// ask for it. Those that fall into the same millisecond come in no particular order. One that its stream refuses
+    /// goes on waiting, is tried again after [`DELAYED_PAUSE`], and does not hold up the others.
+    async fn move_delayed(&self, limit: usize) -> Result<DelayedMoved, BrokerError>;
+}
+
+/// When a delayed event is tried again that its stream refused.
+pub const DELAYED_PAUSE: Duration = Duration::from_secs(5);
+
+/// What moving delayed events came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DelayedMoved {
+    /// Events that are in their streams now.
+    pub moved: usize,
+    /// The time until the next one is due: zero if there is one already, `None` if none waits.
+    pub next_due: Option<Duration>,
+    /// Why events could not be moved, once for each.
+    pub refused: Vec<String>,
 }
 
 /// One consumer group of a stream.

@@ -13,6 +13,9 @@ pub const MAX_MESSAGE_BYTES: usize = 4096;
 /// The longest pause that a handler can ask for: a slip of the unit must not hide an event for ever.
 pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(7 * 24 * 3600);
 
+/// The longest that an event can be held back.
+pub const MAX_DELAY: Duration = Duration::from_secs(30 * 24 * 3600);
+
 /// How one run of a handler ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -110,12 +113,14 @@ pub struct Publication {
     pub event: Event,
     /// The form that the stream's entries have; `None` for CloudEvents.
     pub envelope: Option<Arc<Envelope>>,
+    /// When it enters the stream.
+    pub when: Due,
 }
 
 impl Publication {
     /// An event that is to be written as soon as possible, as a CloudEvent.
     pub fn now(key: Arc<str>, event: Event) -> Publication {
-        Publication { key, event, envelope: None }
+        Publication { key, event, when: Due::Now, envelope: None }
     }
 
     /// The same in another form.
@@ -130,6 +135,19 @@ impl Publication {
             Some(envelope) => envelope.fields(&self.event),
         }
     }
+}
+
+/// When an event enters its stream. By the broker's clock, and never before that time; how long after depends on the
+/// workers, which look every second.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Due {
+    /// With the step that asks for it.
+    #[default]
+    Now,
+    /// So long after that step, at most [`MAX_DELAY`].
+    After(Duration),
+    /// At this time, in milliseconds since the Unix epoch; a time that is over means at once.
+    At(u64),
 }
 
 /// The evidence that goes with the original entry into the dead-letter stream. The broker adds the original fields.

@@ -209,6 +209,7 @@ pub async fn serve(
             () = &mut shutdown => false,
             () = recover::beat(&*broker, &worker, report, readiness) => false,
             () = recover::take_over(&*broker, &worker, &deployments, &commands) => false,
+            () = recover::move_delayed(&*broker) => false,
             () = watch.run(&*broker) => false,
             () = retention::run(&*inspect, &worker) => false,
             () = intake::run(&*pubsub, &worker) => false,

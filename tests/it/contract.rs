@@ -3,6 +3,7 @@
 //! Each test gets a broker of its own, on Redis with a server of its own.
 
 mod dead_letters;
+mod delayed;
 mod fixture;
 mod pubsub;
 mod races;
@@ -108,6 +109,13 @@ over_both_brokers! {
         a_redriven_event_that_dies_again_keeps_its_original,
         only_dead_letters_are_redriven,
         a_dead_letter_without_its_original_is_not_redriven,
+    }
+    delayed::{
+        a_delayed_event_waits_for_its_time,
+        delayed_events_come_in_order_and_in_portions,
+        the_same_delayed_event_is_there_once,
+        delayed_follow_ups_are_written_with_their_ack,
+        of_many_who_move_at_once_each_event_is_moved_by_one,
     }
     races::{
         two_readers_at_once_never_get_the_same_entry,

@@ -49,6 +49,13 @@ impl Mill {
         self.wait_ready();
     }
 
+    /// Starts one more worker with the same configuration, but for the admin port.
+    pub(super) fn spawn_another(&self) -> Worker {
+        let config = std::fs::read_to_string(self.place.path().join("wasmill.toml")).unwrap();
+        let own = format!("127.0.0.1:{}", self.admin);
+        Worker::spawn(&config.replace(&own, &format!("127.0.0.1:{}", free_port())))
+    }
+
     fn wait_ready(&self) {
         eventually("the worker", DEADLINE, || self.worker.stderr_text().contains("ready").then_some(()));
     }
@@ -96,7 +103,7 @@ impl Mill {
     }
 
     /// The server's clock, in milliseconds since the Unix epoch.
-    fn now(&mut self) -> u64 {
+    pub(super) fn now(&mut self) -> u64 {
         let (seconds, micros): (u64, u64) = redis::cmd("TIME").query(&mut self.redis).unwrap();
         seconds * 1000 + micros / 1000
     }

@@ -10,7 +10,8 @@ use wasmill::app;
 use wasmill::broker::keys::Namespace;
 use wasmill::broker::memory::MemoryBroker;
 use wasmill::broker::{
-    Broker, BrokerError, Claimed, ConsumerInfo, Cursor, Entry, EntryId, Inspect as _, Refusal, Settled, Source,
+    Broker, BrokerError, Claimed, ConsumerInfo, Cursor, DelayedMoved, Entry, EntryId, Inspect as _, Refusal, Settled,
+    Source,
 };
 use wasmill::config::Config;
 use wasmill::outcome::{Decision, Publication, Settlement};
@@ -169,8 +170,12 @@ impl Broker for Faulty {
         self.memory.alive(workers).await
     }
 
-    async fn publish(&self, publications: &[Publication]) -> Result<Vec<EntryId>, BrokerError> {
+    async fn publish(&self, publications: &[Publication]) -> Result<Vec<Option<EntryId>>, BrokerError> {
         self.memory.publish(publications).await
+    }
+
+    async fn move_delayed(&self, limit: usize) -> Result<DelayedMoved, BrokerError> {
+        self.memory.move_delayed(limit).await
     }
 }
 

@@ -57,6 +57,7 @@ fn handle(event: &Event, delivery: &Delivery) -> Result<(), Failure> {
         "log" => log_one(event),
         "echo" => echo(event, delivery),
         "batch" => batch(),
+        "later" => later(event),
         "version" => version(event),
         "remember" => remember(),
         "random" => random(),
@@ -184,6 +185,13 @@ fn batch() -> Result<(), Failure> {
 fn version(event: &Event) -> Result<(), Failure> {
     let version = serde_json::json!({ "version": event.schema_version });
     publish_one("versioned", version.to_string().as_bytes())
+}
+
+/// Publishes an event that comes as many milliseconds later as the data says.
+fn later(event: &Event) -> Result<(), Failure> {
+    let delay_ms = text(event).and_then(|text| text.trim().parse().ok());
+    publish(Draft { delay_ms, ..Draft::json(OUT, "late", &event.data) })?;
+    Ok(())
 }
 
 /// Publishes how many events this instance has seen: always 1 if each one gets a fresh instance.

@@ -84,6 +84,8 @@ pub struct InboxEntry {
     pub entry: EntryId,
     /// The original fields.
     pub original: Fields,
+    /// It is a replay: the value of [`REPLAY`].
+    pub replay: Option<String>,
 }
 
 /// Splits an entry of an inbox; `None` if it is not one.
@@ -92,7 +94,8 @@ pub fn parse_inbox(fields: Fields) -> Option<InboxEntry> {
     let find = |name: &str| head.iter().find(|(key, _)| key == name.as_bytes()).map(|(_, value)| value.clone());
     let stream = String::from_utf8(find(STREAM)?).ok()?;
     let entry = String::from_utf8(find(ENTRY)?).ok()?.parse().ok()?;
-    Some(InboxEntry { stream, entry, original })
+    let replay = find(REPLAY).map(String::from_utf8).transpose().ok()?;
+    Some(InboxEntry { stream, entry, original, replay })
 }
 
 /// Evidence and original of a dead letter's or an inbox entry's fields.
@@ -138,4 +141,26 @@ pub fn without_head(mut fields: Fields) -> Fields {
 /// Where the evidence ends.
 fn original_at(fields: &Fields) -> Option<usize> {
     fields.iter().position(|(name, _)| name == ORIGINAL.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_inbox_entry_says_whether_it_is_a_replay() {
+        let original: Fields = vec![(REPLAY.as_bytes().to_vec(), b"not this".to_vec())];
+        for replay in [None, Some(""), Some("run 1")] {
+            let fields = inbox_fields("orders", EntryId { ms: 7, seq: 1 }, original.clone(), replay);
+            assert_eq!(without_head(fields.clone()), original);
+            let parsed = parse_inbox(fields).expect("an inbox entry");
+            let expected = InboxEntry {
+                stream: "orders".to_owned(),
+                entry: EntryId { ms: 7, seq: 1 },
+                original: original.clone(),
+                replay: replay.map(str::to_owned),
+            };
+            assert_eq!(parsed, expected);
+        }
+    }
 }

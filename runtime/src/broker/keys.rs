@@ -19,15 +19,18 @@ pub const PARKED_CONSUMER: &str = "wasmill-parked";
 /// What the names of wasmill's own consumers begin with. Consumers with other names belong to other programs.
 pub const CONSUMER_PREFIX: &str = "wasmill-";
 
-/// The sorted set of workers: when each one's heartbeat ends, in milliseconds since the Unix epoch.
-pub const WORKERS: &str = "wasmill:workers";
-
 const INBOX_PREFIX: &str = "wasmill:inbox:";
 
 /// Whether the key is that of an inbox: its entries hold an original, with the place that it came from before it.
 pub fn is_inbox(key: &str) -> bool {
     key.starts_with(INBOX_PREFIX)
 }
+
+/// The sorted set of events that wait for their time: member as in [`super::delayed`], score due time in milliseconds.
+pub const DELAYED: &str = "wasmill:delayed";
+
+/// The sorted set of workers: when each one's heartbeat ends, in milliseconds since the Unix epoch.
+pub const WORKERS: &str = "wasmill:workers";
 
 /// The heartbeat of a worker: exists while the worker lives, and holds what it says of itself.
 pub fn heartbeat(worker: &str) -> String {

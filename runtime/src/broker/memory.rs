@@ -3,6 +3,7 @@
 //! [`state`] is the keyspace and its rules, without any waiting; here it is shared, and readers are woken. Nothing is
 //! bounded or written to disk: what is in it lives as long as the process.
 
+mod delayed;
 mod pubsub;
 mod state;
 
@@ -18,8 +19,8 @@ use self::pubsub::Channels;
 use self::state::State;
 use super::pubsub::{Heard, Lease, Position, PubSub};
 use super::{
-    Broker, BrokerError, Claimed, ConsumerInfo, Cursor, Entry, EntryId, Fields, Inspect, PendingEntry, Replay,
-    Replayed, ServerInfo, Settled, Source, StreamInfo, Trimmed,
+    Broker, BrokerError, Claimed, ConsumerInfo, Cursor, DelayedMoved, Entry, EntryId, Fields, Inspect, PendingEntry,
+    Replay, Replayed, ServerInfo, Settled, Source, StreamInfo, Trimmed,
 };
 use crate::outcome::{Publication, Settlement};
 
@@ -153,13 +154,21 @@ impl Broker for MemoryBroker {
         Ok(workers.iter().map(|worker| state.is_alive(worker)).collect())
     }
 
-    async fn publish(&self, publications: &[Publication]) -> Result<Vec<EntryId>, BrokerError> {
+    async fn publish(&self, publications: &[Publication]) -> Result<Vec<Option<EntryId>>, BrokerError> {
         let ids = {
             let mut state = self.state();
-            publications.iter().map(|one| state.append(&one.key, one.fields())).collect()
+            publications.iter().map(|publication| state.publish(publication)).collect()
         };
         self.shared.appended.notify_waiters();
         Ok(ids)
+    }
+
+    async fn move_delayed(&self, limit: usize) -> Result<DelayedMoved, BrokerError> {
+        let moved = self.state().move_delayed(limit);
+        if moved.moved > 0 {
+            self.shared.appended.notify_waiters();
+        }
+        Ok(moved)
     }
 }
 

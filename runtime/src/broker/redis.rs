@@ -3,6 +3,7 @@
 //! [`link`] keeps the connections, [`settle`] writes decisions, [`reply`] reads answers. Every step that must be atomic
 //! is a Lua script in `redis/*.lua`.
 
+mod delayed;
 mod inspect;
 mod link;
 mod pubsub;
@@ -18,7 +19,9 @@ use self::link::Link;
 pub use self::link::{InvalidSettings, RedisSettings};
 use self::reply::{claimed, entries};
 use self::script::{KeyTable, Script};
-use super::{Broker, BrokerError, Claimed, ConsumerInfo, Cursor, Entry, EntryId, Refusal, Settled, Source, keys};
+use super::{
+    Broker, BrokerError, Claimed, ConsumerInfo, Cursor, DelayedMoved, Entry, EntryId, Refusal, Settled, Source, keys,
+};
 use crate::outcome::{Publication, Settlement};
 
 /// The oldest server with everything that the scripts use (script flags, `acl_check_cmd`).
@@ -214,20 +217,24 @@ impl Broker for RedisBroker {
         self.requests.pipeline(&pipeline).await
     }
 
-    async fn publish(&self, publications: &[Publication]) -> Result<Vec<EntryId>, BrokerError> {
+    async fn publish(&self, publications: &[Publication]) -> Result<Vec<Option<EntryId>>, BrokerError> {
         if publications.is_empty() {
             return Ok(Vec::new());
         }
         let mut keys = KeyTable::default();
         for publication in publications {
-            keys.index(&publication.key);
+            keys.index(settle::key_of(publication));
         }
         let table = keys.0.clone();
         let write = |command: &mut ::redis::Cmd| {
             publications.iter().for_each(|publication| settle::write_publication(command, publication, &mut keys));
         };
         let reply = Script::Publish.run(&self.requests, &table, write).await?;
-        let ids: Vec<String> = ::redis::from_redis_value(reply).map_err(reply::unexpected)?;
-        ids.iter().map(|id| id.parse().map_err(reply::unexpected)).collect()
+        let ids: Vec<Option<String>> = ::redis::from_redis_value(reply).map_err(reply::unexpected)?;
+        ids.into_iter().map(|id| id.map(|id| id.parse().map_err(reply::unexpected)).transpose()).collect()
+    }
+
+    async fn move_delayed(&self, limit: usize) -> Result<DelayedMoved, BrokerError> {
+        delayed::move_delayed(&self.requests, limit).await
     }
 }

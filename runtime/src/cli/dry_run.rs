@@ -106,8 +106,8 @@ async fn run_one(
         deadline_ms: u64::try_from(resolved.limits.deadline.as_millis()).unwrap_or(u64::MAX),
         replay: true,
     };
-    let _ = run;
-    let (execution, _) = handler.run(None, Arc::new(GuestEvent::from(event)), delivery, now_ms()).await;
+    let event = Arc::new(GuestEvent::from(event));
+    let (execution, _) = handler.run(None, event, delivery, now_ms(), run.into()).await;
     totals.note(outcome(&execution.verdict).0);
     totals.follow_ups += execution.publishes.len() as u64;
     if context.is_json() {

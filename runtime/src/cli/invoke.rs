@@ -82,7 +82,7 @@ pub fn run(context: &Context, args: &Args) -> Result<ExitCode, Report> {
     };
     let event = Arc::new(GuestEvent::from(event));
     let (execution, cpu) = block_on(async {
-        let ((execution, _), cpu) = with_cpu_time(handler.run(None, event, delivery, now_ms())).await;
+        let ((execution, _), cpu) = with_cpu_time(handler.run(None, event, delivery, now_ms(), "".into())).await;
         Ok((execution, cpu))
     })?;
     Ok(print(context, &execution, cpu))

@@ -4,6 +4,7 @@ use std::io::{BufRead, IsTerminal as _, Read as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Parser;
 use futures::stream::{FuturesOrdered, StreamExt as _};
@@ -13,8 +14,10 @@ use wasmill::app;
 use wasmill::broker::keys::Namespace;
 use wasmill::broker::{Broker, BrokerError, EntryId};
 use wasmill::clock::now_ms;
+use wasmill::config::units::{format_duration, parse_duration};
+use wasmill::envelope::parse_time;
 use wasmill::event::{Event, is_attribute_name};
-use wasmill::outcome::Publication;
+use wasmill::outcome::{Due, MAX_DELAY, Publication};
 use wasmill::schema::Schemas;
 
 use super::{Context, Report, block_on, print_json};
@@ -61,6 +64,12 @@ pub struct Args {
     /// The version of the schema of the data
     #[arg(long, value_name = "VERSION")]
     schema_version: Option<String>,
+    /// Publish it so much later, such as 10m; at most 30 days. Needs a worker that runs at that time
+    #[arg(long, value_name = "DURATION", value_parser = delay)]
+    delay: Option<Duration>,
+    /// Publish it at this time, such as 2030-01-31T12:00:00Z; a time that is over means at once
+    #[arg(long, value_name = "TIME", value_parser = at, conflicts_with = "delay")]
+    at: Option<u64>,
     /// A further attribute; may be given more than once
     #[arg(long = "attribute", value_name = "NAME=VALUE", value_parser = attribute)]
     attributes: Vec<(String, String)>,
@@ -72,6 +81,26 @@ fn attribute(text: &str) -> Result<(String, String), String> {
         true => Ok((name.to_owned(), value.to_owned())),
         false => Err("the name is 1 to 64 of a-z and 0-9".to_owned()),
     }
+}
+
+fn delay(text: &str) -> Result<Duration, String> {
+    let delay = parse_duration(text)?;
+    if delay > MAX_DELAY { Err(too_late()) } else { Ok(delay) }
+}
+
+/// A time in milliseconds since the Unix epoch.
+fn at(text: &str) -> Result<u64, String> {
+    let ms = parse_time(text).ok_or("it is a time in the form of RFC 3339, such as 2030-01-31T12:00:00Z")?;
+    if ms > now_ms().saturating_add(MAX_DELAY.as_millis() as u64) { Err(too_late()) } else { Ok(ms) }
+}
+
+fn too_late() -> String {
+    format!("events can be held back for {} at most", format_duration(MAX_DELAY))
+}
+
+/// When the events enter the stream.
+fn when(args: &Args) -> Due {
+    args.delay.map(Due::After).or(args.at.map(Due::At)).unwrap_or_default()
 }
 
 /// What every event must keep to.
@@ -99,8 +128,8 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode, Report> {
         }
     })?;
     if context.is_json() {
-        let (ids, entries): (Vec<String>, Vec<String>) =
-            published.into_iter().map(|(id, entry)| (id, entry.to_string())).unzip();
+        let (ids, entries): (Vec<String>, Vec<Option<String>>) =
+            published.into_iter().map(|(id, entry)| (id, entry.map(|entry| entry.to_string()))).unzip();
         print_json(&json!({"stream": args.stream, "ids": ids, "entries": entries}));
     } else if !args.batch {
         published.iter().for_each(|(id, _)| say!("{id}"));
@@ -108,8 +137,8 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode, Report> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// An event's id and its place in the stream.
-type Published = (String, EntryId);
+/// An event's id and its place in the stream, if it is there already.
+type Published = (String, Option<EntryId>);
 
 async fn send_one(rules: &Rules, broker: Arc<dyn Broker>, args: &Args) -> Result<Vec<Published>, Report> {
     let data = match (&args.data, &args.file) {
@@ -126,7 +155,7 @@ async fn send_one(rules: &Rules, broker: Arc<dyn Broker>, args: &Args) -> Result
     let event = event(rules, args, data).map_err(Report::usage)?;
     let id = event.id.clone();
     let key = Namespace::default().stream(&args.stream);
-    let entries = broker.publish(&[Publication::now(key, event)]).await?;
+    let entries = broker.publish(&[Publication { key, event, when: when(args), envelope: None }]).await?;
     Ok(entries.into_iter().map(|entry| (id.clone(), entry)).collect())
 }
 
@@ -196,7 +225,7 @@ fn next_chunk(
             return Err(fault(format!("not JSON: {error}")));
         }
         let event = event(rules, args, line.into_bytes()).map_err(fault)?;
-        chunk.push(Publication::now(key.clone(), event));
+        chunk.push(Publication { key: key.clone(), event, when: when(args), envelope: None });
     }
     Ok(chunk)
 }

@@ -19,8 +19,8 @@ pub struct PublishReport {
     pub stream: String,
     /// The ids of the events, in order.
     pub ids: Vec<String>,
-    /// Their places in the stream.
-    pub entries: Vec<String>,
+    /// Their places in the stream; null for events that wait for their time.
+    pub entries: Vec<Option<String>>,
 }
 
 impl Operator {
@@ -52,7 +52,7 @@ impl Operator {
         let publications: Vec<Publication> =
             events.into_iter().map(|event| Publication::now(key.clone(), event).with_envelope(envelope)).collect();
         let entries = self.broker.publish(&publications).await?;
-        let entries = entries.iter().map(ToString::to_string).collect();
+        let entries = entries.iter().map(|entry| entry.map(|entry| entry.to_string())).collect();
         Ok(PublishReport { stream: stream.to_owned(), ids, entries })
     }
 

@@ -13,6 +13,11 @@ use crate::broker::{Broker, BrokerError, Refusal, keys};
 use crate::fleet::WorkerReport;
 use crate::readiness::{Phase, Readiness};
 
+/// Delayed events that are moved in one step.
+const MAX_MOVED: usize = 100;
+/// How often delayed events are looked for that have been asked for meanwhile.
+const DELAYED_POLL: Duration = Duration::from_secs(1);
+
 /// Waits for the broker, checks it, says that this worker is alive, and creates the consumer groups.
 pub(super) async fn set_up(
     worker: &Worker,
@@ -98,6 +103,31 @@ pub(super) async fn beat(
             }
         }
         tokio::time::sleep(worker.heartbeat).await;
+    }
+}
+
+/// Moves delayed events into their streams when their time has come, until the future is dropped.
+pub(super) async fn move_delayed(broker: &dyn Broker) {
+    let mut failures = 0u32;
+    loop {
+        let pause = match broker.move_delayed(MAX_MOVED).await {
+            Ok(moved) => {
+                failures = 0;
+                let reasons: BTreeSet<&String> = moved.refused.iter().collect();
+                for why in reasons {
+                    tracing::error!(alarm = "delayed_refused", "a delayed event cannot be moved to its stream: {why}");
+                }
+                moved.next_due.map_or(DELAYED_POLL, |next| next.min(DELAYED_POLL))
+            }
+            Err(error) => {
+                failures += 1;
+                if failures.is_power_of_two() {
+                    tracing::warn!("cannot look for delayed events: {error}");
+                }
+                backoff(failures).max(DELAYED_POLL)
+            }
+        };
+        tokio::time::sleep(pause).await;
     }
 }
 

@@ -35,6 +35,8 @@ pub(super) struct Delivery {
 struct Origin {
     stream: String,
     entry: EntryId,
+    /// It is a replay: what makes the ids of follow-ups differ from those of the first run, or empty.
+    replay: Option<Arc<str>>,
 }
 
 /// A handler that has come to its end.
@@ -95,16 +97,17 @@ fn decode(
     id: EntryId,
     fields: Fields,
 ) -> (Origin, Result<Event, String>) {
+    let here = || Origin { stream: stream.to_owned(), entry: id, replay: None };
     let (origin, fields) = if is_inbox {
         match dead_letter::parse_inbox(fields) {
-            Some(inbox) => (Origin { stream: inbox.stream, entry: inbox.entry }, inbox.original),
-            None => {
-                let origin = Origin { stream: stream.to_owned(), entry: id };
-                return (origin, Err("the entry of the inbox was not written by wasmill".to_owned()));
+            Some(inbox) => {
+                let replay = inbox.replay.map(Arc::from);
+                (Origin { stream: inbox.stream, entry: inbox.entry, replay }, inbox.original)
             }
+            None => return (here(), Err("the entry of the inbox was not written by wasmill".to_owned())),
         }
     } else {
-        (Origin { stream: stream.to_owned(), entry: id }, fields)
+        (here(), fields)
     };
     // A redriven event has the form of the stream that it was first published to.
     let event = envelopes.decode(&origin.stream, fields, origin.entry).map_err(|error| error.to_string());
@@ -171,9 +174,10 @@ pub(super) async fn run(lane: usize, delivery: Delivery, warm: Option<WarmInstan
         attempt: delivery.attempt,
         max_attempts: deployment.retry.max_attempts,
         deadline_ms: u64::try_from(policy.deadline.as_millis()).unwrap_or(u64::MAX),
-        replay: false,
+        replay: delivery.origin.replay.is_some(),
     };
-    let (execution, warm) = deployment.handler.run(warm, delivery.event.clone(), guest, now_ms()).await;
+    let run = delivery.origin.replay.clone().unwrap_or_default();
+    let (execution, warm) = deployment.handler.run(warm, delivery.event.clone(), guest, now_ms(), run).await;
     Finished { lane, execution, delivery, warm }
 }
 

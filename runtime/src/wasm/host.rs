@@ -15,7 +15,7 @@ use super::limiter::Limiter;
 use super::logs::{LogBuffer, LogLevel};
 use crate::envelope::Envelope;
 use crate::event::{self, CAUSATION_ID, CORRELATION_ID, Event, MAX_ATTRIBUTES, TRACEPARENT, TRACESTATE};
-use crate::outcome::Publication;
+use crate::outcome::{Due, MAX_DELAY, Publication};
 use crate::schema::Schemas;
 
 /// Resources (streams, pollables) that one instance may hold at the same time.
@@ -119,13 +119,15 @@ pub(super) struct Scope {
     pub(super) event: Arc<GuestEvent>,
     /// The time that follow-ups carry, in milliseconds since the Unix epoch.
     pub(super) now: u64,
+    /// Enters the ids of follow-ups, unless it is empty.
+    replay_run: Arc<str>,
     pub(super) publishes: Vec<Publication>,
     published_bytes: u64,
 }
 
 impl Scope {
-    pub(super) fn new(event: Arc<GuestEvent>, now: u64) -> Scope {
-        Scope { event, now, publishes: Vec::new(), published_bytes: 0 }
+    pub(super) fn new(event: Arc<GuestEvent>, now: u64, replay_run: Arc<str>) -> Scope {
+        Scope { event, now, replay_run, publishes: Vec::new(), published_bytes: 0 }
     }
 }
 
@@ -151,7 +153,7 @@ impl Host {
         };
         check(&draft).map_err(PublishError::Invalid)?;
         let cause = &scope.event;
-        let hash = follow_up_hash(&self.policy, cause, ordinal);
+        let hash = follow_up_hash(&self.policy, cause, ordinal, &scope.replay_run);
         let mut attributes = draft.attributes;
         attributes.reserve_exact(4);
         attributes.push((CAUSATION_ID.to_owned(), cause.id.clone()));
@@ -164,6 +166,7 @@ impl Host {
                 attributes.push((TRACESTATE.to_owned(), state.clone()));
             }
         }
+        let when = draft.delay_ms.map_or(Due::Now, |ms| Due::After(Duration::from_millis(ms)));
         let event = Event {
             id: uuid::Builder::from_custom_bytes(hash).into_uuid().to_string(),
             source: format!("/wasmill/{}/{}", self.policy.tenant, self.policy.handler),
@@ -179,7 +182,7 @@ impl Host {
         if let Some(envelope) = envelope {
             envelope.check(&event).map_err(|error| PublishError::Invalid(error.to_string()))?;
         }
-        Ok(Publication::now(key, event).with_envelope(envelope))
+        Ok(Publication { key, event, when, envelope: envelope.cloned() })
     }
 
     /// Keeps all of the drafts or none.
@@ -217,14 +220,16 @@ impl Host {
     }
 }
 
-/// The 16 bytes that the id of a follow-up is made of: the same for the same event, handler and position.
-fn follow_up_hash(policy: &Policy, cause: &GuestEvent, ordinal: usize) -> [u8; 16] {
+/// The 16 bytes that the id of a follow-up is made of: the same for the same event, handler, position and, if it is one
+/// with ids of its own, replay.
+fn follow_up_hash(policy: &Policy, cause: &GuestEvent, ordinal: usize, replay_run: &str) -> [u8; 16] {
     let mut hasher = Sha256::new();
     for part in [cause.source.as_str(), &cause.id, &policy.tenant, &policy.handler] {
         hasher.update((part.len() as u32).to_le_bytes());
         hasher.update(part.as_bytes());
     }
     hasher.update((ordinal as u32).to_le_bytes());
+    hasher.update(replay_run.as_bytes());
     let hash: [u8; 32] = hasher.finalize().into();
     let mut id = [0; 16];
     id.copy_from_slice(&hash[..16]);
@@ -248,8 +253,8 @@ fn check(draft: &Draft) -> Result<(), String> {
     if draft.type_.is_empty() {
         return Err("the type is empty".to_owned());
     }
-    if draft.delay_ms.is_some() {
-        return Err("delay-ms: this version of wasmill cannot hold events back".to_owned());
+    if draft.delay_ms.is_some_and(|ms| Duration::from_millis(ms) > MAX_DELAY) {
+        return Err(format!("delay-ms: an event can be held back for {} ms, that is 30 days", MAX_DELAY.as_millis()));
     }
     let texts = [
         ("type", Some(&draft.type_)),
@@ -360,7 +365,7 @@ mod tests {
             vec![(TRACEPARENT.to_owned(), PARENT.to_owned()), (CORRELATION_ID.to_owned(), "story".to_owned())];
         let event =
             Event { id: "cause".to_owned(), partition_key: Some("key".to_owned()), attributes, ..Event::default() };
-        host.scope = Some(Scope::new(Arc::new(event.into()), 7));
+        host.scope = Some(Scope::new(Arc::new(event.into()), 7, "".into()));
         host
     }
 
@@ -398,6 +403,18 @@ mod tests {
     }
 
     #[test]
+    fn follow_ups_of_a_replay_have_ids_of_their_own() {
+        use publisher::Host as _;
+        let ids = ["", "one", "one", "two"].map(|run| {
+            let mut host = host(1, 10_000);
+            host.scope.as_mut().expect("a delivery is running").replay_run = run.into();
+            host.publish(draft("out", b"x")).expect("granted")
+        });
+        assert_eq!(ids[1], ids[2], "another attempt asks for the same id");
+        assert!(ids[0] != ids[1] && ids[1] != ids[3] && ids[0] != ids[3], "{ids:?}");
+    }
+
+    #[test]
     fn limits_hold_at_their_edge_and_batches_are_kept_whole_or_not_at_all() {
         use publisher::Host as _;
         let mut counted = host(2, 10_000);
@@ -427,7 +444,7 @@ mod tests {
         let bad = [
             Draft { type_: String::new(), ..draft("out", b"") },
             Draft { type_: "x".repeat(MAX_TEXT + 1), ..draft("out", b"") },
-            Draft { delay_ms: Some(1), ..draft("out", b"") },
+            Draft { delay_ms: Some(MAX_DELAY.as_millis() as u64 + 1), ..draft("out", b"") },
             Draft { attributes: attribute("id"), ..draft("out", b"") },
             Draft { attributes: attribute("Upper"), ..draft("out", b"") },
             Draft { attributes: [attribute("a"), attribute("a")].concat(), ..draft("out", b"") },
@@ -440,6 +457,9 @@ mod tests {
             assert!(matches!(host.publish(draft.clone()), Err(PublishError::Invalid(_))), "{draft:?}");
         }
         assert!(published(&host).is_empty());
+        let latest = Draft { delay_ms: Some(MAX_DELAY.as_millis() as u64), ..draft("out", b"") };
+        assert!(host.publish(latest).is_ok());
+        assert_eq!(published(&host)[0].when, Due::After(MAX_DELAY));
         let longest = Draft { type_: "x".repeat(MAX_TEXT), ..draft("out", b"") };
         assert!(host.publish(longest).is_ok());
     }

@@ -71,7 +71,8 @@ pub struct Execution {
 
 impl Handler {
     /// Runs one delivery. `warm` is an instance that an earlier call gave back; `now` is the time that follow-ups carry,
-    /// in milliseconds since the Unix epoch. Gives back the instance if it may be used again.
+    /// in milliseconds since the Unix epoch; `replay_run`, unless it is empty, makes their ids differ from those of other
+    /// runs. Gives back the instance if it may be used again.
     ///
     /// Dropping the future ends the guest.
     pub async fn run(
@@ -80,10 +81,11 @@ impl Handler {
         event: Arc<GuestEvent>,
         delivery: GuestDelivery,
         now: u64,
+        replay_run: Arc<str>,
     ) -> (Execution, Option<WarmInstance>) {
         let start = Instant::now();
         let deadline = start + self.policy.deadline;
-        let (mut execution, warm) = self.call(warm, deadline, event, delivery, now).await;
+        let (mut execution, warm) = self.call(warm, deadline, Scope::new(event, now, replay_run), delivery).await;
         execution.wall = start.elapsed();
         (execution, warm)
     }
@@ -92,9 +94,8 @@ impl Handler {
         &self,
         warm: Option<WarmInstance>,
         deadline: Instant,
-        event: Arc<GuestEvent>,
+        scope: Scope,
         delivery: GuestDelivery,
-        now: u64,
     ) -> (Execution, Option<WarmInstance>) {
         let mut warm = match warm {
             Some(mut warm) => {
@@ -107,7 +108,8 @@ impl Handler {
                 Err((error, mut store)) => return (self.failed(&error, &mut store), None),
             },
         };
-        warm.store.data_mut().scope = Some(Scope::new(event.clone(), now));
+        let event = scope.event.clone();
+        warm.store.data_mut().scope = Some(scope);
         let handler = warm.instance.wasmill_events_handler();
         let call = handler.call_handle(&mut warm.store, &event, &delivery);
         let verdict = match in_time(deadline, call).await {

@@ -132,7 +132,8 @@ impl Fixture {
     /// Publishes events with the ids `KEY-0`, `KEY-1` ...
     pub async fn publish(&self, key: &Arc<str>, count: usize) -> Vec<EntryId> {
         let publications: Vec<_> = (0..count).map(|n| publication(key, &format!("{key}-{n}"))).collect();
-        self.broker().publish(&publications).await.expect("events are published")
+        let entries = self.broker().publish(&publications).await.expect("events are published");
+        entries.into_iter().map(|entry| entry.expect("it is there at once")).collect()
     }
 
     pub async fn read(&self, source: &Source, consumer: &str, count: usize) -> Vec<Entry> {

@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 use super::super::{
     BrokerError, Claimed, ConsumerInfo, Cursor, Entry, EntryId, Fields, Settled, Source, Trimmed, dead_letter, keys,
 };
+use super::delayed::Waiting;
 use crate::clock::now_ms;
-use crate::outcome::{DeadLetter, Decision, Settlement};
+use crate::envelope;
+use crate::outcome::{DeadLetter, Decision, Due, Publication, Settlement};
 
 mod look;
 
@@ -18,6 +20,7 @@ pub(super) struct State {
     /// Due times and entries, by the key of the set.
     due: HashMap<Arc<str>, BTreeSet<(u64, EntryId)>>,
     heartbeats: HashMap<String, Heartbeat>,
+    pub(super) waiting: Waiting,
 }
 
 struct Heartbeat {
@@ -115,6 +118,15 @@ impl State {
         Trimmed { removed, length: stream.entries.len(), more: false, held_back_by }
     }
 
+    /// Writes an event; `None` if it waits for its time.
+    pub(super) fn publish(&mut self, publication: &Publication) -> Option<EntryId> {
+        if publication.when != Due::Now {
+            self.waiting.add(publication);
+            return None;
+        }
+        Some(self.append(&publication.key, envelope::fields(&publication.event)))
+    }
+
     pub(super) fn delete_stream(&mut self, key: &str) {
         self.streams.remove(key);
     }
@@ -175,7 +187,7 @@ impl State {
                     return Settled::Superseded;
                 }
                 for publication in publishes {
-                    self.append(&publication.key, publication.fields());
+                    self.publish(publication);
                 }
             }
             Decision::Park { pause } => self.park(source, *entry, *pause),
@@ -228,6 +240,7 @@ impl State {
             pending.attempt += 1;
             pending.consumer = consumer.to_owned();
         }
+        pending.since = Instant::now();
         let entry = Entry { id, attempt: pending.attempt, fields: fields.clone() };
         group.seen(consumer);
         Some(entry)

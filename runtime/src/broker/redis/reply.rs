@@ -113,6 +113,26 @@ pub(super) fn trimmed(value: Value) -> Result<Trimmed, BrokerError> {
     })
 }
 
+/// The answer of due_delayed.lua.
+pub(super) struct DueDelayed {
+    /// The server's time, in milliseconds since the Unix epoch.
+    pub(super) now_ms: u64,
+    /// What is due, earliest first.
+    pub(super) members: Vec<Vec<u8>>,
+    /// The time until the next one is due.
+    pub(super) next_due: Option<Duration>,
+}
+
+/// Reads the answer of due_delayed.lua.
+pub(super) fn due_delayed(value: Value) -> Result<DueDelayed, BrokerError> {
+    let parts: [Value; 3] =
+        array(value)?.try_into().map_err(|_| unexpected("an answer in three parts was expected"))?;
+    let [now, members, next] = parts;
+    let next_due = u64::try_from(integer(&next)?).ok().map(Duration::from_millis);
+    let members = array(members)?.into_iter().map(bytes).collect::<Result<_, _>>()?;
+    Ok(DueDelayed { now_ms: text(now)?.parse().map_err(unexpected)?, members, next_due })
+}
+
 /// One flat list of names and values, as XINFO gives them.
 pub(super) struct Map(Vec<(String, Value)>);
 

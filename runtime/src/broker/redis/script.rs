@@ -22,10 +22,12 @@ pub(super) enum Script {
     Trim,
     Lease,
     TakeIn,
+    DueDelayed,
+    MoveDelayed,
 }
 
 /// What the scripts that append to streams begin with.
-const CAN_APPEND: &str = include_str!("can_append.lua");
+const APPENDING: &str = include_str!("appending.lua");
 
 /// A script as the server gets it.
 struct Loaded {
@@ -48,20 +50,23 @@ impl Script {
             Script::Lease => include_str!("lease.lua"),
             Script::TakeIn => include_str!("take_in.lua"),
             Script::Trim => include_str!("trim.lua"),
+            Script::DueDelayed => include_str!("due_delayed.lua"),
+            Script::MoveDelayed => include_str!("move_delayed.lua"),
         }
     }
 
     fn appends(self) -> bool {
-        matches!(self, Script::Settle | Script::Redrive | Script::Publish | Script::Replay)
+        use Script::{MoveDelayed, Publish, Redrive, Replay, Settle, TakeIn};
+        matches!(self, Settle | Redrive | Publish | Replay | MoveDelayed | TakeIn)
     }
 
     fn loaded(self) -> &'static Loaded {
-        static LOADED: [OnceLock<Loaded>; 12] = [const { OnceLock::new() }; 12];
+        static LOADED: [OnceLock<Loaded>; 14] = [const { OnceLock::new() }; 14];
         LOADED[self as usize].get_or_init(|| {
             let source = self.source();
             let text = match source.split_once('\n') {
                 // The first line says how the script is to be run, and must stay the first.
-                Some((first, rest)) if self.appends() => format!("{first}\n{CAN_APPEND}{rest}"),
+                Some((first, rest)) if self.appends() => format!("{first}\n{APPENDING}{rest}"),
                 _ => source.to_owned(),
             };
             let hash = ::redis::Script::new(&text).get_hash().to_owned();

@@ -4,7 +4,8 @@
 --
 -- KEYS: every stream that is touched.
 -- ARGV: consumer, then per settlement: op, index of its stream in KEYS, group, entry id, and
---   op 'A': number of follow-ups, then per follow-up: index in KEYS, number of arguments, field, value, ...
+--   op 'A': number of follow-ups, then per follow-up: index in KEYS of its stream or of the set of delayed events,
+--     when, number of arguments, field, value, ... or the member
 --   op 'D': index of the dead-letter stream in KEYS, number of arguments, place of the time in them, 1 if the entry
 --     stands in an inbox, field, value, ...
 -- Returns per settlement: 1 applied, 0 superseded, or a text: refused, and why.
@@ -42,16 +43,14 @@ local function settle_ack(source, group, entry)
   at = at + 1
   local writes, refused = {}, source_obstacle(source, group)
   for i = 1, count do
-    local target, length = tonumber(ARGV[at]), tonumber(ARGV[at + 1])
-    writes[i] = { KEYS[target], at + 2, at + 1 + length }
-    refused = refused or obstacle(KEYS[target])
-    at = at + 2 + length
+    local key, when, length = KEYS[tonumber(ARGV[at])], ARGV[at + 1], tonumber(ARGV[at + 2])
+    writes[i] = { key, when, at + 3, at + 2 + length }
+    refused = refused or publish_obstacle(key, when)
+    at = at + 3 + length
   end
   if refused then return refused end
   if not ack(source, group, entry) then return 0 end
-  for _, write in ipairs(writes) do
-    redis.call('XADD', write[1], '*', unpack(ARGV, write[2], write[3]))
-  end
+  for _, write in ipairs(writes) do publish(unpack(write)) end
   return 1
 end
 

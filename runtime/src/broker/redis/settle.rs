@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 
 use ::redis::{Cmd, Value};
 
-use super::super::{BrokerError, Refusal, Settled, dead_letter, keys};
+use super::super::{BrokerError, Refusal, Settled, dead_letter, delayed, keys};
+use super::delayed::when;
 use super::link::Link;
 use super::reply;
 use super::script::{KeyTable, Script};
 use crate::envelope;
-use crate::outcome::{DeadLetter, Decision, Publication, Settlement};
+use crate::outcome::{DeadLetter, Decision, Due, Publication, Settlement};
 
 /// Applies the settlements; see [`super::super::Broker::settle`].
 pub(super) async fn settle(
@@ -133,7 +134,7 @@ async fn settle_by_script(
     }
 }
 
-fn refused(refusal: Refusal, message: &str) -> Settled {
+pub(super) fn refused(refusal: Refusal, message: &str) -> Settled {
     Settled::Refused(format!("{refusal}: {message}. {}", refusal.remedy()))
 }
 
@@ -170,7 +171,7 @@ async fn run_settle(
         keys.index(&source.key);
         match decision {
             Decision::Ack { publishes } => publishes.iter().for_each(|publication| {
-                keys.index(&publication.key);
+                keys.index(key_of(publication));
             }),
             Decision::DeadLetter(letter) => {
                 keys.index(&letter.key);
@@ -211,12 +212,24 @@ fn write_effects<'a>(command: &mut Cmd, settlement: &'a Settlement, keys: &mut K
     }
 }
 
-/// The arguments of one follow-up: stream, number of fields and values, fields and values.
+/// The key that is written for an event: its stream, or the set of those that wait.
+pub(super) fn key_of(publication: &Publication) -> &str {
+    match publication.when {
+        Due::Now => &publication.key,
+        Due::After(_) | Due::At(_) => keys::DELAYED,
+    }
+}
+
+/// The arguments of one event: its key, when, number of fields and values, fields and values; or the one member.
 pub(super) fn write_publication<'a>(command: &mut Cmd, publication: &'a Publication, keys: &mut KeyTable<'a>) {
-    command.arg(keys.index(&publication.key));
+    let place = keys.index(key_of(publication));
+    if publication.when != Due::Now {
+        command.arg(place).arg(when(publication.when)).arg(1).arg(delayed::pack(publication));
+        return;
+    }
     if publication.envelope.is_some() {
         let fields = publication.fields();
-        command.arg(fields.len() * 2);
+        command.arg(place).arg("").arg(fields.len() * 2);
         for (name, value) in fields {
             command.arg(name).arg(value);
         }
@@ -224,7 +237,7 @@ pub(super) fn write_publication<'a>(command: &mut Cmd, publication: &'a Publicat
     }
     let mut count = 0usize;
     envelope::encode(&publication.event, |_, _| count += 2);
-    command.arg(count);
+    command.arg(place).arg("").arg(count);
     envelope::encode(&publication.event, |name, value| {
         command.arg(name).arg(value);
     });
@@ -248,7 +261,7 @@ fn append(command: &mut Cmd, arguments: &Cmd) {
     }
 }
 
-fn results(reply: Value) -> Result<Vec<Settled>, BrokerError> {
+pub(super) fn results(reply: Value) -> Result<Vec<Settled>, BrokerError> {
     let Value::Array(values) = reply else { return Err(reply::unexpected("no list of results")) };
     let result = |value| match value {
         Value::Int(1) => Ok(Settled::Applied),

@@ -1,0 +1,19 @@
+#!lua
+-- Moves delayed events into their streams, each once. Without the flag allow-oom: a full server refuses the whole call.
+--
+-- KEYS: the sorted set, then the streams. ARGV per event: member, index of its stream in KEYS, number of arguments,
+-- field, value, ...
+-- Returns per event: 1 moved, 0 somebody else has moved it, or a text: refused, and why.
+
+local results, at = {}, 1
+while at <= #ARGV do
+  local key, length = KEYS[tonumber(ARGV[at + 1])], tonumber(ARGV[at + 2])
+  local result = obstacle(key)
+  if not result then
+    result = redis.call('ZREM', KEYS[1], ARGV[at])
+    if result == 1 then redis.call('XADD', key, '*', unpack(ARGV, at + 3, at + 2 + length)) end
+  end
+  results[#results + 1] = result
+  at = at + 3 + length
+end
+return results
