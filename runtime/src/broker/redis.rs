@@ -1,10 +1,11 @@
 //! The broker on Redis Streams, Redis 7.0 command set.
 //!
-//! [`link`] keeps the connections, [`settle`] writes decisions, [`reply`] reads answers. Every step that must be atomic
+//! [`link`] keeps the connections, [`settle`] writes decisions, [`publish`] writes events, [`reply`] reads answers. Every step that must be atomic
 //! is a Lua script in `redis/*.lua`.
 
 mod inspect;
 mod link;
+mod publish;
 mod reply;
 mod script;
 mod settle;
@@ -16,7 +17,7 @@ use async_trait::async_trait;
 use self::link::Link;
 pub use self::link::{InvalidSettings, RedisSettings};
 use self::reply::{claimed, entries};
-use self::script::{KeyTable, Script};
+use self::script::Script;
 use super::{Broker, BrokerError, Claimed, ConsumerInfo, Cursor, Entry, EntryId, Refusal, Settled, Source, keys};
 use crate::outcome::{Publication, Settlement};
 
@@ -214,16 +215,6 @@ impl Broker for RedisBroker {
         if publications.is_empty() {
             return Ok(Vec::new());
         }
-        let mut keys = KeyTable::default();
-        for publication in publications {
-            keys.index(&publication.key);
-        }
-        let table = keys.0.clone();
-        let write = |command: &mut ::redis::Cmd| {
-            publications.iter().for_each(|publication| settle::write_publication(command, publication, &mut keys));
-        };
-        let reply = Script::Publish.run(&self.requests, &table, write).await?;
-        let ids: Vec<String> = ::redis::from_redis_value(reply).map_err(reply::unexpected)?;
-        ids.iter().map(|id| id.parse().map_err(reply::unexpected)).collect()
+        publish::publish(&self.requests, publications).await
     }
 }

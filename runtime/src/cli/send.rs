@@ -1,27 +1,24 @@
 //! `wasmill send`: publish one event, or many from stdin.
 
-use std::io::{BufRead, IsTerminal as _, Read as _};
+mod batch;
+mod lines;
+
+use std::io::Read as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Parser;
-use futures::stream::{FuturesOrdered, StreamExt as _};
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use wasmill::broker::keys::Namespace;
-use wasmill::broker::{Broker, BrokerError, EntryId};
+use wasmill::broker::{Broker, EntryId};
 use wasmill::clock::now_ms;
 use wasmill::config::Config;
 use wasmill::event::{Event, is_attribute_name};
 use wasmill::outcome::Publication;
 
+use self::lines::Range;
 use super::{Context, Report, block_on, print_json};
-
-/// Events that are published in one step.
-const CHUNK: usize = 500;
-/// Steps that are on their way at the same time.
-const IN_FLIGHT: usize = 4;
 
 /// Arguments of `send`.
 #[derive(Parser)]
@@ -39,6 +36,12 @@ pub struct Args {
     /// Read many events from stdin: NDJSON, the data of one event a line
     #[arg(long)]
     batch: bool,
+    /// Only these lines of the input, such as 500-999,2000-
+    #[arg(long, value_name = "RANGES", value_delimiter = ',', requires = "batch")]
+    lines: Vec<Range>,
+    /// Publish while reading, instead of checking the whole input (up to 64 MiB of it) first
+    #[arg(long, requires = "batch")]
+    unchecked: bool,
     /// Write the JSON data as MsgPack
     #[arg(long)]
     msgpack: bool,
@@ -65,6 +68,13 @@ pub struct Args {
     attributes: Vec<(String, String)>,
 }
 
+impl Args {
+    /// Whether the line with this number, from 1, is to be published.
+    fn is_wanted(&self, number: u64) -> bool {
+        self.lines.is_empty() || self.lines.iter().any(|range| (range.first..=range.last).contains(&number))
+    }
+}
+
 fn attribute(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or("it has the form NAME=VALUE")?;
     match is_attribute_name(name) {
@@ -82,7 +92,7 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode, Report> {
     let published = block_on(async {
         let broker = context.redis(&config).await?;
         if args.batch {
-            send_batch(context, &config, broker, &args).await
+            batch::send(context, &config, broker, &args).await
         } else {
             send_one(&config, broker, &args).await
         }
@@ -119,77 +129,6 @@ async fn send_one(config: &Config, broker: Arc<dyn Broker>, args: &Args) -> Resu
     Ok(entries.into_iter().map(|entry| (id.clone(), entry)).collect())
 }
 
-async fn send_batch(
-    context: &Context,
-    config: &Config,
-    broker: Arc<dyn Broker>,
-    args: &Args,
-) -> Result<Vec<Published>, Report> {
-    let progress = if std::io::stderr().is_terminal() { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
-    let style = ProgressStyle::with_template("{spinner} {human_pos} events, {per_sec}").map_err(Report::failure)?;
-    progress.set_style(style);
-    let mut lines = std::io::stdin().lock().lines().enumerate();
-    let mut in_flight = FuturesOrdered::new();
-    let mut published = Vec::new();
-    let mut end = None;
-    while end.is_none() || !in_flight.is_empty() {
-        while end.is_none() && in_flight.len() < IN_FLIGHT {
-            match next_chunk(config, args, &mut lines) {
-                Ok(chunk) => {
-                    end = (chunk.len() < CHUNK).then_some(Ok(()));
-                    if !chunk.is_empty() {
-                        in_flight.push_back(publish(broker.clone(), chunk));
-                    }
-                }
-                // What is on its way will be published: its ids are printed before the fault is told.
-                Err(fault) => end = Some(Err(fault)),
-            }
-        }
-        if let Some(result) = in_flight.next().await {
-            let result: Vec<Published> = result?;
-            progress.inc(result.len() as u64);
-            if context.is_json() {
-                published.extend(result);
-            } else {
-                let text: String = result.iter().flat_map(|(id, _)| [id, "\n"]).collect();
-                say!("{}", text.trim_end());
-            }
-        }
-    }
-    progress.finish();
-    end.unwrap_or(Ok(()))?;
-    Ok(published)
-}
-
-async fn publish(broker: Arc<dyn Broker>, chunk: Vec<Publication>) -> Result<Vec<Published>, BrokerError> {
-    let entries = broker.publish(&chunk).await?;
-    Ok(chunk.into_iter().map(|publication| publication.event.id).zip(entries).collect())
-}
-
-/// The next events of the input; fewer than [`CHUNK`] at its end.
-fn next_chunk(
-    config: &Config,
-    args: &Args,
-    lines: &mut impl Iterator<Item = (usize, std::io::Result<String>)>,
-) -> Result<Vec<Publication>, Report> {
-    let key = Namespace::default().stream(&args.stream);
-    let mut chunk = Vec::with_capacity(CHUNK);
-    while chunk.len() < CHUNK {
-        let Some((number, line)) = lines.next() else { break };
-        let fault = |error: String| Report::usage(format!("stdin, line {}: {error}", number + 1));
-        let line = line.map_err(|error| fault(error.to_string()))?;
-        if line.trim().is_empty() {
-            continue;
-        }
-        if let Err(error) = serde_json::from_str::<serde::de::IgnoredAny>(&line) {
-            return Err(fault(format!("not JSON: {error}")));
-        }
-        let event = event(config, args, line.into_bytes()).map_err(fault)?;
-        chunk.push(Publication::now(key.clone(), event));
-    }
-    Ok(chunk)
-}
-
 fn event(config: &Config, args: &Args, data: Vec<u8>) -> Result<Event, String> {
     let data = if args.msgpack {
         let value: serde_json::Value = serde_json::from_slice(&data).map_err(|error| format!("not JSON: {error}"))?;
@@ -210,9 +149,13 @@ fn event(config: &Config, args: &Args, data: Vec<u8>) -> Result<Event, String> {
         attributes: args.attributes.clone(),
         data,
     };
+    check_size(config, event.size()).map(|()| event)
+}
+
+fn check_size(config: &Config, bytes: usize) -> Result<(), String> {
     let limit = config.limits.event_bytes.as_u64();
-    match event.size() as u64 > limit {
-        true => Err(format!("the event has {} bytes; limits.event_bytes is {limit}", event.size())),
-        false => Ok(event),
+    match bytes as u64 > limit {
+        true => Err(format!("the event has {bytes} bytes; limits.event_bytes is {limit}")),
+        false => Ok(()),
     }
 }

@@ -1,0 +1,233 @@
+//! `wasmill send --batch`: many events from stdin, in steps that are published whole or not at all.
+
+use std::io::{BufRead, IsTerminal as _, Read as _};
+use std::sync::Arc;
+
+use futures::stream::{FuturesOrdered, StreamExt as _};
+use indicatif::{ProgressBar, ProgressStyle};
+use wasmill::broker::keys::Namespace;
+use wasmill::broker::{Broker, BrokerError};
+use wasmill::config::Config;
+use wasmill::outcome::Publication;
+
+use super::super::{Context, Report};
+use super::lines::{Lines, Range};
+use super::{Args, Published, check_size, event};
+
+/// Events that are published in one step at most.
+const STEP_EVENTS: usize = 500;
+/// A step ends when its events have this many bytes, so that none blocks the server for long.
+const STEP_BYTES: usize = 1 << 20;
+/// Steps that are on their way at the same time.
+const IN_FLIGHT: usize = 4;
+/// An input of at most this many bytes is checked as a whole before the first event is published.
+const CHECKED_BYTES: u64 = 64 << 20;
+
+/// Publishes all lines; the ids are printed while they are published, or returned for JSON.
+pub(super) async fn send(
+    context: &Context,
+    config: &Config,
+    broker: Arc<dyn Broker>,
+    args: &Args,
+) -> Result<Vec<Published>, Report> {
+    let mut stdin = std::io::stdin().lock();
+    let mut held = Vec::new();
+    if !args.unchecked {
+        let read = stdin.by_ref().take(CHECKED_BYTES + 1).read_to_end(&mut held);
+        read.map_err(|error| Report::failure(format!("stdin: {error}")))?;
+    }
+    let is_checked = !args.unchecked && held.len() as u64 <= CHECKED_BYTES;
+    if is_checked {
+        check(config, args, &held)?;
+    }
+    let mut input = Input { config, args, lines: Lines::new(held.chain(stdin)), number: 0, is_checked, at_end: false };
+    let mut sender = Sender { context, progress: progress()?, kept: Vec::new(), fates: Vec::new(), error: None };
+    sender.send_all(&mut input, &broker).await.and_then(|()| sender.finish(&input))
+}
+
+/// Checks every line of an input that is there as a whole.
+fn check(config: &Config, args: &Args, held: &[u8]) -> Result<(), Report> {
+    // What every event has besides its data.
+    let rest = match args.msgpack {
+        true => 0,
+        false => event(config, args, Vec::new()).map_err(Report::usage)?.size(),
+    };
+    for (at, line) in held.split(|&byte| byte == b'\n').enumerate() {
+        let number = at as u64 + 1;
+        if !args.is_wanted(number) || line.trim_ascii().is_empty() {
+            continue;
+        }
+        let fault = |error: String| Report::usage(format!("stdin, line {number}: {error}; nothing was published"));
+        check_json(line).map_err(fault)?;
+        if args.msgpack {
+            event(config, args, line.to_vec()).map_err(fault)?;
+        } else {
+            check_size(config, rest + line.strip_suffix(b"\r").unwrap_or(line).len()).map_err(fault)?;
+        }
+    }
+    Ok(())
+}
+
+fn check_json(line: &[u8]) -> Result<(), String> {
+    let text = std::str::from_utf8(line).map_err(|error| format!("not UTF-8: {error}"))?;
+    let checked = serde_json::from_str::<serde::de::IgnoredAny>(text);
+    checked.map(drop).map_err(|error| format!("not JSON: {error}"))
+}
+
+/// The lines of stdin as events.
+struct Input<'a, R> {
+    config: &'a Config,
+    args: &'a Args,
+    lines: Lines<R>,
+    /// The number of the line that was read last, from 1.
+    number: u64,
+    /// All lines have been checked before.
+    is_checked: bool,
+    at_end: bool,
+}
+
+/// Events that are published together, and the lines that they come from.
+struct Step {
+    lines: Range,
+    publications: Vec<Publication>,
+}
+
+impl<R: BufRead> Input<'_, R> {
+    /// The next events; `None` at the end.
+    fn next_step(&mut self) -> Result<Option<Step>, Report> {
+        let key = Namespace::default().stream(&self.args.stream);
+        let mut step = Step { lines: Range { first: 0, last: 0 }, publications: Vec::with_capacity(STEP_EVENTS) };
+        let mut bytes = 0;
+        while !self.at_end && step.publications.len() < STEP_EVENTS && bytes < STEP_BYTES {
+            let line = self.lines.next_line().map_err(|error| Report::failure(format!("stdin: {error}")))?;
+            let Some(line) = line else {
+                self.at_end = true;
+                break;
+            };
+            self.number += 1;
+            if !self.args.is_wanted(self.number) || line.trim_ascii().is_empty() {
+                continue;
+            }
+            let number = self.number;
+            let fault = |error: String| Report::usage(format!("stdin, line {number}: {error}"));
+            if !self.is_checked {
+                check_json(&line).map_err(fault)?;
+            }
+            let event = event(self.config, self.args, line).map_err(fault)?;
+            bytes += event.data.len();
+            if step.publications.is_empty() {
+                step.lines.first = number;
+            }
+            step.lines.last = number;
+            step.publications.push(Publication::now(key.clone(), event));
+        }
+        Ok(Some(step).filter(|step| !step.publications.is_empty()))
+    }
+}
+
+/// What has become of the events of some lines.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Published,
+    Refused,
+    /// No answer came: they may be in the stream.
+    Unknown,
+}
+
+/// Publishes steps, and remembers what became of them.
+struct Sender<'a> {
+    context: &'a Context,
+    progress: ProgressBar,
+    /// Ids and places that are printed as JSON at the end.
+    kept: Vec<Published>,
+    /// In the order of the lines; neighbours have different fates.
+    fates: Vec<(Range, Fate)>,
+    error: Option<BrokerError>,
+}
+
+impl Sender<'_> {
+    /// Publishes until the end of the input or the first fault; what is on its way then is waited for.
+    async fn send_all<R: BufRead>(&mut self, input: &mut Input<'_, R>, broker: &Arc<dyn Broker>) -> Result<(), Report> {
+        let mut in_flight = FuturesOrdered::new();
+        let mut end = None;
+        loop {
+            while end.is_none() && self.error.is_none() && in_flight.len() < IN_FLIGHT {
+                match input.next_step() {
+                    Ok(Some(step)) => in_flight.push_back(publish(broker.clone(), step)),
+                    Ok(None) => end = Some(Ok(())),
+                    Err(fault) => end = Some(Err(fault)),
+                }
+            }
+            let Some((lines, result)) = in_flight.next().await else { break };
+            self.note(lines, result);
+        }
+        self.progress.finish();
+        end.unwrap_or(Ok(()))
+    }
+
+    fn note(&mut self, lines: Range, result: Result<Vec<Published>, BrokerError>) {
+        let fate = match &result {
+            Ok(_) => Fate::Published,
+            Err(BrokerError::Refused { .. } | BrokerError::NoGroup { .. }) => Fate::Refused,
+            Err(BrokerError::Unreachable { .. } | BrokerError::Unexpected { .. }) => Fate::Unknown,
+        };
+        match self.fates.last_mut() {
+            Some((known, same)) if *same == fate => known.last = lines.last,
+            _ => self.fates.push((lines, fate)),
+        }
+        match result {
+            Ok(published) => {
+                self.progress.inc(published.len() as u64);
+                if self.context.is_json() {
+                    self.kept.extend(published);
+                } else {
+                    let text: String = published.iter().flat_map(|(id, _)| [id, "\n"]).collect();
+                    say!("{}", text.trim_end());
+                }
+            }
+            Err(error) => {
+                self.error.get_or_insert(error);
+            }
+        }
+    }
+
+    /// The ids; or the fault, what it means for which lines, and how to go on.
+    fn finish<R>(&mut self, input: &Input<'_, R>) -> Result<Vec<Published>, Report> {
+        let Some(error) = self.error.take() else { return Ok(std::mem::take(&mut self.kept)) };
+        let list = |wanted: Fate| {
+            let ranges = self.fates.iter().filter(|(_, fate)| *fate == wanted);
+            ranges.map(|(range, _)| range.to_string()).collect::<Vec<_>>().join(",")
+        };
+        let mut message = error.to_string();
+        let (published, unknown, mut refused) = (list(Fate::Published), list(Fate::Unknown), list(Fate::Refused));
+        if !published.is_empty() {
+            message += &format!("\nlines {published} are published");
+        }
+        if !unknown.is_empty() {
+            message += &format!("\nlines {unknown} may be published: no answer came; look before you send them again");
+        }
+        if !input.at_end {
+            let open = Range { first: input.number + 1, last: u64::MAX };
+            refused =
+                [refused, open.to_string()].into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join(",");
+        }
+        if !refused.is_empty() {
+            message += &format!("\nlines {refused} are not: send the same input again with --lines {refused}");
+        }
+        Err(Report::failure(message))
+    }
+}
+
+async fn publish(broker: Arc<dyn Broker>, step: Step) -> (Range, Result<Vec<Published>, BrokerError>) {
+    let entries = broker.publish(&step.publications).await;
+    let ids = step.publications.into_iter().map(|publication| publication.event.id);
+    (step.lines, entries.map(|entries| ids.zip(entries).collect()))
+}
+
+fn progress() -> Result<ProgressBar, Report> {
+    if !std::io::stderr().is_terminal() {
+        return Ok(ProgressBar::hidden());
+    }
+    let style = ProgressStyle::with_template("{spinner} {human_pos} events, {per_sec}").map_err(Report::failure)?;
+    Ok(ProgressBar::new_spinner().with_style(style))
+}
