@@ -14,4 +14,5 @@ mod invoke;
 mod recovery;
 mod send;
 mod shutdown;
+mod snapshots;
 mod tidy;

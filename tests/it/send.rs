@@ -242,3 +242,31 @@ fn nobody_listening_is_told_at_once_and_with_the_address() {
     assert!(code(&output) == 1 && printed.contains("cannot be reached"), "{printed}");
     assert!(printed.contains(&format!("127.0.0.1:{port}")) && !printed.contains("secret"), "{printed}");
 }
+
+/// Without the right to run transactions a batch goes another way, and is still all or none.
+#[test]
+fn a_batch_needs_no_more_rights_than_the_documented_ones_and_is_whole_or_not_at_all() {
+    let server = RedisServer::start();
+    let mut redis = connect(&server);
+    let port = server.port();
+    let usual = "on >pw resetkeys ~wasmill:* ~allowed resetchannels -@all +ping +info +time +type +exists +evalsha \
+                 +script|load +client +xadd +xinfo";
+    for (user, more) in [("slow", ""), ("fast", " +multi +exec")] {
+        let rules: Vec<&str> = usual.split(' ').chain(more.split(' ').filter(|rule| !rule.is_empty())).collect();
+        redis::cmd("ACL").arg("SETUSER").arg(user).arg(&rules).query::<()>(&mut redis).unwrap();
+        let place = Place::new(&format!("[redis]\nurl = \"redis://{user}:pw@127.0.0.1:{port}\"\n"));
+        let send = |stream: &str| place.run_with_stdin(&["send", stream, "t", "--batch"], lines(1200).as_bytes());
+        redis::cmd("DEL").arg(&["allowed", "forbidden"]).query::<()>(&mut redis).unwrap();
+        let output = send("allowed");
+        assert_eq!(code(&output), 0, "{user}: {}", said(&output));
+        assert_eq!(entries(&server, "allowed").len(), 1200, "{user}");
+        let output = send("forbidden");
+        assert!(code(&output) == 1 && said(&output).contains("no permission"), "{user}: {}", said(&output));
+        assert!(said(&output).contains("--lines 1-"), "{user}: {}", said(&output));
+        assert_eq!(entries(&server, "forbidden").len(), 0, "{user}");
+        redis::cmd("SET").arg(&["allowed", "no stream"]).query::<()>(&mut redis).unwrap();
+        let output = send("allowed");
+        assert!(code(&output) == 1 && said(&output).contains("WRONGTYPE"), "{user}: {}", said(&output));
+        assert!(output.stdout.is_empty() && said(&output).contains("--lines 1-"), "{user}: {}", said(&output));
+    }
+}

@@ -36,12 +36,17 @@ pub struct Warning(pub String);
 pub struct RedisBroker {
     requests: Link,
     waits: Link,
+    transactions: publish::Transactions,
 }
 
 impl RedisBroker {
     /// A broker that connects when it is first used.
     pub fn new(settings: RedisSettings) -> RedisBroker {
-        RedisBroker { requests: Link::new(settings.clone()), waits: Link::new(settings.for_waiting()) }
+        RedisBroker {
+            requests: Link::new(settings.clone()),
+            waits: Link::new(settings.for_waiting()),
+            transactions: publish::Transactions::new(),
+        }
     }
 
     /// Connects; fails if the server cannot be reached or refuses.
@@ -215,6 +220,6 @@ impl Broker for RedisBroker {
         if publications.is_empty() {
             return Ok(Vec::new());
         }
-        publish::publish(&self.requests, publications).await
+        publish::publish(&self.requests, &self.transactions, publications).await
     }
 }

@@ -39,7 +39,7 @@ pub struct Args {
     /// Only these lines of the input, such as 500-999,2000-
     #[arg(long, value_name = "RANGES", value_delimiter = ',', requires = "batch")]
     lines: Vec<Range>,
-    /// Publish while reading, instead of checking the whole input (up to 64 MiB of it) first
+    /// Publish while reading, instead of checking all lines (of a pipe: up to 64 MiB of them) first
     #[arg(long, requires = "batch")]
     unchecked: bool,
     /// Write the JSON data as MsgPack

@@ -18,7 +18,6 @@ pub(super) enum Script {
     RemoveConsumer,
     Heartbeat,
     Publish,
-    PublishAlike,
 }
 
 impl Script {
@@ -32,12 +31,11 @@ impl Script {
             Script::RemoveConsumer => include_str!("remove_consumer.lua"),
             Script::Heartbeat => include_str!("heartbeat.lua"),
             Script::Publish => include_str!("publish.lua"),
-            Script::PublishAlike => include_str!("publish_alike.lua"),
         }
     }
 
     fn hash(self) -> &'static str {
-        static HASHES: [OnceLock<String>; 9] = [const { OnceLock::new() }; 9];
+        static HASHES: [OnceLock<String>; 8] = [const { OnceLock::new() }; 8];
         HASHES[self as usize].get_or_init(|| ::redis::Script::new(self.text()).get_hash().to_owned())
     }
 

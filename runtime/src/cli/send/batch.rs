@@ -1,6 +1,8 @@
 //! `wasmill send --batch`: many events from stdin, in steps that are published whole or not at all.
 
-use std::io::{BufRead, IsTerminal as _, Read as _};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Cursor, IsTerminal as _, Read as _, Seek as _, SeekFrom};
+use std::os::fd::AsFd as _;
 use std::sync::Arc;
 
 use futures::stream::{FuturesOrdered, StreamExt as _};
@@ -20,8 +22,10 @@ const STEP_EVENTS: usize = 500;
 const STEP_BYTES: usize = 1 << 20;
 /// Steps that are on their way at the same time.
 const IN_FLIGHT: usize = 4;
-/// An input of at most this many bytes is checked as a whole before the first event is published.
-const CHECKED_BYTES: u64 = 64 << 20;
+/// A pipe that ends within this many bytes is checked as a whole before the first event is published; a file always.
+const HELD_BYTES: u64 = 64 << 20;
+/// Bytes that are read at a time.
+const BLOCK: usize = 1 << 16;
 
 /// Publishes all lines; the ids are printed while they are published, or returned for JSON.
 pub(super) async fn send(
@@ -30,40 +34,52 @@ pub(super) async fn send(
     broker: Arc<dyn Broker>,
     args: &Args,
 ) -> Result<Vec<Published>, Report> {
-    let mut stdin = std::io::stdin().lock();
-    let mut held = Vec::new();
-    if !args.unchecked {
-        let read = stdin.by_ref().take(CHECKED_BYTES + 1).read_to_end(&mut held);
-        read.map_err(|error| Report::failure(format!("stdin: {error}")))?;
-    }
-    let is_checked = !args.unchecked && held.len() as u64 <= CHECKED_BYTES;
-    if is_checked {
-        check(config, args, &held)?;
-    }
-    let mut input = Input { config, args, lines: Lines::new(held.chain(stdin)), number: 0, is_checked, at_end: false };
+    let mut input = Input { config, args, lines: Lines::new(open(config, args)?), number: 0, at_end: false };
     let mut sender = Sender { context, progress: progress()?, kept: Vec::new(), fates: Vec::new(), error: None };
     sender.send_all(&mut input, &broker).await.and_then(|()| sender.finish(&input))
 }
 
+/// Stdin from its beginning, checked if that is possible: a file is read twice, a pipe is held in memory.
+fn open(config: &Config, args: &Args) -> Result<Box<dyn BufRead>, Report> {
+    let fault = |error: std::io::Error| Report::failure(format!("stdin: {error}"));
+    // Not by way of `io::stdin`, whose buffer would keep what it has read ahead.
+    let mut stdin = File::from(std::io::stdin().as_fd().try_clone_to_owned().map_err(fault)?);
+    if args.unchecked {
+        return Ok(Box::new(BufReader::with_capacity(BLOCK, stdin)));
+    }
+    if stdin.metadata().map_err(fault)?.is_file() {
+        let start = stdin.stream_position().map_err(fault)?;
+        check(config, args, BufReader::with_capacity(BLOCK, &stdin))?;
+        stdin.seek(SeekFrom::Start(start)).map_err(fault)?;
+        return Ok(Box::new(BufReader::with_capacity(BLOCK, stdin)));
+    }
+    let mut held = Vec::new();
+    stdin.by_ref().take(HELD_BYTES + 1).read_to_end(&mut held).map_err(fault)?;
+    if held.len() as u64 <= HELD_BYTES {
+        check(config, args, &held[..])?;
+    }
+    Ok(Box::new(Cursor::new(held).chain(BufReader::with_capacity(BLOCK, stdin))))
+}
+
 /// Checks every line of an input that is there as a whole.
-fn check(config: &Config, args: &Args, held: &[u8]) -> Result<(), Report> {
+fn check(config: &Config, args: &Args, input: impl BufRead) -> Result<(), Report> {
     // What every event has besides its data.
     let rest = match args.msgpack {
         true => 0,
         false => event(config, args, Vec::new()).map_err(Report::usage)?.size(),
     };
-    for (at, line) in held.split(|&byte| byte == b'\n').enumerate() {
-        let number = at as u64 + 1;
+    let mut lines = Lines::new(input);
+    let (mut line, mut number) = (Vec::new(), 0);
+    while lines.read(&mut line).map_err(|error| Report::failure(format!("stdin: {error}")))? {
+        number += 1;
         if !args.is_wanted(number) || line.trim_ascii().is_empty() {
             continue;
         }
-        let fault = |error: String| Report::usage(format!("stdin, line {number}: {error}; nothing was published"));
-        check_json(line).map_err(fault)?;
-        if args.msgpack {
-            event(config, args, line.to_vec()).map_err(fault)?;
-        } else {
-            check_size(config, rest + line.strip_suffix(b"\r").unwrap_or(line).len()).map_err(fault)?;
-        }
+        let checked = check_json(&line).and_then(|()| match args.msgpack {
+            true => event(config, args, line.clone()).map(drop),
+            false => check_size(config, rest + line.len()),
+        });
+        checked.map_err(|error| Report::usage(format!("stdin, line {number}: {error}; nothing was published")))?;
     }
     Ok(())
 }
@@ -81,8 +97,6 @@ struct Input<'a, R> {
     lines: Lines<R>,
     /// The number of the line that was read last, from 1.
     number: u64,
-    /// All lines have been checked before.
-    is_checked: bool,
     at_end: bool,
 }
 
@@ -99,20 +113,18 @@ impl<R: BufRead> Input<'_, R> {
         let mut step = Step { lines: Range { first: 0, last: 0 }, publications: Vec::with_capacity(STEP_EVENTS) };
         let mut bytes = 0;
         while !self.at_end && step.publications.len() < STEP_EVENTS && bytes < STEP_BYTES {
-            let line = self.lines.next_line().map_err(|error| Report::failure(format!("stdin: {error}")))?;
-            let Some(line) = line else {
+            let mut line = Vec::new();
+            if !self.lines.read(&mut line).map_err(|error| Report::failure(format!("stdin: {error}")))? {
                 self.at_end = true;
                 break;
-            };
+            }
             self.number += 1;
             if !self.args.is_wanted(self.number) || line.trim_ascii().is_empty() {
                 continue;
             }
             let number = self.number;
             let fault = |error: String| Report::usage(format!("stdin, line {number}: {error}"));
-            if !self.is_checked {
-                check_json(&line).map_err(fault)?;
-            }
+            check_json(&line).map_err(fault)?;
             let event = event(self.config, self.args, line).map_err(fault)?;
             bytes += event.data.len();
             if step.publications.is_empty() {
