@@ -18,8 +18,9 @@ const CHANGED: usize = 50;
 const STREAM: &str = "orders.snapshots";
 
 thread_local! {
-    /// Lives as long as the instance, and goes with it.
-    static ORDERS: RefCell<Orders> = RefCell::default();
+    /// Lives as long as the instance, and goes with it. A replay adds up by itself, beside what happens meanwhile.
+    static LIVE: RefCell<Orders> = RefCell::default();
+    static REPLAYED: RefCell<Orders> = RefCell::default();
 }
 
 /// What is known of an order. What no event has told is left out: the event may be in another stream.
@@ -60,12 +61,13 @@ struct Orders {
     all: HashMap<String, Order>,
     /// Changed since they were last published.
     changed: BTreeSet<String>,
-    /// The entry of each stream that was applied last: another attempt at it must not count twice.
+    /// The entry of each stream that was applied last.
     applied: HashMap<String, (u64, u64)>,
 }
 
 fn handle(event: &Event, delivery: &Delivery) -> Result<(), Failure> {
-    ORDERS.with_borrow_mut(|orders| {
+    let orders = if delivery.replay { &REPLAYED } else { &LIVE };
+    orders.with_borrow_mut(|orders| {
         let is_due = orders.apply(event, delivery)?;
         if is_due { orders.publish() } else { Ok(()) }
     })
@@ -86,15 +88,21 @@ impl Orders {
         Ok(self.changed.len() >= CHANGED)
     }
 
-    /// Whether the entry comes after the last one of its stream.
+    /// Whether the entry is to be applied. Another attempt at an earlier one is not; the first attempt at an earlier one
+    /// tells that another replay has begun, and with it everything.
     fn is_new(&mut self, delivery: &Delivery) -> bool {
         let entry = delivery.entry_id.split_once('-');
         let entry = entry.and_then(|(ms, seq)| Some((ms.parse().ok()?, seq.parse().ok()?)));
         let Some(entry): Option<(u64, u64)> = entry else { return true };
-        let last = self.applied.entry(delivery.stream.clone()).or_default();
-        let is_new = entry > *last;
-        *last = entry.max(*last);
-        is_new
+        let is_earlier = self.applied.get(&delivery.stream).is_some_and(|last| entry <= *last);
+        if is_earlier && delivery.attempt > 1 {
+            return false;
+        }
+        if is_earlier {
+            *self = Orders::default();
+        }
+        self.applied.insert(delivery.stream.clone(), entry);
+        true
     }
 
     fn note(&mut self, kind: &str, fact: Fact) {
@@ -184,10 +192,20 @@ mod tests {
     fn another_attempt_at_an_entry_counts_once() {
         let mut orders = Orders::default();
         let placed = event("order_placed", r#"{"order_id":"o-1","total":5}"#);
-        for (stream, entry) in [("orders", 1), ("orders", 1), ("other", 1), ("orders", 2), ("orders", 1)] {
-            assert!(orders.apply(&placed, &delivery(stream, entry)).is_ok());
+        for (stream, entry, attempt) in [("a", 1, 1), ("a", 1, 2), ("b", 1, 1), ("a", 2, 3), ("a", 1, 2)] {
+            assert!(orders.apply(&placed, &Delivery { attempt, ..delivery(stream, entry) }).is_ok());
         }
         assert_eq!(orders.all["o-1"].events, 3);
+    }
+
+    #[test]
+    fn another_replay_begins_with_nothing() {
+        let mut orders = Orders::default();
+        let placed = |id: &str| event("order_placed", &format!(r#"{{"order_id":"{id}","total":5}}"#));
+        for (id, entry) in [("o-1", 1), ("o-2", 2), ("o-2", 1)] {
+            assert!(orders.apply(&placed(id), &delivery("orders", entry)).is_ok());
+        }
+        assert_eq!((orders.all.len(), orders.all["o-2"].events), (1, 1));
     }
 
     #[test]
