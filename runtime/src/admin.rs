@@ -1,27 +1,57 @@
-//! Health and metrics over HTTP, for operators and orchestrators.
+//! The HTTP API of a worker: health, metrics, and everything that operators do ([`crate::ops`]).
+//!
+//! [`routes`] and [`events`] turn requests into operations, [`guard`] lets in who may, [`problem`] says what went wrong.
 
+mod events;
+mod guard;
 mod metrics;
+mod openapi;
+mod problem;
+mod routes;
 
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
-use axum::response::IntoResponse;
-use axum::routing::get;
+use axum::middleware;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::csrf::CsrfLayer;
+use tower_http::limit::RequestBodyLimitLayer;
+use tower_http::timeout::TimeoutLayer;
 
-use crate::pipeline::Stats;
+pub use self::guard::Token;
+pub use self::openapi::document as openapi_document;
+pub use self::problem::{PREFIX as PROBLEM_PREFIX, Problem};
+use crate::ops::Operator;
+use crate::pipeline::{Intake, Retention, Stats};
+use crate::readiness::{Phase, Readiness};
 
-/// What the pages show.
+/// The largest body of a request, in bytes: a batch of events.
+pub const MAX_BODY: usize = 16 << 20;
+/// The most time that a request may take. Waiting for events ends before.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What the pages show, and what requests work on.
 #[derive(Clone)]
 pub struct AdminState {
     /// The counters of all handlers.
     pub stats: Arc<Stats>,
     /// Whether the worker takes events.
-    pub ready: Arc<AtomicBool>,
+    pub readiness: Arc<Readiness>,
+    /// Does what is asked for.
+    pub operator: Operator,
+    /// What a request must carry; `None` if everybody who can connect is let in.
+    pub token: Option<Token>,
+    /// The streams that the worker keeps short.
+    pub retention: Vec<Retention>,
+    /// The messages that the worker makes events of.
+    pub intakes: Vec<Intake>,
 }
 
 /// The port cannot be served.
@@ -33,7 +63,7 @@ pub struct AdminError {
     cause: std::io::Error,
 }
 
-/// Serves `/healthz`, `/readyz` and `/metrics` until `shutdown` is done.
+/// Serves until `shutdown` is done.
 pub async fn serve(
     address: SocketAddr,
     state: AdminState,
@@ -41,21 +71,54 @@ pub async fn serve(
 ) -> Result<(), AdminError> {
     let fault = |cause| AdminError { address, cause };
     let listener = tokio::net::TcpListener::bind(address).await.map_err(fault)?;
-    let router = Router::new()
-        .route("/healthz", get(|| async { "ok\n" }))
-        .route("/readyz", get(readyz))
-        .route("/metrics", get(metrics))
-        .with_state(state);
-    axum::serve(listener, router).with_graceful_shutdown(shutdown).await.map_err(fault)
+    let bound = listener.local_addr().map_err(fault)?;
+    tracing::info!(address = %bound, "the admin API is served");
+    axum::serve(listener, router(state)).with_graceful_shutdown(shutdown).await.map_err(fault)
 }
 
-async fn readyz(State(state): State<AdminState>) -> impl IntoResponse {
-    match state.ready.load(Ordering::Relaxed) {
-        true => (StatusCode::OK, "ready\n"),
-        false => (StatusCode::SERVICE_UNAVAILABLE, "not ready: waiting for Redis, or shutting down\n"),
-    }
+/// All routes, with all limits.
+pub fn router(state: AdminState) -> Router {
+    let stream = Router::new()
+        .route("/v1/streams", get(routes::streams))
+        .route("/v1/streams/{stream}", get(routes::stream))
+        .route("/v1/streams/{stream}/events", get(routes::history).post(events::publish));
+    let handler = Router::new()
+        .route("/v1/handlers/{handler}/pending", get(routes::pending))
+        .route("/v1/handlers/{handler}/dead-letters", get(routes::dead_letters))
+        .route("/v1/handlers/{handler}/dead-letters/{id}", get(routes::dead_letter))
+        .route("/v1/handlers/{handler}/dead-letters/redrive", post(routes::redrive))
+        .route("/v1/handlers/{handler}/dead-letters/drop", post(routes::drop_dead_letters))
+        .route("/v1/handlers/{handler}/replay", post(routes::replay));
+    let fleet = Router::new()
+        .route("/v1/workers", get(routes::workers))
+        .route("/v1/stats", get(routes::stats))
+        .route("/v1/doctor", get(routes::doctor).post(routes::doctor_fix))
+        .route("/metrics", get(metrics))
+        .route("/openapi.json", get(openapi::page));
+    let guarded =
+        stream.merge(handler).merge(fleet).layer(middleware::from_fn_with_state(state.clone(), guard::check_token));
+    let health = Router::new().route("/healthz", get(|| async { "ok\n" })).route("/readyz", get(readyz));
+    guarded
+        .merge(health)
+        .layer(CsrfLayer::new())
+        .layer(middleware::from_fn_with_state(state.clone(), guard::check_host))
+        .layer(RequestBodyLimitLayer::new(MAX_BODY))
+        .layer(TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, REQUEST_TIMEOUT))
+        .layer(CatchPanicLayer::new())
+        .layer(middleware::map_response(problem::unify))
+        .with_state(state)
+}
+
+async fn readyz(State(state): State<AdminState>) -> Response {
+    let why = match state.readiness.phase() {
+        Phase::Ready => return "ready\n".into_response(),
+        Phase::Starting => "starting".to_owned(),
+        Phase::WaitingForRedis { why } => format!("waiting for Redis: {why}"),
+        Phase::Draining => "shutting down".to_owned(),
+    };
+    Problem::new(503, "not-ready", format!("not ready: {why}")).into_response()
 }
 
 async fn metrics(State(state): State<AdminState>) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], metrics::render(&state.stats))
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], metrics::render(&state))
 }

@@ -1,17 +1,23 @@
 //! Building the parts from the configuration.
 
+mod schemas;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::broker::keys::{self, Namespace};
 use crate::broker::redis::{InvalidSettings, RedisSettings};
-use crate::config::{Config, Isolation as ConfiguredIsolation, PasswordError, ResolvedHandler};
-use crate::pipeline::{Deployment, MAX_INSTANCES, Subscription, Worker, new_worker_id};
+use crate::clock::now_ms;
+use crate::config::{Config, IntakeConfig, Isolation as ConfiguredIsolation, ResolvedHandler, SecretError};
+use crate::pipeline::{Deployment, Intake, MAX_INSTANCES, Retention, Subscription, Worker, new_worker_id};
+use crate::schema::Schemas;
 use crate::wasm::{
     CacheError, CompiledCache, Component, Engine, EngineError, EngineSettings, Grant, Grants, Handler, Isolation,
     LoadError, Policy,
 };
+
+pub use schemas::{SchemaFolderFault, SchemaFolderFaults};
 
 /// What the configuration asks for cannot be built.
 #[derive(Debug, thiserror::Error)]
@@ -24,10 +30,13 @@ pub enum BuildError {
     Cache(#[from] CacheError),
     /// The password of Redis.
     #[error(transparent)]
-    Password(#[from] PasswordError),
+    Password(#[from] SecretError),
     /// The address of Redis.
     #[error(transparent)]
     Settings(#[from] InvalidSettings),
+    /// The schema folder.
+    #[error(transparent)]
+    Schemas(#[from] SchemaFolderFaults),
     /// One or more components.
     #[error("{}", .0.iter().map(ComponentFault::to_string).collect::<Vec<_>>().join("\n"))]
     Components(Vec<ComponentFault>),
@@ -60,15 +69,52 @@ pub fn redis_settings(config: &Config) -> Result<RedisSettings, BuildError> {
 }
 
 /// This process as a worker.
-pub fn worker(config: &Config) -> Worker {
+pub fn worker(config: &Config, namespace: &Namespace) -> Worker {
     let cores = || std::thread::available_parallelism().map_or(1, usize::from);
     Worker {
         id: new_worker_id(),
         heartbeat: config.worker.heartbeat,
         heartbeat_ttl: config.worker.heartbeat_ttl,
         drain_timeout: config.worker.drain_timeout.max(Duration::from_millis(1)),
+        retention: retention(config, namespace),
+        retention_interval: config.worker.retention_interval,
+        intakes: intakes(config, namespace),
         threads: if config.worker.threads == 0 { cores() } else { config.worker.threads },
+        started_ms: now_ms(),
     }
+}
+
+/// The streams that are to be kept short.
+fn retention(config: &Config, namespace: &Namespace) -> Vec<Retention> {
+    let limited = config.streams.iter().filter(|(_, stream)| stream.max_length.is_some() || stream.max_age.is_some());
+    let limited = limited.map(|(name, stream)| Retention {
+        stream: name.clone(),
+        key: namespace.stream(name),
+        max_length: stream.max_length,
+        max_age: stream.max_age,
+        trimmed: Arc::default(),
+    });
+    // Nobody looks back into an inbox: what is settled may go.
+    let inboxes = config.handlers.keys().map(|handler| {
+        let key = namespace.inbox(handler);
+        Retention { stream: key.to_string(), key, max_length: Some(0), max_age: None, trimmed: Arc::default() }
+    });
+    limited.chain(inboxes).collect()
+}
+
+/// The messages that become events.
+fn intakes(config: &Config, namespace: &Namespace) -> Vec<Intake> {
+    let intake = |(name, intake): (&String, &IntakeConfig)| Intake {
+        name: name.clone(),
+        channel: intake.channel.clone(),
+        key: namespace.intake(name),
+        stream_key: namespace.stream(&intake.stream),
+        r#type: intake.r#type.clone().unwrap_or_else(|| name.clone()),
+        content_type: intake.content_type.clone(),
+        source: intake.source.clone().unwrap_or_else(|| IntakeConfig::default_source(name)),
+        stats: Arc::default(),
+    };
+    config.intake.iter().map(intake).collect()
 }
 
 /// An engine with room for the handlers of the configuration.
@@ -87,17 +133,27 @@ pub fn cache(config: &Config) -> Result<Option<CompiledCache>, CacheError> {
     directory.map(|directory| CompiledCache::open(&directory)).transpose()
 }
 
-/// Loads the components of all handlers; reports every fault.
+/// The schemas of the configuration; empty if it names no folder.
+pub fn schemas(config: &Config) -> Result<Arc<Schemas>, SchemaFolderFaults> {
+    schemas::load(&config.schemas).map(Arc::new)
+}
+
+/// Loads the schemas and the components of all handlers; reports every fault of the one or the other.
 pub fn deployments(
     config: &Config,
     namespace: &Namespace,
     engine: &Engine,
     cache: Option<&CompiledCache>,
 ) -> Result<Vec<Arc<Deployment>>, BuildError> {
+    let schemas = schemas(config)?;
     let (mut deployments, mut faults) = (Vec::new(), Vec::new());
     for resolved in config.handlers() {
         match Component::from_file(engine, cache, &resolved.component) {
-            Ok(component) => deployments.push(Arc::new(deployment(&resolved, namespace, component))),
+            Ok(component) => {
+                let policy = policy(&resolved, namespace, schemas.clone());
+                let check_on_read = config.schemas.on_read;
+                deployments.push(Arc::new(deployment(&resolved, namespace, component, policy, check_on_read)));
+            }
             Err(cause) => {
                 faults.push(ComponentFault { handler: resolved.name, path: resolved.component, cause });
             }
@@ -107,7 +163,13 @@ pub fn deployments(
 }
 
 /// A handler of the default tenant with its component.
-pub fn deployment(resolved: &ResolvedHandler, namespace: &Namespace, component: Component) -> Deployment {
+fn deployment(
+    resolved: &ResolvedHandler,
+    namespace: &Namespace,
+    component: Component,
+    policy: Policy,
+    check_on_read: bool,
+) -> Deployment {
     let digest = component.digest.to_string();
     let streams = resolved
         .streams
@@ -115,22 +177,19 @@ pub fn deployment(resolved: &ResolvedHandler, namespace: &Namespace, component: 
         .map(|stream| Subscription { source: Arc::new(namespace.source(stream, &resolved.name)), is_inbox: false });
     let inbox = Subscription { source: Arc::new(namespace.inbox_source(&resolved.name)), is_inbox: true };
     Deployment {
-        handler: Handler {
-            component,
-            policy: Arc::new(policy(resolved, namespace)),
-            isolation: isolation(resolved.isolation),
-        },
+        handler: Handler { component, policy: Arc::new(policy), isolation: isolation(resolved.isolation) },
         types: resolved.types.clone(),
         sources: streams.chain([inbox]).collect(),
         retry: resolved.retry,
         dead_key: namespace.stream(&resolved.dead_letter),
         concurrency: resolved.limits.concurrency.max(1),
         digest,
+        check_on_read,
     }
 }
 
-/// What the handler may do and use.
-pub fn policy(resolved: &ResolvedHandler, namespace: &Namespace) -> Policy {
+/// What the handler may do and use. What it publishes must follow `schemas`.
+pub fn policy(resolved: &ResolvedHandler, namespace: &Namespace, schemas: Arc<Schemas>) -> Policy {
     let limits = &resolved.limits;
     let grants = resolved.publishes.iter();
     let grants = grants.map(|stream| Grant { stream: stream.clone(), key: namespace.stream(stream) });
@@ -144,6 +203,7 @@ pub fn policy(resolved: &ResolvedHandler, namespace: &Namespace) -> Policy {
         log_bytes: limits.log_bytes,
         memory: limits.memory,
         deadline: limits.deadline,
+        schemas,
     }
 }
 

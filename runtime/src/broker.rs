@@ -1,12 +1,15 @@
-//! Where events live: the [`Broker`] trait (data plane), the [`Inspect`] trait (operations) and their errors.
+//! Where events live: the [`Broker`] trait (data plane), the [`Inspect`] trait (operations), the [`pubsub::PubSub`] trait
+//! (intake) and their errors.
 //!
 //! Two implementations with the same semantics: [`redis`] and [`memory`]; `tests/it/contract.rs` runs over both.
 
 pub mod dead_letter;
 pub mod keys;
 pub mod memory;
+pub mod pubsub;
 pub mod redis;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -150,6 +153,9 @@ pub enum BrokerError {
     /// The consumer group (or its stream) does not exist, or no longer.
     #[error("the consumer group does not exist: {message}")]
     NoGroup { message: String },
+    /// The entry cannot be redriven; says why, and what to do.
+    #[error("{entry} cannot be redriven: {reason}")]
+    NotRedrivable { entry: EntryId, reason: &'static str },
     /// The answer is none that the command can give.
     #[error("unexpected answer from Redis: {message}")]
     Unexpected { message: String },
@@ -247,8 +253,9 @@ pub trait Broker: Send + Sync {
     /// Takes up to `limit` parked entries whose time has come, which counts as an attempt.
     async fn claim_due(&self, source: &Source, consumer: &str, limit: usize) -> Result<Claimed, BrokerError>;
 
-    /// Takes up to `limit` of the entries pending under `from`, oldest first, which counts as an attempt. An entry
-    /// that has been handed out at least twice before may be what killed its worker: it is taken alone.
+    /// Takes up to `limit` of the entries pending under `from`, oldest first, which counts as an attempt; if `from` is
+    /// `consumer` itself it does not, since what was lost on its way here has not been run. An entry that had been
+    /// handed out at least twice before may be what killed its worker: it is taken alone.
     async fn claim_from(
         &self,
         source: &Source,
@@ -263,8 +270,8 @@ pub trait Broker: Send + Sync {
     /// Removes a consumer unless entries are pending under it; `true` if it is gone.
     async fn remove_consumer(&self, source: &Source, consumer: &str) -> Result<bool, BrokerError>;
 
-    /// Says that the worker is alive, for the next `ttl`.
-    async fn heartbeat(&self, worker: &str, ttl: Duration) -> Result<(), BrokerError>;
+    /// Says that the worker is alive, for the next `ttl`, and what it reports of itself.
+    async fn heartbeat(&self, worker: &str, report: &str, ttl: Duration) -> Result<(), BrokerError>;
 
     /// Says that the worker is gone, so that others need not wait for its heartbeat to end.
     async fn resign(&self, worker: &str) -> Result<(), BrokerError>;
@@ -281,8 +288,12 @@ pub trait Broker: Send + Sync {
 pub struct GroupInfo {
     /// Its name.
     pub name: String,
+    /// Its consumers, idle ones included.
+    pub consumers: usize,
     /// Entries handed out and not settled.
     pub pending: usize,
+    /// The newest entry that was handed out.
+    pub delivered: EntryId,
     /// Entries not handed out yet; `None` if the broker cannot tell.
     pub lag: Option<usize>,
 }
@@ -292,30 +303,136 @@ pub struct GroupInfo {
 pub struct StreamInfo {
     /// Entries in it.
     pub length: usize,
+    /// The oldest entry in it; `None` if there is none.
+    pub first: Option<EntryId>,
     /// The newest id that was ever given out in it.
     pub last: EntryId,
     /// Its consumer groups.
     pub groups: Vec<GroupInfo>,
 }
 
+/// An entry that was handed out and is not settled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PendingEntry {
+    /// Its place in the stream.
+    pub id: EntryId,
+    /// The consumer that has it.
+    pub consumer: String,
+    /// Time since it was handed out last.
+    pub idle: Duration,
+    /// How often it has been handed out.
+    pub attempts: u32,
+}
+
+/// What a replay appends to the inbox of a handler.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Replay<'a> {
+    /// The name of the stream, as the handler is told.
+    pub stream: &'a str,
+    /// The Redis key of the stream.
+    pub key: &'a str,
+    /// The Redis key of the inbox.
+    pub inbox: &'a str,
+    /// The first entry.
+    pub from: EntryId,
+    /// The last entry.
+    pub to: EntryId,
+    /// The most entries.
+    pub count: usize,
+    /// What makes the ids of follow-ups differ from those of the first run; empty to keep them.
+    pub run: &'a str,
+}
+
+/// What a replay appended.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Replayed {
+    /// Entries appended.
+    pub appended: usize,
+    /// Entries left out, since they have more fields than a script can copy.
+    pub skipped: usize,
+    /// The newest entry that was looked at; `None` if there was none.
+    pub last: Option<EntryId>,
+}
+
+/// What the server says of itself, for `doctor`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServerInfo {
+    /// The lines `name:value` of INFO.
+    pub info: BTreeMap<String, String>,
+    /// The server's time, in milliseconds since the Unix epoch.
+    pub now_ms: u64,
+    /// The newest entries of the slow log: how long, and the beginning of the command; `None` without permission.
+    pub slow: Option<Vec<(Duration, String)>>,
+}
+
+/// What trimming a stream came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Trimmed {
+    /// Entries removed.
+    pub removed: usize,
+    /// Entries left.
+    pub length: usize,
+    /// There may be more to remove right now: a call removes so much only that it holds up nobody.
+    pub more: bool,
+    /// The group that has not settled entries which should have been removed; only told when there is nothing more to
+    /// remove right now. If there are several, the one that is furthest behind.
+    pub held_back_by: Option<String>,
+}
+
 /// Operations: looking at streams and at dead letters. Never on the hot path.
 #[async_trait]
 pub trait Inspect: Send + Sync {
+    /// What the server says of itself; `None` if the broker is in this process.
+    async fn server(&self) -> Result<Option<ServerInfo>, BrokerError>;
+
+    /// The keys of all streams, up to `limit` of them, in no order.
+    async fn stream_keys(&self, limit: usize) -> Result<Vec<String>, BrokerError>;
+
+    /// The memory that a stream takes in the broker, in bytes; `None` if that cannot be told.
+    async fn memory(&self, key: &str) -> Result<Option<u64>, BrokerError>;
+
+    /// Up to `count` entries from `to` down to `from`, newest first. [`Entry::attempt`] is 0: they are not handed out.
+    async fn range_back(&self, key: &str, from: EntryId, to: EntryId, count: usize) -> Result<Vec<Entry>, BrokerError>;
+
+    /// Up to `count` entries from `from` on that are pending in the group, oldest first.
+    async fn pending(&self, source: &Source, from: EntryId, count: usize) -> Result<Vec<PendingEntry>, BrokerError>;
+
+    /// Appends past entries to the inbox of a handler, in one step.
+    async fn replay(&self, replay: &Replay<'_>) -> Result<Replayed, BrokerError>;
+
+    /// The workers that are alive, each with what it last said of itself.
+    async fn workers(&self) -> Result<Vec<(String, String)>, BrokerError>;
+
     /// The stream, or `None` if there is none under this key.
     async fn stream(&self, key: &str) -> Result<Option<StreamInfo>, BrokerError>;
 
     /// Up to `count` entries from `from` on, oldest first. [`Entry::attempt`] is 0: they are not handed out.
     async fn range(&self, key: &str, from: EntryId, to: EntryId, count: usize) -> Result<Vec<Entry>, BrokerError>;
 
-    /// Moves the dead letter back to the inbox of its handler, in one step; `false` if it is no longer there.
+    /// Moves the dead letter back to the inbox of its handler, in one step; `false` if it is no longer there. Fails with
+    /// [`BrokerError::NotRedrivable`] for what is no dead letter, or holds no original.
     async fn redrive(&self, dead_key: &str, entry: EntryId, inbox_key: &str) -> Result<bool, BrokerError>;
 
     /// Deletes streams with all that is in them.
     async fn remove_streams(&self, keys: &[&str]) -> Result<(), BrokerError>;
 
+    /// Removes the oldest entries, in one step: those beyond `max_length` and those older than `older_than` by the
+    /// broker's clock. Never one that is pending in a group, or that a group has not read yet.
+    async fn trim(
+        &self,
+        key: &str,
+        max_length: Option<usize>,
+        older_than: Option<Duration>,
+    ) -> Result<Trimmed, BrokerError>;
+
     /// Deletes entries; how many there were.
     async fn delete(&self, key: &str, entries: &[EntryId]) -> Result<usize, BrokerError>;
 }
+
+/// All that can be done with a broker.
+pub trait Operate: Broker + Inspect {}
+
+impl<B: Broker + Inspect> Operate for B {}
 
 #[cfg(test)]
 mod tests {

@@ -10,11 +10,24 @@ macro_rules! say {
 mod check;
 mod demo;
 mod dlq;
+mod doctor;
+mod dry_run;
+mod execution;
 mod generate;
+mod history;
 mod invoke;
+mod pending;
+mod replay;
 mod report;
 mod run;
+mod schema;
 mod send;
+mod stats;
+mod streams;
+mod table;
+mod target;
+mod watch;
+mod workers;
 
 use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
@@ -25,9 +38,12 @@ use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
 use wasmill::app;
 use wasmill::broker::redis::RedisBroker;
 use wasmill::config::{Config, environment};
+use wasmill::ops::Operator;
+use wasmill::schema::Schemas;
 use wasmill::telemetry;
 
 pub use report::Report;
+use target::Target;
 
 /// Where the configuration is looked for when `--config` is not given.
 const USUAL_PLACES: [&str; 2] = ["wasmill.toml", "config/wasmill.toml"];
@@ -42,6 +58,8 @@ pub struct Arguments {
     /// How results are printed
     #[arg(long, global = true, value_enum, default_value_t = Output::Text)]
     output: Output,
+    #[command(flatten)]
+    admin: target::AdminArgs,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -67,6 +85,22 @@ enum Verb {
     Invoke(invoke::Args),
     /// Look at dead letters, and send them back to their handlers
     Dlq(dlq::Args),
+    /// Show past events of a stream, and those to come
+    History(history::Args),
+    /// Run past events again through one handler
+    Replay(replay::Args),
+    /// List streams: length, age, who reads them and how far
+    Streams(streams::Args),
+    /// List what has been handed out to a handler and is not settled
+    Pending(pending::Args),
+    /// Show rates, durations, lag, retries and dead letters of all handlers
+    Stats(stats::Args),
+    /// List the workers that are alive
+    Workers(workers::Args),
+    /// Look whether everything is as it should be
+    Doctor(doctor::Args),
+    /// Look at the schemas of events, and check data by them
+    Schema(schema::Args),
     /// Show the example shop at work, on a broker in this process or on Redis
     Demo(demo::Args),
     /// Publish made-up events at a rate, for trying things out and for load
@@ -84,9 +118,30 @@ pub struct Context {
     pub file: Option<PathBuf>,
     /// How results are printed.
     pub output: Output,
+    /// The worker that is to do it.
+    admin: target::AdminArgs,
 }
 
 impl Context {
+    /// Where operations are done.
+    pub async fn target(&self, config: &Config) -> Result<Target, Report> {
+        match self.admin.client()? {
+            Some(client) => Ok(Target::Worker(client)),
+            None => Ok(Target::Broker(Operator::new(self.redis(config).await?, config, schemas(config)?))),
+        }
+    }
+
+    /// The same, without connecting yet.
+    pub fn lazy_target(&self, config: &Config) -> Result<Target, Report> {
+        match self.admin.client()? {
+            Some(client) => Ok(Target::Worker(client)),
+            None => {
+                let settings = app::redis_settings(config).map_err(Report::usage)?;
+                Ok(Target::Broker(Operator::new(Arc::new(RedisBroker::new(settings)), config, schemas(config)?)))
+            }
+        }
+    }
+
     /// Reads the configuration.
     pub fn config(&self) -> Result<Config, Report> {
         Config::load_or_default(self.file.as_deref(), environment()).map_err(Report::usage)
@@ -112,6 +167,11 @@ impl Context {
     }
 }
 
+/// The schemas of the configuration.
+fn schemas(config: &Config) -> Result<Arc<Schemas>, Report> {
+    app::schemas(config).map_err(Report::usage)
+}
+
 /// Writes a line to stdout. A reader that has gone (`wasmill dlq ls | head`) is no fault, and wants no more.
 fn write_line(line: std::fmt::Arguments<'_>) {
     let _ = writeln!(std::io::stdout().lock(), "{line}");
@@ -131,13 +191,21 @@ pub fn block_on<T>(future: impl Future<Output = Result<T, Report>>) -> Result<T,
 /// Does what the arguments say.
 pub fn dispatch(arguments: Arguments) -> Result<ExitCode, Report> {
     let usual = || USUAL_PLACES.iter().map(PathBuf::from).find(|path| path.exists());
-    let context = Context { file: arguments.config.or_else(usual), output: arguments.output };
+    let context = Context { file: arguments.config.or_else(usual), output: arguments.output, admin: arguments.admin };
     match arguments.verb {
         Verb::Run(args) => run::run(&context, &args),
         Verb::Check(args) => check::run(&context, &args),
         Verb::Send(args) => send::run(&context, args),
         Verb::Invoke(args) => invoke::run(&context, &args),
         Verb::Dlq(args) => dlq::run(&context, args),
+        Verb::History(args) => history::run(&context, &args),
+        Verb::Replay(args) => replay::run(&context, &args),
+        Verb::Streams(args) => streams::run(&context, &args),
+        Verb::Pending(args) => pending::run(&context, &args),
+        Verb::Stats(args) => stats::run(&context, &args),
+        Verb::Workers(args) => workers::run(&context, &args),
+        Verb::Doctor(args) => doctor::run(&context, &args),
+        Verb::Schema(args) => schema::run(&context, args),
         Verb::Demo(args) => demo::run(&context, &args),
         Verb::Generate(args) => generate::run(&context, &args),
         Verb::Completions { shell } => {

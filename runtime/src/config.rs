@@ -1,6 +1,7 @@
 //! Configuration: one TOML file, strict, with overrides from the environment. `config/wasmill.toml` is the reference.
 //!
-//! - [`sections`]: the shape of the file and its defaults; [`redis`]: the section that has to do with secrets
+//! - [`sections`], [`schemas`], [`streams`], [`intake`]: the shape of the file and its defaults; [`redis`]: the section that has to do with
+//!   secrets
 //! - [`units`]: durations and sizes
 //! - `parse`, `env`: text and variables -> [`Config`], with every fault and its place
 //! - `validate`: what types cannot say
@@ -8,10 +9,14 @@
 
 mod env;
 mod errors;
+pub mod intake;
 mod parse;
 pub mod redis;
 mod resolve;
+pub mod schemas;
+mod secret;
 pub mod sections;
+pub mod streams;
 #[cfg(test)]
 mod tests;
 pub mod units;
@@ -24,9 +29,13 @@ use serde::{Deserialize, Serialize};
 
 pub use env::{PREFIX, environment};
 pub use errors::{ConfigError, ConfigErrors};
-pub use redis::{PasswordError, RedisConfig};
+pub use intake::IntakeConfig;
+pub use redis::RedisConfig;
 pub use resolve::{Isolation, ResolvedHandler, ResolvedLimits};
+pub use schemas::SchemasConfig;
+pub use secret::SecretError;
 pub use sections::*;
+pub use streams::StreamConfig;
 
 /// The whole configuration. `Default` is that of an empty file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
@@ -36,7 +45,7 @@ pub struct Config {
     pub redis: RedisConfig,
     /// How this process runs.
     pub worker: WorkerConfig,
-    /// Health and metrics over HTTP.
+    /// The HTTP API of a worker.
     pub admin: AdminConfig,
     /// What is logged, and how.
     pub log: LogConfig,
@@ -44,6 +53,12 @@ pub struct Config {
     pub limits: Limits,
     /// How failures are tried again, for all handlers that do not say otherwise.
     pub retry: RetryConfig,
+    /// What the data of events must look like.
+    pub schemas: SchemasConfig,
+    /// What holds for streams, by name.
+    pub streams: BTreeMap<String, StreamConfig>,
+    /// Redis Pub/Sub messages that become events, by the name of the intake.
+    pub intake: BTreeMap<String, IntakeConfig>,
     /// The handlers by name.
     pub handlers: BTreeMap<String, HandlerConfig>,
 }
@@ -86,7 +101,13 @@ impl Config {
 
     /// Makes relative paths start at a directory.
     fn join_paths(&mut self, directory: &Path) {
-        let optional = [&mut self.redis.password_file, &mut self.redis.ca_file, &mut self.worker.cache_dir];
+        let optional = [
+            &mut self.redis.password_file,
+            &mut self.redis.ca_file,
+            &mut self.worker.cache_dir,
+            &mut self.admin.token_file,
+            &mut self.schemas.directory,
+        ];
         let paths = optional.into_iter().flatten();
         let components = self.handlers.values_mut().map(|handler| &mut handler.component);
         paths.chain(components).for_each(|path: &mut PathBuf| *path = directory.join(&*path));

@@ -7,12 +7,14 @@
 //! |---|---|
 //! | read | [`broker`]: where events live; on Redis and in process |
 //! | decode | [`envelope`]: fields of an entry to an [`event`] |
+//! | check | [`schema`]: is the data what its type promises; also before each publish |
 //! | route | [`route`]: does the handler want it |
 //! | schedule | [`schedule`]: whose turn is it |
 //! | execute | [`wasm`]: a sandbox, fresh or reused, and what the handler asked for |
 //! | settle | [`outcome`]: what becomes of the event, written by the broker |
 //!
-//! [`pipeline`] joins them, [`app`] builds it all from the [`config`], [`admin`] shows what it does.
+//! [`pipeline`] joins them, [`app`] builds it all from the [`config`]. [`ops`] is what operators can do, from the command
+//! line and through the HTTP API in [`admin`] alike.
 
 pub mod admin;
 pub mod app;
@@ -21,11 +23,15 @@ pub mod clock;
 pub mod config;
 pub mod envelope;
 pub mod event;
+pub mod fleet;
 pub mod generate;
+pub mod ops;
 pub mod outcome;
 pub mod pipeline;
+pub mod readiness;
 pub mod route;
 pub mod schedule;
+pub mod schema;
 pub mod stats;
 pub mod telemetry;
 pub mod wasm;

@@ -32,6 +32,8 @@ pub enum FaultClass {
     Malformed,
     /// The event is larger than the handler accepts.
     TooLarge,
+    /// The data of the event does not follow its schema.
+    Schema,
     /// The handler returned `reject`.
     Rejected,
     /// The handler returned `retry` until no attempt was left.
@@ -54,6 +56,7 @@ impl FaultClass {
         match self {
             FaultClass::Malformed => "malformed",
             FaultClass::TooLarge => "too_large",
+            FaultClass::Schema => "schema",
             FaultClass::Rejected => "rejected",
             FaultClass::Exhausted => "exhausted",
             FaultClass::Trap => "trap",

@@ -1,11 +1,14 @@
 //! The loop that joins broker and wasm: read, decode, route, schedule, execute, settle.
 //!
 //! One [`shard`] per core does all of it for its share of each handler. Beside them, on the caller's thread, run the
-//! heartbeat, the take-over of dead workers' entries ([`recover`]) and the wake-up of idle readers ([`watch`]).
+//! heartbeat, the take-over of dead workers' entries ([`recover`]), the wake-up of idle readers ([`watch`]), the trimming of
+//! streams ([`retention`]) and the intake of messages ([`intake`]).
 
 mod batch;
+mod intake;
 mod lane;
 mod recover;
+mod retention;
 mod run;
 mod shard;
 mod watch;
@@ -17,13 +20,18 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
+pub use self::intake::{Intake, IntakeStats};
 use self::lane::Lane;
+pub use self::retention::Retention;
 use self::shard::Shard;
 use self::watch::Watch;
 use crate::broker::memory::MemoryBroker;
+use crate::broker::pubsub::PubSub;
 use crate::broker::redis::{RedisBroker, RedisSettings};
-use crate::broker::{Broker, BrokerError, Source, keys};
+use crate::broker::{Broker, BrokerError, Inspect, Source, keys};
+use crate::fleet::{HandlerReport, WorkerReport};
 use crate::outcome::RetryPolicy;
+use crate::readiness::{Phase, Readiness};
 use crate::route::Types;
 use crate::stats::HandlerStats;
 use crate::wasm::Handler;
@@ -40,6 +48,8 @@ pub enum Backend {
     Redis(Box<RedisSettings>),
     /// This process.
     Memory(MemoryBroker),
+    /// This process, with a data plane of the caller's own before it, which all threads share.
+    Before(Arc<dyn Broker>, MemoryBroker),
 }
 
 impl Backend {
@@ -48,6 +58,23 @@ impl Backend {
         match self {
             Backend::Redis(settings) => Arc::new(RedisBroker::new(RedisSettings::clone(settings))),
             Backend::Memory(broker) => Arc::new(broker.clone()),
+            Backend::Before(broker, _) => broker.clone(),
+        }
+    }
+
+    /// The same for listening to messages.
+    fn pubsub(&self) -> Arc<dyn PubSub> {
+        match self {
+            Backend::Redis(settings) => Arc::new(RedisBroker::new(RedisSettings::clone(settings))),
+            Backend::Memory(broker) | Backend::Before(_, broker) => Arc::new(broker.clone()),
+        }
+    }
+
+    /// The same for operations.
+    fn inspect(&self) -> Arc<dyn Inspect> {
+        match self {
+            Backend::Redis(settings) => Arc::new(RedisBroker::new(RedisSettings::clone(settings))),
+            Backend::Memory(broker) | Backend::Before(_, broker) => Arc::new(broker.clone()),
         }
     }
 }
@@ -77,6 +104,8 @@ pub struct Deployment {
     pub concurrency: usize,
     /// The digest of the component, as text.
     pub digest: String,
+    /// Events are checked by their schemas before they are run.
+    pub check_on_read: bool,
 }
 
 impl Deployment {
@@ -99,6 +128,14 @@ pub struct Worker {
     pub drain_timeout: Duration,
     /// Threads that run handlers.
     pub threads: usize,
+    /// When it started, in milliseconds since the Unix epoch.
+    pub started_ms: u64,
+    /// The streams that it keeps short.
+    pub retention: Vec<Retention>,
+    /// How often it does.
+    pub retention_interval: Duration,
+    /// The messages that it makes events of.
+    pub intakes: Vec<Intake>,
 }
 
 /// What a thread is told.
@@ -134,49 +171,49 @@ pub fn new_stats(deployments: &[Arc<Deployment>]) -> Stats {
     deployments.iter().map(|deployment| (deployment.name().to_owned(), Arc::default())).collect()
 }
 
-/// Serves the handlers until `shutdown` is done, then drains. Calls `ready` once everything is set up. The broker may
-/// be absent: that is waited for.
+/// Serves the handlers until `shutdown` is done, then drains. `readiness` says how far it is. The
+/// broker may be absent: that is waited for.
 pub async fn serve(
     worker: Worker,
     backend: Backend,
     deployments: Vec<Arc<Deployment>>,
     stats: &Stats,
-    ready: impl FnOnce(),
+    readiness: &Readiness,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), PipelineError> {
     tokio::pin!(shutdown);
     let worker = Arc::new(worker);
     let broker = tokio::select! {
-        broker = recover::set_up(&worker, &backend, &deployments) => broker?,
+        broker = recover::set_up(&worker, &backend, &deployments, readiness) => broker?,
         () = &mut shutdown => return Ok(()),
     };
+    let report = || report(&worker, &deployments, stats);
     let watch = Arc::new(Watch::default());
     let mut shards = start_shards(&worker, &backend, &deployments, stats, &watch)?;
-    ready();
+    readiness.set(Phase::Ready);
+    tracing::info!("ready");
+    let (inspect, pubsub) = (backend.inspect(), backend.pubsub());
     let panicked = {
         let commands: Vec<_> = shards.iter().map(|shard| shard.commands.clone()).collect();
         tokio::select! {
             () = &mut shutdown => false,
-            () = recover::beat(&*broker, &worker) => false,
+            () = recover::beat(&*broker, &worker, report, readiness) => false,
             () = recover::take_over(&*broker, &worker, &deployments, &commands) => false,
             () = watch.run(&*broker) => false,
+            () = retention::run(&*inspect, &worker) => false,
+            () = intake::run(&*pubsub, &worker) => false,
             () = any_ended(&mut shards) => true,
         }
     };
+    readiness.set(Phase::Draining);
+    tracing::info!("draining");
     let until = Instant::now() + worker.drain_timeout.saturating_sub(LEAVE_TIME);
-    for shard in &shards {
-        // A thread that has ended needs no telling.
-        let _ = shard.commands.send(Command::Drain { until });
-    }
-    // Others must not take over what is still being finished.
-    let drained = async {
-        for shard in &mut shards {
-            (&mut shard.ended).await.ok();
-        }
-    };
+    // Leases that cannot be given back end by themselves.
+    let leave = tokio::time::timeout(LEAVE_TIME, intake::leave(&*pubsub, &worker));
     tokio::select! {
-        () = drained => {}
-        () = recover::beat(&*broker, &worker) => {}
+        _ = async { tokio::join!(drain(&mut shards, until), leave) } => {}
+        // Others must not take over what is still being finished.
+        () = recover::beat(&*broker, &worker, report, readiness) => {}
         () = tokio::time::sleep(worker.drain_timeout) => tracing::warn!("not everything could be drained in time"),
     }
     if !matches!(tokio::time::timeout(LEAVE_TIME, broker.resign(&worker.id)).await, Ok(Ok(()))) {
@@ -184,6 +221,37 @@ pub async fn serve(
     }
     let joined: Vec<_> = shards.into_iter().map(|shard| shard.thread.join()).collect();
     if panicked || joined.iter().any(Result::is_err) { Err(PipelineError::Panicked) } else { Ok(()) }
+}
+
+/// What this worker says of itself.
+fn report(worker: &Worker, deployments: &[Arc<Deployment>], stats: &Stats) -> WorkerReport {
+    let handlers = deployments.iter().filter_map(|deployment| {
+        let stats = stats.get(deployment.name())?;
+        Some((deployment.name().to_owned(), HandlerReport::new(&deployment.digest, stats)))
+    });
+    WorkerReport {
+        worker: worker.id.to_string(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        pid: std::process::id(),
+        started_ms: worker.started_ms,
+        threads: worker.threads,
+        handlers: handlers.collect(),
+    }
+}
+
+/// Tells the threads to finish until then at the latest, and waits until they have.
+async fn drain(shards: &mut [RunningShard], until: Instant) {
+    for shard in &*shards {
+        // A thread that has ended needs no telling.
+        let _ = shard.commands.send(Command::Drain { until });
+    }
+    for shard in shards {
+        // One that ended by itself has said so before.
+        if !shard.ended.is_terminated() {
+            (&mut shard.ended).await.ok();
+        }
+    }
 }
 
 /// A running thread.

@@ -35,13 +35,14 @@ pub struct HandlerStats {
     pub published: Counter,
     /// Events of a type that the handler does not want, acknowledged without running it.
     pub skipped: Counter,
-    /// Deliveries whose outcome somebody else had decided first; nothing was written.
+    /// Deliveries whose outcome somebody else had decided first; nothing was written. Those that had to be sent again,
+    /// because the answer was lost, are not counted: the first may have been this worker.
     pub superseded: Counter,
     /// Pending entries whose payload had been trimmed away.
     pub trimmed: Counter,
     /// Bytes of guest logs that were over the limit.
     pub log_bytes_dropped: Counter,
-    /// The handler is stopped because the broker refuses its writes: 1, else 0.
+    /// The threads on which the handler stands still because the broker refuses its writes.
     pub blocked: AtomicU64,
     durations: Mutex<Histogram<u64>>,
 }
@@ -70,6 +71,11 @@ impl HandlerStats {
         let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         // An auto-resizing histogram takes every value.
         let _ = self.durations().record(nanos);
+    }
+
+    /// Whether the handler is stopped because the broker refuses its writes.
+    pub fn is_blocked(&self) -> bool {
+        self.blocked.load(Ordering::Relaxed) > 0
     }
 
     /// The durations in nanoseconds.

@@ -5,9 +5,11 @@
 mod dead_letters;
 mod fixture;
 mod publishing;
+mod pubsub;
 mod races;
 mod reading;
 mod redis_only;
+mod retention;
 mod retries;
 mod settling;
 mod takeover;
@@ -67,6 +69,22 @@ over_both_brokers! {
         two_hundred_settlements_in_one_call,
         the_same_entry_twice_in_one_call_is_settled_once,
     }
+    pubsub::{
+        everybody_hears_the_same_in_the_same_order,
+        a_channel_is_not_a_pattern_and_a_pattern_is_not_a_channel,
+        a_lease_belongs_to_one_until_it_ends,
+        only_the_holder_takes_in,
+        what_was_taken_in_can_be_read,
+    }
+    retention::{
+        a_stream_without_groups_is_cut_to_its_length,
+        old_entries_go_and_young_ones_stay,
+        an_entry_that_is_pending_holds_back_all_that_follow,
+        a_parked_entry_holds_back_too,
+        a_group_that_lags_holds_back_what_it_has_not_read,
+        reading_and_trimming_at_once_lose_nothing,
+        what_is_not_there_is_not_trimmed,
+    }
     retries::{
         a_parked_entry_comes_back_when_it_is_due,
         a_parked_entry_is_not_offered_early,
@@ -78,6 +96,7 @@ over_both_brokers! {
     }
     takeover::{
         a_takeover_counts_and_goes_oldest_first,
+        what_one_takes_from_oneself_counts_no_attempt,
         a_suspect_is_taken_alone,
         a_suspect_stops_what_comes_before_it,
         a_zombie_may_neither_park_nor_give_up,
@@ -91,7 +110,9 @@ over_both_brokers! {
         a_dead_letter_of_a_trimmed_entry_keeps_the_evidence,
         a_dead_letter_keeps_thousands_of_fields,
         a_redriven_event_comes_back_once_and_begins_anew,
+        a_redriven_event_that_dies_again_keeps_its_original,
         only_dead_letters_are_redriven,
+        a_dead_letter_without_its_original_is_not_redriven,
     }
     races::{
         two_readers_at_once_never_get_the_same_entry,

@@ -122,11 +122,36 @@ fn what_was_malformed_stays_it_and_keeps_its_bytes() {
         let letter = mill.entries("faults.dead").remove(0);
         let original = &letter.1[letter.1.len() - fields.len()..];
         assert!(original.iter().zip(fields).all(|((a, b), (c, d))| a == c && b == d), "{letter:?}");
+        assert_eq!(text(&letter, "dl_original_fields"), "3", "{letter:?}");
         assert_eq!(dlq(&mill, &["redrive", "faults", &id])["redriven"], json!([id]));
         mill.wait_settled();
         let again = mill.wait_for("faults.dead", 1);
         assert!(again.len() == 1 && again[0].0 != id, "a new dead letter");
     }
+}
+
+#[test]
+fn what_has_lost_its_original_is_not_redriven_and_holds_up_no_other() {
+    let mut mill = Mill::new("");
+    mill.add("1", "reject", b"");
+    mill.wait_for("faults.dead", 1);
+    let evidence: [(&[u8], &[u8]); 4] = [
+        (b"dl_stream", b"faults.in"),
+        (b"dl_entry_id", b"1-0"),
+        (b"dl_handler", b"faults"),
+        (b"dl_original_fields", b"0"),
+    ];
+    let bare = mill.add_raw("faults.dead", &evidence);
+    mill.add("2", "reject", b"");
+    mill.wait_for("faults.dead", 3);
+    let output = run(&mill, &["redrive", "faults", "--all"]);
+    let said = said(&output);
+    assert!(code(&output) == 1 && said.contains("redriven: 2") && said.contains(&bare), "{said}");
+    assert!(said.contains("trimmed") && said.contains("wasmill dlq drop"), "{said}");
+    // Both come back, behind the one that stays.
+    let left = mill.wait_for("faults.dead", 3);
+    assert_eq!((left.len(), &left[0].0), (3, &bare));
+    mill.wait_settled();
 }
 
 /// Two handlers that share a dead-letter stream, each with two dead letters in it.

@@ -101,11 +101,17 @@ impl Mill {
         seconds * 1000 + micros / 1000
     }
 
-    fn metric(&self, name: &str) -> f64 {
+    /// All metrics of the worker.
+    pub(super) fn metrics(&self) -> String {
         let mut stream = TcpStream::connect(("127.0.0.1", self.admin)).unwrap();
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n").unwrap();
         let mut text = String::new();
         stream.read_to_string(&mut text).unwrap();
+        text
+    }
+
+    fn metric(&self, name: &str) -> f64 {
+        let text = self.metrics();
         let line = text.lines().find(|line| line.starts_with(&format!("{name}{{handler=\"faults\"}}")));
         line.unwrap_or_else(|| panic!("no {name} in {text}")).rsplit(' ').next().unwrap().parse().unwrap()
     }
@@ -119,7 +125,7 @@ impl Mill {
 fn config(server: &RedisServer, admin: u16, settings: &str) -> String {
     format!(
         "[redis]\nurl = \"{}\"\n[admin]\nlisten = \"127.0.0.1:{admin}\"\n\
-         [worker]\nthreads = 2\nheartbeat = \"200ms\"\nheartbeat_ttl = \"1s\"\n\
+         [worker]\nthreads = 2\nheartbeat = \"200ms\"\nheartbeat_ttl = \"1s\"\nretention_interval = \"50ms\"\n\
          [limits]\ndeadline = \"300ms\"\nmemory = \"8 MiB\"\nevent_bytes = \"64 KiB\"\n\
          [retry]\nmax_attempts = 3\nbase = \"10ms\"\ncap = \"50ms\"\n\
          [handlers.faults]\ncomponent = \"{}\"\nstreams = [\"faults.in\"]\npublishes = [\"faults.out\"]\n{settings}\n",

@@ -89,7 +89,7 @@ impl Mill {
 
     fn metric(&self, name: &str) -> f64 {
         let mut stream = TcpStream::connect(("127.0.0.1", self.admin)).unwrap();
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n").unwrap();
         let mut text = String::new();
         stream.read_to_string(&mut text).unwrap();
         let line = text.lines().find(|line| line.starts_with(&format!("{name}{{handler=\"faults\"}}")));

@@ -162,6 +162,94 @@ fn a_wrong_password_and_a_missing_permission_are_told_apart() {
         assert!(worker.stderr_text().contains("not authenticated"), "{}", worker.stderr_text());
         assert!(worker.stderr_text().contains("redis.password_env"), "{}", worker.stderr_text());
     }
+    let client = redis::Client::open(format!("redis://:right@127.0.0.1:{}/", server.port())).unwrap();
+    let mut redis = client.get_connection().unwrap();
+    let user = ["SETUSER", "limited", "on", ">secret", "~*", "+@all", "-xgroup"];
+    redis::cmd("ACL").arg(&user).query::<()>(&mut redis).unwrap();
+    let settings = format!("{}\nusername = \"limited\"\npassword_env = \"WASMILL_TEST_PASSWORD\"", url(&server));
+    let mut worker = Worker::spawn_with(&config(&settings), |command| {
+        command.env("WASMILL_TEST_PASSWORD", "secret");
+    });
+    assert_eq!(worker.wait_exit(DEADLINE).code(), Some(1));
+    let said = worker.stderr_text();
+    assert!(said.contains("no permission") && said.contains("xgroup") && said.contains("ACL SETUSER"), "{said}");
+    assert!(!said.contains("not authenticated"), "{said}");
+}
+
+#[test]
+fn a_server_that_evicts_is_refused() {
+    let server = RedisServer::start_with(&["--maxmemory-policy", "allkeys-lru"]);
+    let mut worker = Worker::spawn(&config(&url(&server)));
+    assert_eq!(worker.wait_exit(DEADLINE).code(), Some(1));
+    let said = worker.stderr_text();
+    assert!(said.contains("maxmemory-policy is allkeys-lru") && said.contains("noeviction"), "{said}");
+}
+
+/// How often the threads that run handlers have gone to sleep.
+fn sleeps(worker: &Worker) -> u64 {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", worker.pid())).unwrap();
+    let shards = tasks
+        .map(|task| task.unwrap().path())
+        .filter(|task| std::fs::read_to_string(task.join("comm")).is_ok_and(|name| name.starts_with("shard-")));
+    let count = |task: std::path::PathBuf| -> u64 {
+        let status = std::fs::read_to_string(task.join("status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")).unwrap();
+        line.trim().parse().unwrap()
+    };
+    shards.map(count).sum()
+}
+
+/// A thread that can do nothing sleeps, though a parked event of the handler is due.
+#[test]
+fn a_handler_that_stands_still_costs_nothing() {
+    let server = RedisServer::start();
+    let mut redis = connect(&server);
+    let config = format!("{}[handlers.faults.limits]\nconcurrency = 1\n", config(&url(&server)));
+    let first = Worker::spawn(&config);
+    says(&first, "ready");
+    stop(first);
+    // Parked and, beside it, refused.
+    add(&mut redis, "1", "retry");
+    add(&mut redis, "2", "echo");
+    redis::cmd("CONFIG").arg(&["SET", "maxmemory", "1"]).query::<()>(&mut redis).unwrap();
+    let worker = Worker::spawn(&config);
+    says(&worker, "settle_refused");
+    let due =
+        || -> u64 { redis::cmd("ZCARD").arg("wasmill:due:faults:faults.in").query(&mut connect(&server)).unwrap() };
+    eventually("one to be parked", DEADLINE, || (due() == 1).then_some(()));
+    std::thread::sleep(Duration::from_millis(100));
+    let before = sleeps(&worker);
+    std::thread::sleep(Duration::from_secs(1));
+    let during = sleeps(&worker) - before;
+    assert!(during < 200, "{during} times a second");
+    assert_eq!(due(), 1, "it is due all the time");
+    redis::cmd("CONFIG").arg(&["SET", "maxmemory", "0"]).query::<()>(&mut redis).unwrap();
+    eventually("both follow-ups", DEADLINE, || (length(&mut redis, "faults.out") == 2).then_some(()));
+    stop(worker);
+}
+
+/// A stream that is none (any more) is no reason to leave the others alone.
+#[test]
+fn one_bad_stream_does_not_stop_the_take_over_of_others() {
+    let server = RedisServer::start();
+    let mut redis = connect(&server);
+    redis::cmd("XGROUP").arg(&["CREATE", "faults.in", "faults", "0", "MKSTREAM"]).query::<()>(&mut redis).unwrap();
+    add(&mut redis, "1", "echo");
+    // Another worker has it, and seems to live.
+    let mut command = redis::cmd("XREADGROUP");
+    command.arg(&["GROUP", "faults", "wasmill-other.0", "STREAMS", "faults.in", ">"]);
+    let _: redis::Value = command.query(&mut redis).unwrap();
+    redis::cmd("SET").arg(&["wasmill:worker:wasmill-other", "1"]).query::<()>(&mut redis).unwrap();
+    let config = config(&url(&server)).replace("[\"faults.in\"]", "[\"a.bad\", \"faults.in\"]");
+    let worker = Worker::spawn(&config);
+    says(&worker, "ready");
+    redis::cmd("DEL").arg("a.bad").query::<()>(&mut redis).unwrap();
+    redis::cmd("SET").arg(&["a.bad", "a string"]).query::<()>(&mut redis).unwrap();
+    says(&worker, "cannot look for dead workers");
+    assert_eq!(length(&mut redis, "faults.out"), 0, "the other one lives");
+    redis::cmd("DEL").arg("wasmill:worker:wasmill-other").query::<()>(&mut redis).unwrap();
+    eventually("its event to be handled", DEADLINE, || (length(&mut redis, "faults.out") == 1).then_some(()));
+    stop(worker);
 }
 
 /// The example in ARCHITECTURE.md, word for word, is enough for a worker.
@@ -176,8 +264,14 @@ fn the_documented_permissions_are_enough() {
     let words: Vec<&str> = example.split_whitespace().collect();
     redis::cmd(words[0]).arg(&words[1..]).query::<()>(&mut redis).unwrap();
     let settings = format!("{}\nusername = \"wasmill\"\npassword_env = \"WASMILL_TEST_PASSWORD\"", url(&server));
-    let worker = Worker::spawn_with(&config(&settings), |command| {
-        command.env("WASMILL_TEST_PASSWORD", "secret");
+    let intake = text.lines().find(|line| line.contains("ACL SETUSER wasmill +get")).expect("that of an intake, too");
+    let words: Vec<&str> = intake.split_whitespace().collect();
+    redis::cmd(words[0]).arg(&words[1..]).query::<()>(&mut redis).unwrap();
+    let retention = "[streams.\"faults.in\"]\nmax_length = 1";
+    let intake = "[intake.prices]\nchannel = \"prices.*\"\nstream = \"faults.prices\"";
+    let more = format!("{}\n{retention}\n{intake}\n", config(&settings));
+    let worker = Worker::spawn_with(&more, |command| {
+        command.env("WASMILL_TEST_PASSWORD", "secret").env("WASMILL_WORKER__RETENTION_INTERVAL", "50ms");
     });
     says(&worker, "ready");
     for r#type in ["echo", "retry", "reject", "ok"] {
@@ -186,6 +280,10 @@ fn the_documented_permissions_are_enough() {
     eventually("two follow-ups", DEADLINE, || (length(&mut redis, "faults.out") == 2).then_some(()));
     eventually("a dead letter", DEADLINE, || (length(&mut redis, "faults.dead") == 1).then_some(()));
     eventually("nothing to be pending", DEADLINE, || (pending(&mut redis) == 0).then_some(()));
+    says(&worker, "listening");
+    redis::cmd("PUBLISH").arg(&["prices.eur", "1"]).query::<()>(&mut redis).unwrap();
+    eventually("a message to be taken in", DEADLINE, || (length(&mut redis, "faults.prices") == 1).then_some(()));
+    eventually("the stream to be trimmed", DEADLINE, || (length(&mut redis, "faults.in") == 1).then_some(()));
     assert!(!worker.stderr_text().contains("NOPERM"), "{}", worker.stderr_text());
     stop(worker);
     // One permission less, and the worker says which one it misses.
@@ -201,36 +299,36 @@ fn the_documented_permissions_are_enough() {
 fn a_poison_event_that_kills_workers_becomes_a_dead_letter_and_takes_nobody_along() {
     let server = RedisServer::start();
     let mut redis = connect(&server);
-    redis::cmd("XGROUP").arg(&["CREATE", "faults.in", "faults", "0", "MKSTREAM"]).query::<()>(&mut redis).unwrap();
-    add(&mut redis, "poison", "ok");
+    // One at a time, so that the second event waits behind the first one.
+    let config = format!(
+        "{}max_attempts = 3\n[handlers.faults.limits]\nconcurrency = 1\ndeadline = \"5m\"\n",
+        config(&url(&server)).replace("[worker]\n", "[worker]\nthreads = 1\n")
+    );
+    let mut command = redis::cmd("XADD");
+    command.arg(&["faults.in", "*", "ce_id", "poison", "ce_source", "/test", "ce_type", "sleep", "data", "300000"]);
+    let poison: String = command.query(&mut redis).unwrap();
     add(&mut redis, "innocent", "echo");
-    // Five workers that no longer live have had both, one after the other.
-    for life in 0..5 {
-        let consumer = format!("wasmill-gone-{life}.0");
-        let mut command = redis::cmd("XREADGROUP");
-        command.arg(&["GROUP", "faults", &consumer, "STREAMS", "faults.in", ">"]);
-        let _: redis::Value = command.query(&mut redis).unwrap();
-        let ids: Vec<Vec<redis::Value>> =
-            redis::cmd("XPENDING").arg(&["faults.in", "faults", "-", "+", "10"]).query(&mut redis).unwrap();
-        for (at, entry) in ids.iter().enumerate() {
-            // The innocent one was taken along twice only.
-            if life > 0 && (at == 0 || life < 2) {
-                let id: String = redis::from_redis_value_ref(&entry[0]).unwrap();
-                let mut command = redis::cmd("XCLAIM");
-                let _: redis::Value =
-                    command.arg(&["faults.in", "faults", &consumer, "0", &id]).query(&mut redis).unwrap();
-            }
-        }
+    // Whoever has it dies of it.
+    for life in 1..=3_u64 {
+        let mut worker = Worker::spawn(&config);
+        eventually(&format!("worker {life} to run it"), DEADLINE, || {
+            let mut command = redis::cmd("XPENDING");
+            command.arg(&["faults.in", "faults", "IDLE", "100", &poison, &poison, "1"]);
+            let found: Vec<(String, String, u64, u64)> = command.query(&mut redis).unwrap_or_default();
+            found.first().is_some_and(|found| found.3 == life).then_some(())
+        });
+        worker.kill();
     }
-    let worker = Worker::spawn(&config(&url(&server)));
+    let worker = Worker::spawn(&config);
     eventually("the dead letter", DEADLINE, || (length(&mut redis, "faults.dead") == 1).then_some(()));
     eventually("the innocent event", DEADLINE, || (length(&mut redis, "faults.out") == 1).then_some(()));
     eventually("nothing to be pending", DEADLINE, || (pending(&mut redis) == 0).then_some(()));
     let mut command = redis::cmd("XRANGE");
     let letters: Vec<(String, Vec<String>)> = command.arg(&["faults.dead", "-", "+"]).query(&mut redis).unwrap();
+    assert_eq!(letters.len(), 1);
     let fields = &letters[0].1;
     let value = |name: &str| &fields[fields.iter().position(|field| field == name).unwrap() + 1];
-    assert_eq!((value("dl_class").as_str(), value("dl_attempts").as_str()), ("worker_lost", "5"));
+    assert_eq!((value("dl_class").as_str(), value("dl_attempts").as_str()), ("worker_lost", "3"));
     assert_eq!(value("ce_id"), "poison");
     stop(worker);
 }

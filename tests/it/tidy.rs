@@ -111,7 +111,7 @@ fn broker_and_wasm_do_not_know_each_other() {
 
 #[test]
 fn pure_modules_know_no_io_and_no_clock() {
-    const PURE: [&str; 6] = ["event", "envelope", "generate", "route", "schedule", "outcome"];
+    const PURE: [&str; 7] = ["event", "envelope", "schema", "generate", "route", "schedule", "outcome"];
     const IMPURE: [&str; 9] = [
         "tokio",
         "redis::",

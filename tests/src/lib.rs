@@ -5,6 +5,7 @@
 
 mod build;
 pub mod guests;
+pub mod mill;
 mod process;
 pub mod redis_server;
 pub mod worker;

@@ -57,6 +57,7 @@ fn handle(event: &Event, delivery: &Delivery) -> Result<(), Failure> {
         "log" => log_one(event),
         "echo" => echo(event, delivery),
         "batch" => batch(),
+        "version" => version(event),
         "remember" => remember(),
         "random" => random(),
         "files" => files(),
@@ -177,6 +178,12 @@ fn echo(event: &Event, delivery: &Delivery) -> Result<(), Failure> {
 fn batch() -> Result<(), Failure> {
     publish_batch(&["one", "two", "three"].map(|kind| Draft::json(OUT, kind, b"{}")))?;
     Ok(())
+}
+
+/// Publishes the schema version of its event, as a handler sees it that turns older data into newer.
+fn version(event: &Event) -> Result<(), Failure> {
+    let version = serde_json::json!({ "version": event.schema_version });
+    publish_one("versioned", version.to_string().as_bytes())
 }
 
 /// Publishes how many events this instance has seen: always 1 if each one gets a fresh instance.

@@ -15,6 +15,13 @@ pub const STREAM: &str = "dl_stream";
 /// The entry in that stream.
 pub const ENTRY: &str = "dl_entry_id";
 
+/// Why an entry cannot be redriven.
+pub const NOT_A_DEAD_LETTER: &str = "it is not a dead letter";
+/// Why a dead letter cannot be redriven, and what to do.
+pub const NO_ORIGINAL: &str = "it does not hold the original event, which had been trimmed from its stream or has more \
+                               than 3,000 fields. Look at it with `wasmill dlq show`, publish the event anew if it is \
+                               needed, and delete the dead letter with `wasmill dlq drop`";
+
 /// The evidence as names and values, without [`ORIGINAL`].
 pub fn evidence(letter: &DeadLetter) -> [(&'static str, Cow<'_, str>); 11] {
     [
@@ -90,16 +97,45 @@ pub fn parse_inbox(fields: Fields) -> Option<InboxEntry> {
 
 /// Evidence and original of a dead letter's or an inbox entry's fields.
 fn split(mut fields: Fields) -> Option<(Fields, Fields)> {
-    let at = fields.iter().position(|(name, _)| name == ORIGINAL.as_bytes())?;
+    let at = original_at(&fields)?;
     let original = fields.split_off(at + 1);
     let (_, count) = fields.pop()?;
     (count == original.len().to_string().as_bytes()).then_some((fields, original))
 }
 
-/// The fields of the inbox entry that a dead letter becomes; `None` if the fields are no dead letter.
-pub fn to_inbox(fields: &Fields) -> Option<Fields> {
-    let at = fields.iter().position(|(name, _)| name == ORIGINAL.as_bytes())?;
+/// The field of an inbox entry that says that it is a replay; its value is the id of the run, which enters the ids of
+/// follow-ups, or empty to keep those of the first run.
+pub const REPLAY: &str = "wasmill_replay";
+
+/// The fields of an inbox entry. `replay` is the value of [`REPLAY`].
+pub fn inbox_fields(stream: &str, entry: EntryId, original: Fields, replay: Option<&str>) -> Fields {
+    let count = original.len().to_string();
+    let entry = entry.to_string();
+    let head = [(STREAM, stream), (ENTRY, &entry)].into_iter();
+    let head = head.chain(replay.map(|run| (REPLAY, run))).chain([(ORIGINAL, count.as_str())]);
+    head.map(|(name, value)| (name.as_bytes().to_vec(), value.as_bytes().to_vec())).chain(original).collect()
+}
+
+/// The fields of the inbox entry that a dead letter becomes; else why it cannot become one.
+pub fn to_inbox(fields: &Fields) -> Result<Fields, &'static str> {
+    let at = original_at(fields).ok_or(NOT_A_DEAD_LETTER)?;
+    if fields[at].1 == b"0" {
+        return Err(NO_ORIGINAL);
+    }
     let keep = |name: &[u8]| name == STREAM.as_bytes() || name == ENTRY.as_bytes();
     let head = fields[..at].iter().filter(|(name, _)| keep(name));
-    Some(head.chain(&fields[at..]).cloned().collect())
+    Ok(head.chain(&fields[at..]).cloned().collect())
+}
+
+/// The fields of an inbox entry behind what wasmill wrote before them; all of them if it wrote nothing.
+pub fn without_head(mut fields: Fields) -> Fields {
+    match original_at(&fields) {
+        Some(at) => fields.split_off(at + 1),
+        None => fields,
+    }
+}
+
+/// Where the evidence ends.
+fn original_at(fields: &Fields) -> Option<usize> {
+    fields.iter().position(|(name, _)| name == ORIGINAL.as_bytes())
 }

@@ -10,13 +10,26 @@ use super::Source;
 /// The tenant of everything that names none.
 pub const DEFAULT_TENANT: &str = "default";
 
+/// What the names of wasmill's own keys and channels begin with.
+pub const PREFIX: &str = "wasmill:";
+
 /// The consumer that holds the entries which wait for another attempt. It never reads.
 pub const PARKED_CONSUMER: &str = "wasmill-parked";
 
 /// What the names of wasmill's own consumers begin with. Consumers with other names belong to other programs.
 pub const CONSUMER_PREFIX: &str = "wasmill-";
 
-/// The heartbeat of a worker: exists while the worker lives.
+/// The sorted set of workers: when each one's heartbeat ends, in milliseconds since the Unix epoch.
+pub const WORKERS: &str = "wasmill:workers";
+
+const INBOX_PREFIX: &str = "wasmill:inbox:";
+
+/// Whether the key is that of an inbox: its entries hold an original, with the place that it came from before it.
+pub fn is_inbox(key: &str) -> bool {
+    key.starts_with(INBOX_PREFIX)
+}
+
+/// The heartbeat of a worker: exists while the worker lives, and holds what it says of itself.
 pub fn heartbeat(worker: &str) -> String {
     format!("wasmill:worker:{worker}")
 }
@@ -25,6 +38,16 @@ pub fn heartbeat(worker: &str) -> String {
 pub fn worker_of(consumer: &str) -> Option<&str> {
     let (worker, _) = consumer.rsplit_once('.')?;
     (worker.starts_with(CONSUMER_PREFIX)).then_some(worker)
+}
+
+/// How far the writing of an intake has come; `intake` is what [`Namespace::intake`] gives.
+pub fn intake_position(intake: &str) -> String {
+    format!("{intake}:at")
+}
+
+/// The channel of an intake's marks.
+pub fn intake_marks(intake: &str) -> String {
+    format!("{intake}:marks")
 }
 
 /// The name of the dead-letter stream of a handler that does not set `dead_letter`.
@@ -51,7 +74,12 @@ impl Namespace {
 
     /// The stream that only this handler reads: redriven dead letters arrive here.
     pub fn inbox(&self, handler: &str) -> Arc<str> {
-        format!("wasmill:inbox:{}{handler}", self.prefix).into()
+        format!("{INBOX_PREFIX}{}{handler}", self.prefix).into()
+    }
+
+    /// An intake: the key of its lease, which exists while a worker has it.
+    pub fn intake(&self, name: &str) -> Arc<str> {
+        format!("wasmill:intake:{}{name}", self.prefix).into()
     }
 
     /// A stream as the group of a handler reads it.

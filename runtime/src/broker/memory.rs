@@ -3,17 +3,23 @@
 //! [`state`] is the keyspace and its rules, without any waiting; here it is shared, and readers are woken. Nothing is
 //! bounded or written to disk: what is in it lives as long as the process.
 
+mod pubsub;
 mod state;
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::StreamExt as _;
+use futures::stream::BoxStream;
 use tokio::sync::Notify;
 
+use self::pubsub::Channels;
 use self::state::State;
+use super::pubsub::{Heard, Lease, Position, PubSub};
 use super::{
-    Broker, BrokerError, Claimed, ConsumerInfo, Cursor, Entry, EntryId, Fields, Inspect, Settled, Source, StreamInfo,
+    Broker, BrokerError, Claimed, ConsumerInfo, Cursor, Entry, EntryId, Fields, Inspect, PendingEntry, Replay,
+    Replayed, ServerInfo, Settled, Source, StreamInfo, Trimmed,
 };
 use crate::envelope;
 use crate::outcome::{Publication, Settlement};
@@ -27,6 +33,7 @@ pub struct MemoryBroker {
 #[derive(Default)]
 struct Shared {
     state: Mutex<State>,
+    channels: Mutex<Channels>,
     appended: Notify,
     interrupted: Notify,
 }
@@ -41,6 +48,10 @@ impl MemoryBroker {
         self.shared.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
+    fn channels(&self) -> MutexGuard<'_, Channels> {
+        self.shared.channels.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
     /// Appends an entry as it is, like XADD.
     pub fn append(&self, key: &str, fields: Fields) -> EntryId {
         let id = self.state().append(key, fields);
@@ -48,9 +59,9 @@ impl MemoryBroker {
         id
     }
 
-    /// Removes all but the newest `keep` entries, like XTRIM MAXLEN.
-    pub fn trim(&self, key: &str, keep: usize) {
-        self.state().trim(key, keep);
+    /// Removes all but the newest `keep` entries, settled or not, like XTRIM MAXLEN.
+    pub fn cut(&self, key: &str, keep: usize) {
+        self.state().cut(key, keep);
     }
 
     /// Removes a stream with its groups, like DEL.
@@ -128,8 +139,8 @@ impl Broker for MemoryBroker {
         self.state().remove_consumer(source, consumer)
     }
 
-    async fn heartbeat(&self, worker: &str, ttl: Duration) -> Result<(), BrokerError> {
-        self.state().heartbeat(worker, ttl);
+    async fn heartbeat(&self, worker: &str, report: &str, ttl: Duration) -> Result<(), BrokerError> {
+        self.state().heartbeat(worker, report, ttl);
         Ok(())
     }
 
@@ -154,13 +165,86 @@ impl Broker for MemoryBroker {
 }
 
 #[async_trait]
+impl PubSub for MemoryBroker {
+    async fn listen(&self, channel: &str, intake: &str) -> Result<BoxStream<'static, Heard>, BrokerError> {
+        let mut heard = self.channels().listen(channel, intake);
+        Ok(futures::stream::poll_fn(move |context| heard.poll_recv(context)).boxed())
+    }
+
+    async fn publish_message(&self, channel: &str, payload: &[u8]) -> Result<u64, BrokerError> {
+        Ok(self.channels().publish(channel, payload))
+    }
+
+    async fn lease(&self, intake: &str, owner: &str, ttl: Duration) -> Result<Lease, BrokerError> {
+        Ok(self.channels().lease(intake, owner, ttl))
+    }
+
+    async fn release(&self, intake: &str, owner: &str) -> Result<(), BrokerError> {
+        self.channels().release(intake, owner);
+        Ok(())
+    }
+
+    async fn take_in(
+        &self,
+        intake: &str,
+        owner: &str,
+        ttl: Duration,
+        position: &Position,
+        events: &[Publication],
+    ) -> Result<bool, BrokerError> {
+        // Held until the events are there: nobody may take over between the two.
+        let mut channels = self.channels();
+        let held = channels.advance(intake, owner, ttl, position);
+        if held {
+            let mut state = self.state();
+            for one in events {
+                state.append(&one.key, envelope::fields(&one.event));
+            }
+        }
+        drop(channels);
+        self.shared.appended.notify_waiters();
+        Ok(held)
+    }
+}
+
+#[async_trait]
 impl Inspect for MemoryBroker {
     async fn stream(&self, key: &str) -> Result<Option<StreamInfo>, BrokerError> {
         Ok(self.state().stream_info(key))
     }
 
     async fn range(&self, key: &str, from: EntryId, to: EntryId, count: usize) -> Result<Vec<Entry>, BrokerError> {
-        Ok(self.state().range(key, from, to, count))
+        Ok(self.state().range(key, from, to, count, false))
+    }
+
+    async fn range_back(&self, key: &str, from: EntryId, to: EntryId, count: usize) -> Result<Vec<Entry>, BrokerError> {
+        Ok(self.state().range(key, from, to, count, true))
+    }
+
+    async fn server(&self) -> Result<Option<ServerInfo>, BrokerError> {
+        Ok(None)
+    }
+
+    async fn stream_keys(&self, limit: usize) -> Result<Vec<String>, BrokerError> {
+        Ok(self.state().stream_keys(limit))
+    }
+
+    async fn memory(&self, key: &str) -> Result<Option<u64>, BrokerError> {
+        Ok(self.state().memory(key))
+    }
+
+    async fn pending(&self, source: &Source, from: EntryId, count: usize) -> Result<Vec<PendingEntry>, BrokerError> {
+        self.state().pending(source, from, count)
+    }
+
+    async fn replay(&self, replay: &Replay<'_>) -> Result<Replayed, BrokerError> {
+        let replayed = self.state().replay(replay);
+        self.shared.appended.notify_waiters();
+        Ok(replayed)
+    }
+
+    async fn workers(&self) -> Result<Vec<(String, String)>, BrokerError> {
+        Ok(self.state().workers())
     }
 
     async fn redrive(&self, dead_key: &str, entry: EntryId, inbox_key: &str) -> Result<bool, BrokerError> {
@@ -172,6 +256,15 @@ impl Inspect for MemoryBroker {
     async fn remove_streams(&self, keys: &[&str]) -> Result<(), BrokerError> {
         keys.iter().for_each(|key| self.delete_stream(key));
         Ok(())
+    }
+
+    async fn trim(
+        &self,
+        key: &str,
+        max_length: Option<usize>,
+        older_than: Option<Duration>,
+    ) -> Result<Trimmed, BrokerError> {
+        Ok(self.state().trim(key, max_length, older_than))
     }
 
     async fn delete(&self, key: &str, entries: &[EntryId]) -> Result<usize, BrokerError> {

@@ -1,11 +1,12 @@
 //! The broker on Redis Streams, Redis 7.0 command set.
 //!
-//! [`link`] keeps the connections, [`settle`] writes decisions, [`publish`] writes events, [`reply`] reads answers. Every step that must be atomic
-//! is a Lua script in `redis/*.lua`.
+//! [`link`] keeps the connections, [`settle`] writes decisions, [`publish`] writes events, [`reply`] reads answers. Every
+//! step that must be atomic is a Lua script in `redis/*.lua`, or a transaction where that is enough.
 
 mod inspect;
 mod link;
 mod publish;
+mod pubsub;
 mod reply;
 mod script;
 mod settle;
@@ -192,17 +193,20 @@ impl Broker for RedisBroker {
         Ok(reply::integer(&reply)? == 1)
     }
 
-    async fn heartbeat(&self, worker: &str, ttl: Duration) -> Result<(), BrokerError> {
+    async fn heartbeat(&self, worker: &str, report: &str, ttl: Duration) -> Result<(), BrokerError> {
         let key = keys::heartbeat(worker);
         let ttl = ttl.as_millis() as u64;
         let arguments = |command: &mut ::redis::Cmd| {
-            command.arg(ttl);
+            command.arg(ttl).arg(worker).arg(report);
         };
-        Script::Heartbeat.run(&self.requests, &[&key], arguments).await.map(drop)
+        Script::Heartbeat.run(&self.requests, &[&key, keys::WORKERS], arguments).await.map(drop)
     }
 
     async fn resign(&self, worker: &str) -> Result<(), BrokerError> {
-        self.requests.query::<i64>(::redis::cmd("DEL").arg(keys::heartbeat(worker))).await.map(|_| ())
+        let mut pipeline = ::redis::pipe();
+        pipeline.cmd("DEL").arg(keys::heartbeat(worker)).ignore();
+        pipeline.cmd("ZREM").arg(keys::WORKERS).arg(worker).ignore();
+        self.requests.pipeline(&pipeline).await
     }
 
     async fn alive(&self, workers: &[String]) -> Result<Vec<bool>, BrokerError> {

@@ -6,7 +6,7 @@ use clap::Parser;
 use serde_json::json;
 use wasmill::app::{self, BuildError};
 use wasmill::broker::keys::Namespace;
-use wasmill::config::{Config, environment};
+use wasmill::config::{Config, SchemasConfig, environment};
 
 use super::report::USAGE;
 use super::{Context, Report, print_json};
@@ -34,13 +34,21 @@ fn faults(context: &Context) -> Result<(Vec<String>, usize), Report> {
     let Some(file) = &context.file else {
         return Err(Report::usage("there is no configuration to check: name it with --config"));
     };
-    let config = match Config::load(file, environment()) {
+    let mut config = match Config::load(file, environment()) {
         Ok(config) => config,
         Err(errors) => return Ok((errors.0.iter().map(ToString::to_string).collect(), 0)),
     };
     let mut faults = Vec::new();
     if let Err(error) = app::redis_settings(&config) {
         faults.push(format!("{}: {error}", file.display()));
+    }
+    if let Err(error) = config.admin.token() {
+        faults.push(format!("{}: {error}", file.display()));
+    }
+    if let Err(schemas) = app::schemas(&config) {
+        faults.extend(schemas.0.iter().map(|fault| format!("{}: schemas.directory: {fault}", file.display())));
+        // They have been reported; the components can be looked at without them.
+        config.schemas = SchemasConfig::default();
     }
     let engine = app::engine(&config).map_err(Report::failure)?;
     let cache = app::cache(&config).unwrap_or_else(|error| {

@@ -20,6 +20,7 @@ use wasmill::broker::{Broker, EntryId, Inspect, dead_letter};
 use wasmill::config::{Config, environment};
 use wasmill::outcome::Publication;
 use wasmill::pipeline::{self, Backend, Deployment, Stats};
+use wasmill::readiness::Readiness;
 use wasmill::stats::HandlerStats;
 use wasmill::{app, envelope};
 
@@ -135,8 +136,10 @@ impl<B: Broker + Inspect + 'static> Shop<B> {
             // A dropped sender is a stop, too.
             let _ = stopped.await;
         };
-        let worker = app::worker(&self.config);
-        let serve = pipeline::serve(worker, self.backend.clone(), self.deployments.clone(), &stats, || {}, shutdown);
+        let worker = app::worker(&self.config, &self.namespace);
+        let readiness = Readiness::default();
+        let serve =
+            pipeline::serve(worker, self.backend.clone(), self.deployments.clone(), &stats, &readiness, shutdown);
         let drive = async {
             let elapsed = self.drive(&stats, args).await;
             drop(stop);

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::io::{BufWriter, ErrorKind, IsTerminal as _, Write as _};
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::{Parser, ValueEnum};
@@ -12,15 +11,13 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use wasmill::broker::keys::Namespace;
-use wasmill::broker::{Broker, BrokerError};
 use wasmill::clock::now_ms;
 use wasmill::config::units::parse_duration;
 use wasmill::envelope::structured;
 use wasmill::event::Event;
 use wasmill::generate::{Pattern, Shop, TYPES, Timing};
-use wasmill::outcome::Publication;
 
+use super::target::Target;
 use super::{Context, Report, block_on, print_json};
 
 /// Events that a source publishes in one step at most. Each source has one step on its way: a broker that is slower
@@ -108,8 +105,8 @@ pub fn run(context: &Context, args: &Args) -> Result<ExitCode, Report> {
         return print(sources).map(|()| ExitCode::SUCCESS);
     }
     let outcome = block_on(async {
-        let broker = context.redis(&config).await?;
-        publish(broker, args, sources).await
+        let target = context.target(&config).await?;
+        publish(target, args, sources).await
     })?;
     report(context, args, seed, &outcome);
     Ok(ExitCode::SUCCESS)
@@ -163,7 +160,7 @@ impl Source {
     }
 
     /// Publishes all events when they are due, until the end or until it is told to stop.
-    async fn publish(&mut self, run: &Run<'_>) -> Result<(), BrokerError> {
+    async fn publish(&mut self, run: &Run<'_>) -> Result<(), Report> {
         let mut stopped = run.stop.subscribe();
         while let Some(due) = self.due() {
             tokio::select! {
@@ -174,19 +171,22 @@ impl Source {
             let now = run.start.elapsed();
             let mut chunk = Vec::new();
             while let Some(due) = self.due().filter(|&due| due <= now && chunk.len() < CHUNK) {
-                chunk.push(Publication::now(run.key.clone(), self.next_event(run.start_ms, due)));
+                chunk.push(self.next_event(run.start_ms, due));
             }
-            if let Err(error) = run.broker.publish(&chunk).await {
+            let mut counts = [0; TYPES.len()];
+            for event in &chunk {
+                if let Some(at) = TYPES.iter().position(|&kind| kind == event.r#type) {
+                    counts[at] += 1;
+                }
+            }
+            let published = chunk.len() as u64;
+            if let Err(error) = run.target.publish(run.stream, chunk).await {
                 // The others finish the step that is on its way.
                 run.stop.send_replace(true);
                 return Err(error);
             }
-            for publication in &chunk {
-                if let Some(at) = TYPES.iter().position(|&kind| kind == publication.event.r#type) {
-                    self.published[at] += 1;
-                }
-            }
-            run.progress.inc(chunk.len() as u64);
+            self.published.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
+            run.progress.inc(published);
         }
         Ok(())
     }
@@ -194,8 +194,8 @@ impl Source {
 
 /// What the sources have in common while they publish.
 struct Run<'a> {
-    broker: &'a dyn Broker,
-    key: Arc<str>,
+    target: Target,
+    stream: &'a str,
     start: Instant,
     /// The time of the start, in milliseconds since the Unix epoch.
     start_ms: u64,
@@ -216,10 +216,10 @@ impl Outcome {
     }
 }
 
-async fn publish(broker: Arc<dyn Broker>, args: &Args, mut sources: Vec<Source>) -> Result<Outcome, Report> {
+async fn publish(target: Target, args: &Args, mut sources: Vec<Source>) -> Result<Outcome, Report> {
     let run = Run {
-        broker: &*broker,
-        key: Namespace::default().stream(&args.stream),
+        target,
+        stream: &args.stream,
         start: Instant::now(),
         start_ms: now_ms(),
         stop: watch::Sender::new(false),
@@ -237,7 +237,7 @@ async fn publish(broker: Arc<dyn Broker>, args: &Args, mut sources: Vec<Source>)
 
 /// Lets all sources publish at the same time; how each of them ended, and whether a signal ended them. What is on its
 /// way when a signal comes is waited for.
-async fn drive(run: &Run<'_>, sources: &mut [Source]) -> Result<(Vec<Result<(), BrokerError>>, bool), Report> {
+async fn drive(run: &Run<'_>, sources: &mut [Source]) -> Result<(Vec<Result<(), Report>>, bool), Report> {
     let mut terminate = signal(SignalKind::terminate()).map_err(Report::failure)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Report::failure)?;
     let mut work = std::pin::pin!(join_all(sources.iter_mut().map(|source| source.publish(run))));

@@ -10,17 +10,17 @@ use std::time::Duration;
 
 use clap::Parser;
 use rustix::time::{ClockId, clock_gettime};
-use serde_json::{Value, json};
 use wasmill::app;
 use wasmill::broker::keys::{self, Namespace};
 use wasmill::clock::now_ms;
 use wasmill::config::{Config, ResolvedHandler, ResolvedLimits};
 use wasmill::envelope::structured;
-use wasmill::outcome::{FaultClass, RetryPolicy, Verdict};
+use wasmill::outcome::RetryPolicy;
 use wasmill::wasm::{
     Component, Engine, EngineSettings, Execution, Grants, GuestDelivery, GuestEvent, Handler, Isolation,
 };
 
+use super::execution::{as_json, outcome, print_text};
 use super::{Context, Report, block_on, print_json};
 
 /// Arguments of `invoke`.
@@ -61,7 +61,11 @@ pub fn run(context: &Context, args: &Args) -> Result<ExitCode, Report> {
     let engine = engine.map_err(Report::failure)?;
     let component = Component::from_file(&engine, None, &args.component)
         .map_err(|error| Report::usage(format!("{}: {error}", args.component.display())))?;
-    let mut policy = app::policy(&resolved, &Namespace::default());
+    let schemas = app::schemas(&config).map_err(Report::usage)?;
+    if config.schemas.on_read {
+        schemas.check(&event).map_err(Report::usage)?;
+    }
+    let mut policy = app::policy(&resolved, &Namespace::default(), schemas);
     if resolved.publishes.is_empty() && args.handler.is_none() {
         policy.grants = Grants::All;
     }
@@ -139,70 +143,17 @@ fn thread_time() -> Duration {
     clock_gettime(ClockId::ThreadCPUTime).try_into().unwrap_or_default()
 }
 
-/// The outcome in one word, and the message.
-fn outcome(verdict: &Verdict) -> (&'static str, &str) {
-    match verdict {
-        Verdict::Ack => ("ack", ""),
-        Verdict::Retry { message, .. } => ("retry", message),
-        Verdict::Reject { message } => ("reject", message),
-        Verdict::Fault { class: FaultClass::Timeout, message } => ("timeout", message),
-        Verdict::Fault { message, .. } => ("trap", message),
-    }
-}
-
 fn print(context: &Context, execution: &Execution, cpu: Duration) -> ExitCode {
-    let (word, message) = outcome(&execution.verdict);
+    let (word, _) = outcome(&execution.verdict);
     if context.is_json() {
-        print_json(&as_json(execution, word, message, cpu));
+        let mut document = as_json(execution);
+        document["cpu_us"] = (cpu.as_micros() as u64).into();
+        print_json(&document);
     } else {
-        print_text(execution, word, message, cpu);
+        print_text(execution);
+        let memory = bytesize::ByteSize(execution.peak_memory as u64);
+        say!("{} us wall, {} us CPU, {memory} memory", execution.wall.as_micros(), cpu.as_micros());
     }
     let code = OUTCOMES.iter().find(|(name, _)| *name == word).map_or(1, |(_, code)| *code);
     ExitCode::from(code)
-}
-
-fn as_json(execution: &Execution, word: &str, message: &str, cpu: Duration) -> Value {
-    let published = execution.publishes.iter().map(|publication| {
-        let mut event = structured::to_json(&publication.event);
-        event["stream"] = json!(&*publication.key);
-        event
-    });
-    let logs = execution.logs.iter().map(|line| {
-        json!({
-            "level": line.level.as_str(),
-            "source": line.source.as_str(),
-            "context": line.context,
-            "message": line.message,
-        })
-    });
-    let class = if let Verdict::Fault { class, .. } = &execution.verdict { Some(class.as_str()) } else { None };
-    json!({
-        "outcome": word,
-        "class": class,
-        "message": message,
-        "published": published.collect::<Value>(),
-        "logs": logs.collect::<Value>(),
-        "logs_dropped_bytes": execution.logs_dropped,
-        "wall_us": execution.wall.as_micros() as u64,
-        "cpu_us": cpu.as_micros() as u64,
-        "memory_bytes": execution.peak_memory,
-    })
-}
-
-fn print_text(execution: &Execution, word: &str, message: &str, cpu: Duration) {
-    match message {
-        "" => say!("{word}"),
-        message => say!("{word}: {message}"),
-    }
-    for publication in &execution.publishes {
-        say!("published to {}: {}", publication.key, structured::to_json(&publication.event));
-    }
-    for line in &execution.logs {
-        say!("{} {}: {}", line.source.as_str(), line.level.as_str(), line.message);
-    }
-    if execution.logs_dropped > 0 {
-        say!("{} bytes of logs were over the limit and were dropped", execution.logs_dropped);
-    }
-    let memory = bytesize::ByteSize(execution.peak_memory as u64);
-    say!("{} us wall, {} us CPU, {memory} memory", execution.wall.as_micros(), cpu.as_micros());
 }

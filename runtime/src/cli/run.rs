@@ -2,54 +2,75 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use wasmill::admin::{self, AdminState};
+use wasmill::admin::{self, AdminState, Token};
+use wasmill::broker::Operate;
 use wasmill::broker::keys::Namespace;
+use wasmill::broker::memory::MemoryBroker;
+use wasmill::broker::redis::RedisBroker;
+use wasmill::ops::Operator;
 use wasmill::pipeline::{self, Backend, Deployment};
+use wasmill::readiness::Readiness;
 use wasmill::{app, config::Config};
 
 use super::{Context, Report, block_on};
 
 /// Arguments of `run`.
 #[derive(Parser)]
-pub struct Args {}
+pub struct Args {
+    /// Keep the streams in this process instead of in Redis: for trying things out, they end with it
+    #[arg(long)]
+    embedded: bool,
+}
 
 /// Works until SIGTERM or SIGINT, drains, and returns.
-pub fn run(context: &Context, _: &Args) -> Result<ExitCode, Report> {
+pub fn run(context: &Context, args: &Args) -> Result<ExitCode, Report> {
     let config = context.config_with_log()?;
-    if config.handlers.is_empty() {
+    if config.handlers.is_empty() && config.intake.is_empty() {
         return Err(Report::usage(
-            "no handlers are configured: add a [handlers.NAME] section, or name a file with --config",
+            "neither handlers nor intakes are configured: add a [handlers.NAME] section, or name a file with --config",
         ));
     }
     let engine = app::engine(&config).map_err(Report::failure)?;
     let cache = app::cache(&config).map_err(Report::usage)?;
     let deployments =
         app::deployments(&config, &Namespace::default(), &engine, cache.as_ref()).map_err(Report::usage)?;
-    block_on(serve(&config, deployments))
+    block_on(serve(&config, args, deployments))
 }
 
-async fn serve(config: &Config, deployments: Vec<Arc<Deployment>>) -> Result<ExitCode, Report> {
-    let backend = Backend::Redis(Box::new(app::redis_settings(config).map_err(Report::usage)?));
-    let worker = app::worker(config);
+async fn serve(config: &Config, args: &Args, deployments: Vec<Arc<Deployment>>) -> Result<ExitCode, Report> {
+    let (backend, broker): (Backend, Arc<dyn Operate>) = if args.embedded {
+        let broker = MemoryBroker::new();
+        (Backend::Memory(broker.clone()), Arc::new(broker))
+    } else {
+        let settings = app::redis_settings(config).map_err(Report::usage)?;
+        (Backend::Redis(Box::new(settings.clone())), Arc::new(RedisBroker::new(settings)))
+    };
+    let worker = app::worker(config, &Namespace::default());
     let stats = Arc::new(pipeline::new_stats(&deployments));
-    let ready = Arc::new(AtomicBool::new(false));
+    let readiness = Arc::new(Readiness::default());
     let (stop, stopped) = watch::channel(false);
-    let admin = start_admin(config, AdminState { stats: stats.clone(), ready: ready.clone() }, stopped);
+    let state = AdminState {
+        stats: stats.clone(),
+        readiness: readiness.clone(),
+        operator: Operator::new(broker, config, app::schemas(config).map_err(Report::usage)?),
+        retention: worker.retention.clone(),
+        intakes: worker.intakes.clone(),
+        token: config.admin.token().map_err(Report::usage)?.map(|token| Token::new(&token)),
+    };
+    let admin = start_admin(config, state, stopped);
     let handlers: Vec<&str> = deployments.iter().map(|deployment| deployment.name()).collect();
     tracing::info!(
         worker = &*worker.id,
-        redis = config.redis.shown_url(),
+        broker = if args.embedded { "embedded".to_owned() } else { config.redis.shown_url() },
         threads = worker.threads,
         handlers = handlers.join(","),
         "starting"
     );
     let shutdown = {
-        let ready = ready.clone();
         let mut terminate = signal(SignalKind::terminate()).map_err(Report::failure)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(Report::failure)?;
         async move {
@@ -57,16 +78,10 @@ async fn serve(config: &Config, deployments: Vec<Arc<Deployment>>) -> Result<Exi
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
             }
-            ready.store(false, Ordering::Relaxed);
-            tracing::info!("draining");
         }
     };
-    let is_ready = || {
-        ready.store(true, Ordering::Relaxed);
-        tracing::info!("ready");
-    };
     // A port that cannot be had ends the worker; one that is served does not.
-    let serve = pipeline::serve(worker, backend, deployments, &stats, is_ready, shutdown);
+    let serve = pipeline::serve(worker, backend, deployments, &stats, &readiness, shutdown);
     let result = tokio::select! {
         result = serve => result.map_err(Report::failure),
         fault = failed(&admin) => Err(fault),

@@ -10,12 +10,13 @@ use std::sync::Arc;
 
 use clap::Parser;
 use serde_json::json;
+use wasmill::app;
 use wasmill::broker::keys::Namespace;
 use wasmill::broker::{Broker, EntryId};
 use wasmill::clock::now_ms;
-use wasmill::config::Config;
 use wasmill::event::{Event, is_attribute_name};
 use wasmill::outcome::Publication;
+use wasmill::schema::Schemas;
 
 use self::lines::Range;
 use super::{Context, Report, block_on, print_json};
@@ -83,18 +84,38 @@ fn attribute(text: &str) -> Result<(String, String), String> {
     }
 }
 
+/// What every event must keep to.
+struct Rules {
+    event_bytes: u64,
+    schemas: Arc<Schemas>,
+}
+
+impl Rules {
+    fn check_size(&self, bytes: usize) -> Result<(), String> {
+        let limit = self.event_bytes;
+        match bytes as u64 > limit {
+            true => Err(format!("the event has {bytes} bytes; limits.event_bytes is {limit}")),
+            false => Ok(()),
+        }
+    }
+}
+
 /// Publishes and prints the ids.
 pub fn run(context: &Context, args: Args) -> Result<ExitCode, Report> {
     let config = context.config_with_log()?;
     if args.stream.is_empty() || args.r#type.is_empty() || args.source.is_empty() {
         return Err(Report::usage("stream, type and source must not be empty"));
     }
+    let rules = Rules {
+        event_bytes: config.limits.event_bytes.as_u64(),
+        schemas: app::schemas(&config).map_err(Report::usage)?,
+    };
     let published = block_on(async {
         let broker = context.redis(&config).await?;
         if args.batch {
-            batch::send(context, &config, broker, &args).await
+            batch::send(context, &rules, broker, &args).await
         } else {
-            send_one(&config, broker, &args).await
+            send_one(&rules, broker, &args).await
         }
     })?;
     if context.is_json() {
@@ -110,7 +131,7 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode, Report> {
 /// An event's id and its place in the stream.
 type Published = (String, EntryId);
 
-async fn send_one(config: &Config, broker: Arc<dyn Broker>, args: &Args) -> Result<Vec<Published>, Report> {
+async fn send_one(rules: &Rules, broker: Arc<dyn Broker>, args: &Args) -> Result<Vec<Published>, Report> {
     let data = match (&args.data, &args.file) {
         (Some(data), _) => data.clone().into_bytes(),
         (None, Some(path)) => {
@@ -122,14 +143,14 @@ async fn send_one(config: &Config, broker: Arc<dyn Broker>, args: &Args) -> Resu
             data
         }
     };
-    let event = event(config, args, data).map_err(Report::usage)?;
+    let event = event(rules, args, data).map_err(Report::usage)?;
     let id = event.id.clone();
     let key = Namespace::default().stream(&args.stream);
     let entries = broker.publish(&[Publication::now(key, event)]).await?;
     Ok(entries.into_iter().map(|entry| (id.clone(), entry)).collect())
 }
 
-fn event(config: &Config, args: &Args, data: Vec<u8>) -> Result<Event, String> {
+fn event(rules: &Rules, args: &Args, data: Vec<u8>) -> Result<Event, String> {
     let data = if args.msgpack {
         let value: serde_json::Value = serde_json::from_slice(&data).map_err(|error| format!("not JSON: {error}"))?;
         rmp_serde::to_vec_named(&value).map_err(|error| format!("cannot be written as MsgPack: {error}"))?
@@ -137,7 +158,7 @@ fn event(config: &Config, args: &Args, data: Vec<u8>) -> Result<Event, String> {
         data
     };
     let usual = if args.msgpack { "application/msgpack" } else { "application/json" };
-    let event = Event {
+    let mut event = Event {
         id: args.id.clone().unwrap_or_else(|| uuid::Uuid::now_v7().to_string()),
         source: args.source.clone(),
         r#type: args.r#type.clone(),
@@ -149,13 +170,7 @@ fn event(config: &Config, args: &Args, data: Vec<u8>) -> Result<Event, String> {
         attributes: args.attributes.clone(),
         data,
     };
-    check_size(config, event.size()).map(|()| event)
-}
-
-fn check_size(config: &Config, bytes: usize) -> Result<(), String> {
-    let limit = config.limits.event_bytes.as_u64();
-    match bytes as u64 > limit {
-        true => Err(format!("the event has {bytes} bytes; limits.event_bytes is {limit}")),
-        false => Ok(()),
-    }
+    rules.check_size(event.size())?;
+    rules.schemas.admit(&mut event).map_err(|violation| violation.to_string())?;
+    Ok(event)
 }

@@ -22,14 +22,14 @@ pub(super) fn apply<'t>(document: &mut Document<'t>, env: &'t [(String, String)]
         .filter(|(_, rest, value)| !is_foreign(rest, value))
         .collect();
     variables.sort_unstable();
-    let password_variable = variables
-        .iter()
-        .find(|(_, rest, _)| rest.eq_ignore_ascii_case("REDIS__PASSWORD_ENV"))
-        .map(|(_, _, value)| (*value).to_owned())
-        .or_else(|| document.text_at(&["redis", "password_env"]).map(str::to_owned));
+    let secrets = [("REDIS__PASSWORD_ENV", ["redis", "password_env"]), ("ADMIN__TOKEN_ENV", ["admin", "token_env"])];
+    let secrets = secrets.map(|(variable, path)| {
+        let set = variables.iter().find(|(_, rest, _)| rest.eq_ignore_ascii_case(variable));
+        set.map(|(_, _, value)| (*value).to_owned()).or_else(|| document.text_at(&path).map(str::to_owned))
+    });
     let mut faults = Vec::new();
     for (name, rest, value) in variables {
-        if password_variable.as_deref() == Some(name) {
+        if secrets.iter().any(|secret| secret.as_deref() == Some(name)) {
             continue;
         }
         let set = path_of(document, name, rest).and_then(|path| {
@@ -49,7 +49,7 @@ fn is_foreign(rest: &str, value: &str) -> bool {
             || rest.contains("SERVICE_PORT")
             || rest.contains("PORT_")
             || (rest.ends_with("PORT") && value.contains("://")));
-    rest == "CONFIG" || rest == "LOG" || rest.starts_with("TEST") || of_kubernetes
+    matches!(rest, "CONFIG" | "LOG" | "ADMIN_URL" | "ADMIN_TOKEN") || rest.starts_with("TEST") || of_kubernetes
 }
 
 /// The path that a variable means. All keys are in lower case; only the names of handlers and the keys of their own

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize, Serializer};
 
+use super::secret::{Secret, SecretError};
 use super::units::duration;
 
 /// The ways to reach Redis, as URLs begin.
@@ -70,44 +71,17 @@ fn serialize_url<S: Serializer>(url: &str, serializer: S) -> Result<S::Ok, S::Er
     serializer.serialize_str(&without_password(url))
 }
 
-/// The password could not be had. The text never holds any part of it.
-#[derive(Debug, thiserror::Error)]
-pub enum PasswordError {
-    /// The variable that `password_env` names is not there, or empty.
-    #[error("redis.password_env: the environment variable `{0}` is not set or empty; set it, or leave the key out")]
-    NoVariable(String),
-    /// The file that `password_file` names cannot be read.
-    #[error("redis.password_file: `{}` cannot be read: {cause}", path.display())]
-    Unreadable {
-        path: PathBuf,
-        #[source]
-        cause: std::io::Error,
-    },
-    /// The file that `password_file` names holds nothing.
-    #[error("redis.password_file: `{}` is empty", .0.display())]
-    EmptyFile(PathBuf),
-}
-
 impl RedisConfig {
     /// The password from the environment variable or the file that is configured, read anew at every call, so that a
     /// rotated one is found; `None` when neither is configured (the URL may still hold one).
-    pub fn password(&self) -> Result<Option<String>, PasswordError> {
+    pub fn password(&self) -> Result<Option<String>, SecretError> {
         self.password_from(|name| std::env::var(name).ok())
     }
 
     /// [`RedisConfig::password`] with another environment: `env` looks up a variable.
-    pub fn password_from(&self, env: impl Fn(&str) -> Option<String>) -> Result<Option<String>, PasswordError> {
-        if let Some(name) = &self.password_env {
-            let value = env(name).filter(|value| !value.is_empty());
-            return value.map(Some).ok_or_else(|| PasswordError::NoVariable(name.clone()));
-        }
-        let Some(path) = &self.password_file else { return Ok(None) };
-        let text =
-            std::fs::read_to_string(path).map_err(|cause| PasswordError::Unreadable { path: path.clone(), cause })?;
-        match text.trim_end_matches(['\r', '\n']) {
-            "" => Err(PasswordError::EmptyFile(path.clone())),
-            password => Ok(Some(password.to_owned())),
-        }
+    pub fn password_from(&self, env: impl Fn(&str) -> Option<String>) -> Result<Option<String>, SecretError> {
+        let (env_key, file) = (&self.password_env, &self.password_file);
+        Secret { section: "redis", key: "password", env: env_key, file }.read(env)
     }
 
     /// The URL as logs and errors may show it: `***` in place of a password.
@@ -176,16 +150,16 @@ mod tests {
         let env = |name: &str| (name == "SECRET").then(|| "hunter2".to_owned());
         let from_env = |name: &str| RedisConfig { password_env: Some(name.into()), ..RedisConfig::default() };
         assert_eq!(from_env("SECRET").password_from(env).expect("it is set").as_deref(), Some("hunter2"));
-        assert!(matches!(from_env("OTHER").password_from(env), Err(PasswordError::NoVariable(_))));
+        assert!(matches!(from_env("OTHER").password_from(env), Err(SecretError::NoVariable { .. })));
         assert_eq!(RedisConfig::default().password_from(env).expect("none is wanted"), None);
 
         let dir = tempfile::tempdir().expect("a directory");
         let file = dir.path().join("password");
         let config = RedisConfig { password_file: Some(file.clone()), ..RedisConfig::default() };
-        assert!(matches!(config.password_from(env), Err(PasswordError::Unreadable { .. })));
+        assert!(matches!(config.password_from(env), Err(SecretError::Unreadable { .. })));
         std::fs::write(&file, "hunter2 \r\n").expect("it is writable");
         assert_eq!(config.password_from(env).expect("it is there").as_deref(), Some("hunter2 "));
         std::fs::write(&file, "\n").expect("it is writable");
-        assert!(matches!(config.password_from(env), Err(PasswordError::EmptyFile(_))));
+        assert!(matches!(config.password_from(env), Err(SecretError::EmptyFile { .. })));
     }
 }

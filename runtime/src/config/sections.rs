@@ -8,7 +8,11 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
+use super::secret::{Secret, SecretError};
 use super::units::{duration, duration_option, size, size_option};
+
+/// The shortest token of the admin API, in bytes: shorter ones can be guessed.
+pub const MIN_TOKEN: usize = 16;
 
 /// `[worker]`: how this process runs.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -25,6 +29,9 @@ pub struct WorkerConfig {
     /// How long running deliveries may go on after SIGTERM.
     #[serde(with = "duration")]
     pub drain_timeout: Duration,
+    /// How often streams are trimmed; see [`super::StreamConfig`].
+    #[serde(with = "duration")]
+    pub retention_interval: Duration,
     /// Where compiled components are kept; see [`WorkerConfig::cache_dir`] for when it is not set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cache_dir: Option<PathBuf>,
@@ -38,6 +45,7 @@ impl Default for WorkerConfig {
             heartbeat_ttl: Duration::from_secs(10),
             // Kubernetes kills 30 seconds after SIGTERM.
             drain_timeout: Duration::from_secs(25),
+            retention_interval: Duration::from_secs(10),
             cache_dir: None,
         }
     }
@@ -55,17 +63,23 @@ impl WorkerConfig {
     }
 }
 
-/// `[admin]`: health and metrics over HTTP.
+/// `[admin]`: the HTTP API of a worker: operations, health and metrics.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct AdminConfig {
-    /// IP address and port, loopback only, as there are no credentials; empty for none.
+    /// IP address and port; without a token a loopback address. Empty for none.
     pub listen: String,
+    /// The environment variable that holds the token that requests must carry.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_env: Option<String>,
+    /// The file that holds it; a line break at its end does not count.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_file: Option<PathBuf>,
 }
 
 impl Default for AdminConfig {
     fn default() -> Self {
-        AdminConfig { listen: "127.0.0.1:9464".into() }
+        AdminConfig { listen: "127.0.0.1:9464".into(), token_env: None, token_file: None }
     }
 }
 
@@ -73,6 +87,16 @@ impl AdminConfig {
     /// The address to listen on; `None` when the admin port is off (or the text is none, which loading refuses).
     pub fn address(&self) -> Option<std::net::SocketAddr> {
         self.listen.parse().ok()
+    }
+
+    /// The token that requests must carry; `None` if none is configured.
+    pub fn token(&self) -> Result<Option<String>, SecretError> {
+        let secret = Secret { section: "admin", key: "token", env: &self.token_env, file: &self.token_file };
+        let Some(token) = secret.read(|name| std::env::var(name).ok())? else { return Ok(None) };
+        match token.len() < MIN_TOKEN {
+            true => Err(SecretError::TooShort { key: secret.name(), bytes: token.len(), least: MIN_TOKEN }),
+            false => Ok(Some(token)),
+        }
     }
 }
 
@@ -247,7 +271,7 @@ pub enum IsolationMode {
 pub struct ReuseConfig {
     /// After so many events, at least 1.
     pub max_events: u32,
-    /// After its memory has grown by so many bytes since it was made.
+    /// After its memory has grown by so many bytes since its first delivery.
     #[serde(with = "size")]
     pub max_memory_growth: ByteSize,
 }

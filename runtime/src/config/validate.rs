@@ -8,15 +8,19 @@ use bytesize::ByteSize;
 use tracing_subscriber::EnvFilter;
 
 use super::errors::{ConfigError, nearest};
+use super::intake::IntakeConfig;
 use super::parse::Document;
 use super::redis::{SCHEMES, without_password};
+use super::schemas::SchemasConfig;
 use super::sections::{
     AdminConfig, HandlerConfig, Limits, LimitsOverride, LogConfig, RetryConfig, RetryOverride, WorkerConfig,
 };
+use super::streams::StreamConfig;
 use super::units::format_size;
 use super::{Config, RedisConfig};
 use crate::broker::keys;
 use crate::route::TypePattern;
+use crate::schema::UnknownTypes;
 
 /// WebAssembly memories grow in pages of this size.
 const MIN_MEMORY: ByteSize = ByteSize::kib(64);
@@ -48,6 +52,13 @@ pub(super) fn faults(config: &Config, document: &Document<'_>) -> Vec<ConfigErro
     check.log(&config.log);
     check.limits(&["limits"], &LimitsOverride::from(&config.limits));
     check.retry(&["retry"], &RetryOverride::from(&config.retry), &config.retry);
+    check.schemas(&config.schemas);
+    for (name, intake) in &config.intake {
+        check.intake(name, intake);
+    }
+    for (name, stream) in &config.streams {
+        check.stream(name, stream);
+    }
     for (name, handler) in &config.handlers {
         check.handler(name, handler, config);
     }
@@ -110,10 +121,7 @@ impl Check<'_, '_> {
             }
             _ => {}
         }
-        if redis.password_env.as_ref().is_some_and(|name| name.is_empty() || name.contains(['=', '\0'])) {
-            let remedy = "write the name of the variable, not the password itself";
-            self.fault(&["redis", "password_env"], "not the name of an environment variable", remedy);
-        }
+        self.variable(&["redis", "password_env"], redis.password_env.as_deref(), "password");
         self.positive(&["redis", "connect_timeout"], redis.connect_timeout);
         self.positive(&["redis", "response_timeout"], redis.response_timeout);
     }
@@ -147,21 +155,36 @@ impl Check<'_, '_> {
             self.fault(&["worker", "threads"], problem, format!("at most {MAX_THREADS}; 0 means one per core"));
         }
         self.positive(&["worker", "heartbeat"], worker.heartbeat);
+        self.positive(&["worker", "retention_interval"], worker.retention_interval);
         if worker.heartbeat_ttl < worker.heartbeat * 3 {
             let remedy = "give it three heartbeats at least, or one lost beat lets others take this worker's events";
             self.fault(&["worker", "heartbeat_ttl"], "is shorter than three times `worker.heartbeat`", remedy);
         }
     }
 
+    /// The name of a variable that holds a secret.
+    fn variable(&mut self, path: &[&str], name: Option<&str>, what: &str) {
+        if name.is_some_and(|name| name.is_empty() || name.contains(['=', '\0'])) {
+            let remedy = format!("write the name of the variable, not the {what} itself");
+            self.fault(path, "not the name of an environment variable", remedy);
+        }
+    }
+
     fn admin(&mut self, admin: &AdminConfig) {
+        if admin.token_env.is_some() && admin.token_file.is_some() {
+            let problem = "the token is given twice, by `token_env` and by `token_file`";
+            self.fault(&["admin", "token_file"], problem, "leave one of the two out");
+        }
+        self.variable(&["admin", "token_env"], admin.token_env.as_deref(), "token");
         let path = ["admin", "listen"];
         let listen = &admin.listen;
         match listen.parse::<SocketAddr>() {
             _ if listen.is_empty() => {}
             Ok(address) if address.ip().is_loopback() => {}
+            Ok(_) if admin.token_env.is_some() || admin.token_file.is_some() => {}
             Ok(_) => {
-                let problem = format!("`{listen}` can be reached from other machines, and there are no credentials");
-                self.fault(&path, problem, "use 127.0.0.1 or [::1], with a proxy before it if others need it");
+                let problem = format!("`{listen}` can be reached from other machines, and there is no token");
+                self.fault(&path, problem, "use 127.0.0.1 or [::1], or set admin.token_env or admin.token_file");
             }
             Err(_) => {
                 let problem = format!("`{listen}` is not an IP address and a port");
@@ -225,16 +248,80 @@ impl Check<'_, '_> {
         }
     }
 
-    fn handler(&mut self, name: &str, handler: &HandlerConfig, config: &Config) {
-        let section = ["handlers", name];
-        let at = |key: &'static str| ["handlers", name, key];
+    fn schemas(&mut self, schemas: &SchemasConfig) {
+        match &schemas.directory {
+            Some(directory) if directory.as_os_str().is_empty() => {
+                let remedy = "name the folder that holds TYPE/VERSION.json, or leave the key out";
+                self.fault(&["schemas", "directory"], "is empty", remedy);
+            }
+            Some(_) => {}
+            None => {
+                let remedy = "add `directory = \"schemas\"`, the folder that holds TYPE/VERSION.json";
+                if schemas.on_read {
+                    self.fault(&["schemas", "on_read"], "has no effect without `schemas.directory`", remedy);
+                }
+                if schemas.unknown == UnknownTypes::Refuse {
+                    let problem = "would refuse every event, as there are no schemas without `schemas.directory`";
+                    self.fault(&["schemas", "unknown"], problem, remedy);
+                }
+            }
+        }
+    }
+
+    fn stream(&mut self, name: &str, stream: &StreamConfig) {
+        self.stream_name(&["streams", name], name);
+        if stream.max_length == Some(0) {
+            let remedy = "write the number of entries to keep, or leave it out to keep all";
+            self.fault(&["streams", name, "max_length"], "must be at least 1", remedy);
+        }
+        if let Some(max_age) = stream.max_age {
+            self.positive(&["streams", name, "max_age"], max_age);
+        }
+    }
+
+    /// The name of a handler or an intake.
+    fn name(&mut self, section: &[&str], name: &str, what: &str) {
         if !is_handler_name(name) {
             let remedy = format!(
                 "use lower-case letters, digits, `_` and `-`, beginning with a letter or digit, \
                  {MAX_HANDLER_NAME} at most"
             );
-            self.fault(&section, "cannot be the name of a handler", remedy);
+            self.fault(section, format!("cannot be the name of {what}"), remedy);
         }
+    }
+
+    fn intake(&mut self, name: &str, intake: &IntakeConfig) {
+        let at = |key: &'static str| ["intake", name, key];
+        self.name(&["intake", name], name, "an intake");
+        let channel = &intake.channel;
+        if channel.is_empty() {
+            let remedy = "add `channel = \"NAME\"`, the channel or pattern of channels to listen to";
+            self.fault(&at("channel"), "is missing or empty", remedy);
+        } else if channel.len() > MAX_STREAM_NAME {
+            let problem = format!("has {} bytes; the limit is {MAX_STREAM_NAME}", channel.len());
+            self.fault(&at("channel"), problem, "choose a shorter one");
+        } else if channel.starts_with(keys::PREFIX) {
+            let problem = format!("`{channel}`: channels that begin with `{}` are wasmill's own", keys::PREFIX);
+            self.fault(&at("channel"), problem, "choose another one");
+        }
+        match intake.stream.is_empty() {
+            true => {
+                let remedy = "add `stream = \"NAME\"`, the stream that the events go to";
+                self.fault(&at("stream"), "is missing or empty", remedy);
+            }
+            false => self.stream_name(&at("stream"), &intake.stream),
+        }
+        for (key, value) in [("type", &intake.r#type), ("source", &intake.source)] {
+            if value.as_ref().is_some_and(String::is_empty) {
+                self.fault(&at(key), "is empty", "leave it out for the default");
+            }
+        }
+    }
+
+    fn handler(&mut self, name: &str, handler: &HandlerConfig, config: &Config) {
+        let section = ["handlers", name];
+        let at = |key: &'static str| ["handlers", name, key];
+        self.name(&section, name, "a handler");
         if handler.component.as_os_str().is_empty() {
             let remedy = "add `component = \"PATH\"`, the file of a WebAssembly component";
             self.fault(&at("component"), "is missing or empty", remedy);

@@ -85,6 +85,8 @@ pub(super) struct SettleDone {
     pub(super) results: Vec<Settled>,
     /// It had been refused before.
     pub(super) repeated: bool,
+    /// It had been sent before, and the answer was lost: what is superseded now may have been applied then.
+    pub(super) resent: bool,
 }
 
 /// Sends the batch until it has been answered. What was applied although the answer was lost is refused as settled
@@ -99,7 +101,9 @@ pub(super) async fn settle_until_written(
     let mut failures = 0u32;
     loop {
         match broker.settle(consumer, &settlements).await {
-            Ok(results) => return SettleDone { settlements, notes, results, repeated },
+            Ok(results) => {
+                return SettleDone { settlements, notes, results, repeated, resent: failures > 0 };
+            }
             Err(error) => {
                 failures = failures.saturating_add(1);
                 let pause = backoff(failures);

@@ -37,7 +37,7 @@ pub(super) struct LaneSource {
     pub(super) state: ReadState,
     /// When parked entries may be due. `None` if none is known of.
     pub(super) due_at: Option<Instant>,
-    /// A read was answered by an error: entries may be pending under this consumer that nobody here knows of.
+    /// The answer to a read or claim was lost: entries may be pending under this consumer that nobody here knows of.
     pub(super) lost: bool,
     /// Failures in a row.
     pub(super) failures: u32,
@@ -69,10 +69,25 @@ pub(super) struct Lane {
     pub(super) unsettled: usize,
     /// Suspects read and not settled.
     pub(super) suspects: usize,
+    /// Claims on their way, but for those of what was lost.
+    pub(super) claims: usize,
+    /// One of them is for entries of a dead worker.
+    pub(super) inheriting: bool,
     /// Decisions that the broker refuses to write: nothing else is done until it does.
     pub(super) held: usize,
     mean_bytes: f64,
     mean_nanos: f64,
+}
+
+impl LaneSource {
+    /// Whether it may be asked for something now.
+    pub(super) fn is_ready(&self, now: Instant) -> bool {
+        match self.state {
+            ReadState::Ready => true,
+            ReadState::Paused(until) => now >= until,
+            ReadState::Busy | ReadState::Idle => false,
+        }
+    }
 }
 
 impl Lane {
@@ -101,6 +116,8 @@ impl Lane {
             share,
             unsettled: 0,
             suspects: 0,
+            claims: 0,
+            inheriting: false,
             held: 0,
             mean_bytes: 1024.0,
             mean_nanos: 1e6,
@@ -117,12 +134,39 @@ impl Lane {
         self.ready.is_empty() && self.running == 0 && self.unsettled == 0 && self.held == 0
     }
 
-    /// How many entries to ask for now; 0 while there are enough.
+    /// Whether something was lost that has to be found before anything else is asked for.
+    pub(super) fn is_searching(&self) -> bool {
+        self.sources.iter().any(|source| source.lost)
+    }
+
+    /// Whether nothing is in memory, or on its way there by a claim: then what is pending under this consumer was lost.
+    pub(super) fn may_search(&self) -> bool {
+        self.is_quiet() && self.claims == 0
+    }
+
+    /// When something can be asked for that must not be asked for yet; `None` if that depends on something else.
+    pub(super) fn next_timer(&self) -> Option<Instant> {
+        let searching = self.is_searching();
+        if self.appetite() == 0 || (searching && !self.may_search()) {
+            return None;
+        }
+        let timer = |source: &LaneSource| {
+            let paused = if let ReadState::Paused(until) = source.state { Some(until) } else { None };
+            match searching {
+                true => paused.filter(|_| source.lost),
+                false => [paused, source.due_at].into_iter().flatten().min(),
+            }
+        };
+        self.sources.iter().filter_map(timer).min()
+    }
+
+    /// How many entries to ask for now; 0 while there are enough, and while one is at work that may kill the worker: it
+    /// must not take others along.
     pub(super) fn appetite(&self) -> usize {
         let by_bytes = (READ_BYTES as f64 / self.mean_bytes) as usize;
         let by_time = (READ_AHEAD.as_nanos() as f64 / self.mean_nanos) as usize;
         let target = by_bytes.min(by_time.max(self.share)).clamp(1, MAX_READ);
-        if self.held == 0 && self.ready.len() <= target / 2 { target } else { 0 }
+        if self.held == 0 && self.suspects == 0 && self.ready.len() <= target / 2 { target } else { 0 }
     }
 
     pub(super) fn saw_bytes(&mut self, bytes: usize) {

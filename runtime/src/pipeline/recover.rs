@@ -10,12 +10,15 @@ use super::shard::backoff;
 use super::{Backend, Command, Deployment, PipelineError, Worker};
 use crate::broker::redis::{RedisBroker, RedisSettings};
 use crate::broker::{Broker, BrokerError, Refusal, keys};
+use crate::fleet::WorkerReport;
+use crate::readiness::{Phase, Readiness};
 
 /// Waits for the broker, checks it, says that this worker is alive, and creates the consumer groups.
 pub(super) async fn set_up(
     worker: &Worker,
     backend: &Backend,
     deployments: &[Arc<Deployment>],
+    readiness: &Readiness,
 ) -> Result<Arc<dyn Broker>, PipelineError> {
     let mut failures = 0;
     loop {
@@ -26,6 +29,7 @@ pub(super) async fn set_up(
                 failures += 1;
                 let pause = backoff(failures);
                 tracing::warn!(?pause, "waiting for Redis: {error}");
+                readiness.set(Phase::WaitingForRedis { why: error.to_string() });
                 tokio::time::sleep(pause).await;
             }
         }
@@ -58,9 +62,9 @@ async fn try_set_up(
             }
             Arc::new(redis)
         }
-        Backend::Memory(_) => backend.broker(),
+        Backend::Memory(_) | Backend::Before(..) => backend.broker(),
     };
-    broker.heartbeat(&worker.id, worker.heartbeat_ttl).await?;
+    broker.heartbeat(&worker.id, "{}", worker.heartbeat_ttl).await?;
     for subscription in deployments.iter().flat_map(|deployment| &deployment.sources) {
         let source = &subscription.source;
         if broker.create_group(source).await? {
@@ -71,13 +75,23 @@ async fn try_set_up(
 }
 
 /// Says that the worker is alive, until the future is dropped.
-pub(super) async fn beat(broker: &dyn Broker, worker: &Worker) {
+pub(super) async fn beat(
+    broker: &dyn Broker,
+    worker: &Worker,
+    report: impl Fn() -> WorkerReport,
+    readiness: &Readiness,
+) {
     let mut failures = 0u32;
     loop {
-        match broker.heartbeat(&worker.id, worker.heartbeat_ttl).await {
-            Ok(()) => failures = 0,
+        let report = serde_json::to_string(&report()).expect("a report has nothing that JSON lacks");
+        match broker.heartbeat(&worker.id, &report, worker.heartbeat_ttl).await {
+            Ok(()) => {
+                failures = 0;
+                readiness.broker_answers();
+            }
             Err(error) => {
                 failures += 1;
+                readiness.set(Phase::WaitingForRedis { why: error.to_string() });
                 if failures.is_power_of_two() {
                     tracing::warn!("no heartbeat: {error}");
                 }

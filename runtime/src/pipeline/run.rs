@@ -71,6 +71,12 @@ pub(super) fn prepare(worker: &Worker, lane: &mut Lane, ready: Ready) -> Prepare
         let message = format!("the event has {} bytes; limits.event_bytes is {limit}", event.size());
         return give_up(worker, &deployment, ticket, &origin, attempt, FaultClass::TooLarge, message, trace);
     }
+    if deployment.check_on_read
+        && let Err(violation) = deployment.handler.policy.schemas.check(&event)
+    {
+        let message = bounded(violation.to_string());
+        return give_up(worker, &deployment, ticket, &origin, attempt, FaultClass::Schema, message, trace);
+    }
     if attempt > deployment.retry.max_attempts {
         let message = "every worker that ran the event died before it was settled".to_owned();
         return give_up(worker, &deployment, ticket, &origin, attempt - 1, FaultClass::WorkerLost, message, trace);

@@ -34,10 +34,33 @@ const HELD_PAUSE: Duration = Duration::from_secs(1);
 
 /// What a request to the broker came to.
 enum IoDone {
-    Read { lane: usize, source: usize, result: Result<Vec<Entry>, BrokerError> },
-    Due { lane: usize, source: usize, result: Result<Claimed, BrokerError> },
-    Heirlooms { lane: usize, source: usize, from: String, result: Result<Claimed, BrokerError> },
-    Group { lane: usize, source: usize, result: Result<bool, BrokerError> },
+    Read {
+        lane: usize,
+        source: usize,
+        result: Result<Vec<Entry>, BrokerError>,
+    },
+    Due {
+        lane: usize,
+        source: usize,
+        result: Result<Claimed, BrokerError>,
+    },
+    Heirlooms {
+        lane: usize,
+        source: usize,
+        from: String,
+        result: Result<Claimed, BrokerError>,
+    },
+    /// What was pending under this very consumer.
+    Found {
+        lane: usize,
+        source: usize,
+        result: Result<Claimed, BrokerError>,
+    },
+    Group {
+        lane: usize,
+        source: usize,
+        result: Result<bool, BrokerError>,
+    },
     Settled(SettleDone),
 }
 
@@ -149,12 +172,12 @@ impl Shard {
         if let Some(until) = self.drain_until {
             next = next.min(until);
         }
-        if let Some(due) = self.batch.due() {
+        // Only what can be done at that time: else the thread would wake up for nothing, again and again.
+        if let Some(due) = self.batch.due().filter(|_| self.settles < MAX_SETTLES) {
             next = next.min(due);
         }
-        for source in self.lanes.iter().flat_map(|lane| &lane.sources) {
-            let paused = if let ReadState::Paused(until) = source.state { Some(until) } else { None };
-            next = [paused, source.due_at].into_iter().flatten().fold(next, Instant::min);
+        if self.drain_until.is_none() {
+            next = self.lanes.iter().filter_map(Lane::next_timer).fold(next, Instant::min);
         }
         next.max(now + Duration::from_millis(1))
     }
@@ -192,8 +215,13 @@ impl Shard {
         let now = Instant::now();
         if self.drain_until.is_none() {
             for lane in 0..self.lanes.len() {
-                self.start_claims(lane, now);
-                self.start_reads(lane, now);
+                // Whoever asks for more never finds the quiet that the search needs.
+                if self.lanes[lane].is_searching() {
+                    self.start_search(lane, now);
+                } else {
+                    self.start_claims(lane, now);
+                    self.start_reads(lane, now);
+                }
             }
         }
         let nothing_to_run = self.settles == 0 && !self.lanes.iter().any(Lane::can_run);
@@ -222,27 +250,30 @@ impl Shard {
         if count == 0 {
             return;
         }
-        let quiet = lane.is_quiet();
-        for (at, source) in lane.sources.iter_mut().enumerate() {
-            let may_read = match source.state {
-                ReadState::Ready => true,
-                ReadState::Paused(until) => now >= until,
-                ReadState::Busy | ReadState::Idle => false,
-            };
-            if !may_read || (source.lost && !quiet) {
-                continue;
-            }
+        for (at, source) in lane.sources.iter_mut().enumerate().filter(|(_, source)| source.is_ready(now)) {
             source.state = ReadState::Busy;
             let (broker, consumer, stream) = (self.broker.clone(), self.consumer.clone(), source.source.clone());
-            let lost = std::mem::take(&mut source.lost);
             self.io.push(Box::pin(async move {
-                if lost {
-                    // What is pending under this consumer while nothing of it is in memory was lost on the way here.
-                    let result = broker.claim_from(&stream, &consumer, &consumer, count).await;
-                    return IoDone::Heirlooms { lane: lane_at, source: at, from: consumer.to_string(), result };
-                }
                 let result = broker.read(&stream, &consumer, count).await;
                 IoDone::Read { lane: lane_at, source: at, result }
+            }));
+        }
+    }
+
+    /// Starts looking for what was lost: what is pending under this consumer while nothing of it is in memory.
+    fn start_search(&mut self, lane_at: usize, now: Instant) {
+        let lane = &mut self.lanes[lane_at];
+        let count = lane.appetite();
+        if count == 0 || !lane.may_search() {
+            return;
+        }
+        let lost = lane.sources.iter_mut().enumerate().filter(|(_, source)| source.lost && source.is_ready(now));
+        for (at, source) in lost {
+            source.state = ReadState::Busy;
+            let (broker, consumer, stream) = (self.broker.clone(), self.consumer.clone(), source.source.clone());
+            self.io.push(Box::pin(async move {
+                let result = broker.claim_from(&stream, &consumer, &consumer, count).await;
+                IoDone::Found { lane: lane_at, source: at, result }
             }));
         }
     }
@@ -254,20 +285,23 @@ impl Shard {
         if count == 0 {
             return;
         }
-        let suspects = lane.suspects;
         for (at, source) in lane.sources.iter_mut().enumerate() {
             let (broker, consumer, stream) = (self.broker.clone(), self.consumer.clone(), source.source.clone());
             if source.due_at.is_some_and(|due| now >= due) {
                 source.due_at = None;
+                lane.claims += 1;
                 let (broker, consumer, stream) = (broker.clone(), consumer.clone(), stream.clone());
                 self.io.push(Box::pin(async move {
                     let result = broker.claim_due(&stream, &consumer, count).await;
                     IoDone::Due { lane: lane_at, source: at, result }
                 }));
             }
-            if suspects == 0
+            // One at a time: two could bring a suspect each.
+            if !lane.inheriting
                 && let Some(from) = source.heirlooms.pop_front()
             {
+                lane.inheriting = true;
+                lane.claims += 1;
                 self.io.push(Box::pin(async move {
                     let result = broker.claim_from(&stream, &consumer, &from, count).await;
                     IoDone::Heirlooms { lane: lane_at, source: at, from, result }
@@ -279,55 +313,69 @@ impl Shard {
     /// Takes in the result of a request.
     fn apply(&mut self, done: IoDone) {
         match done {
-            IoDone::Read { lane, source, result: Ok(entries) } => {
-                let state = &mut self.lanes[lane].sources[source];
-                state.failures = 0;
-                if entries.is_empty() {
-                    // What was lost meanwhile is looked for before waiting for more.
-                    state.state = if state.lost { ReadState::Ready } else { ReadState::Idle };
-                    self.watch.register(&state.source.key, &self.own_commands);
-                } else {
-                    state.state = ReadState::Ready;
-                    self.accept(lane, source, entries, false);
-                }
+            IoDone::Read { lane, source, result: Ok(entries) } => self.has_read(lane, source, entries),
+            IoDone::Read { lane, source, result: Err(error) } => {
+                // A refusal is an answer: nothing was handed out.
+                self.lanes[lane].sources[source].lost |= !matches!(error, BrokerError::Refused { .. });
+                self.failed(lane, source, error);
             }
-            IoDone::Due { lane, source, result: Ok(claimed) } => {
-                let next = if claimed.more { Duration::ZERO } else { claimed.next_due.unwrap_or(DUE_POLL) };
+            IoDone::Due { lane: lane_at, source, result } => {
+                let lane = &mut self.lanes[lane_at];
+                lane.claims -= 1;
+                let next = match &result {
+                    Ok(claimed) if claimed.more => Duration::ZERO,
+                    Ok(claimed) => claimed.next_due.unwrap_or(DUE_POLL).min(DUE_POLL),
+                    Err(_) => DUE_POLL,
+                };
                 // What was parked while the request was under way may be due earlier.
-                let due = &mut self.lanes[lane].sources[source].due_at;
-                let next = Instant::now() + next.min(DUE_POLL);
+                let due = &mut lane.sources[source].due_at;
+                let next = Instant::now() + next;
                 *due = Some(due.map_or(next, |known| known.min(next)));
-                self.accept_claimed(lane, source, claimed, false);
-            }
-            IoDone::Heirlooms { lane, source, from, result: Ok(claimed) } => {
-                let own = *from == *self.consumer;
-                let state = &mut self.lanes[lane].sources[source];
-                if own {
-                    state.state = ReadState::Ready;
-                    state.lost = claimed.more;
-                } else if claimed.more {
-                    state.heirlooms.push_back(from);
+                match result {
+                    Ok(claimed) => self.accept_claimed(lane_at, source, claimed, false),
+                    Err(error) => self.failed_claim(lane_at, source, error),
                 }
+            }
+            IoDone::Heirlooms { lane: lane_at, source, from, result } => {
+                let lane = &mut self.lanes[lane_at];
+                lane.claims -= 1;
+                lane.inheriting = false;
+                match result {
+                    Ok(claimed) => {
+                        if claimed.more {
+                            lane.sources[source].heirlooms.push_back(from);
+                        }
+                        self.accept_claimed(lane_at, source, claimed, true);
+                    }
+                    Err(error) => self.failed_claim(lane_at, source, error),
+                }
+            }
+            IoDone::Found { lane, source, result: Ok(claimed) } => {
+                let state = &mut self.lanes[lane].sources[source];
+                state.state = ReadState::Ready;
+                state.lost = claimed.more;
+                state.failures = 0;
                 self.accept_claimed(lane, source, claimed, true);
             }
+            IoDone::Found { lane, source, result: Err(error) } => self.failed(lane, source, error),
             IoDone::Group { lane, source, result: Ok(_) } => {
                 self.lanes[lane].sources[source].state = ReadState::Ready;
             }
-            IoDone::Read { lane, source, result: Err(error) } => {
-                self.lanes[lane].sources[source].lost = true;
-                self.failed(lane, source, error);
-            }
-            IoDone::Due { lane, source, result: Err(error) } => {
-                self.lanes[lane].sources[source].due_at = Some(Instant::now() + DUE_POLL);
-                self.failed_claim(lane, source, error);
-            }
-            IoDone::Heirlooms { lane, source, from, result: Err(error) } => {
-                let own = *from == *self.consumer;
-                self.lanes[lane].sources[source].lost = true;
-                if own { self.failed(lane, source, error) } else { self.failed_claim(lane, source, error) }
-            }
             IoDone::Group { lane, source, result: Err(error) } => self.failed(lane, source, error),
             IoDone::Settled(done) => self.settled(done),
+        }
+    }
+
+    fn has_read(&mut self, lane: usize, source: usize, entries: Vec<Entry>) {
+        let state = &mut self.lanes[lane].sources[source];
+        state.failures = 0;
+        if entries.is_empty() {
+            // What was lost meanwhile is looked for before waiting for more.
+            state.state = if state.lost { ReadState::Ready } else { ReadState::Idle };
+            self.watch.register(&state.source.key, &self.own_commands);
+        } else {
+            state.state = ReadState::Ready;
+            self.accept(lane, source, entries, false);
         }
     }
 
@@ -378,10 +426,11 @@ impl Shard {
         source.state = ReadState::Paused(Instant::now() + pause);
     }
 
-    /// A claim failed: it is made again later. Its answer may have been lost, so own pending entries are looked for.
+    /// A claim failed: it is made again later. Its answer may have been lost, or it was refused after some entries had
+    /// been handed over, so own pending entries are looked for.
     fn failed_claim(&mut self, lane: usize, source: usize, error: BrokerError) {
         let state = &mut self.lanes[lane].sources[source];
-        state.lost |= matches!(error, BrokerError::Unreachable { .. });
+        state.lost |= !matches!(error, BrokerError::NoGroup { .. });
         if state.lost && matches!(state.state, ReadState::Idle) {
             state.state = ReadState::Ready;
         }
@@ -452,18 +501,21 @@ impl Shard {
                         let handler = lane.deployment.name();
                         tracing::error!(alarm = "settle_refused", handler, "Redis refuses what the handler did: {why}");
                     }
-                    lane.stats.blocked.store(1, Ordering::Relaxed);
-                    lane.held += usize::from(!done.repeated);
+                    if !done.repeated {
+                        lane.stats.blocked.fetch_add(u64::from(lane.held == 0), Ordering::Relaxed);
+                        lane.held += 1;
+                    }
                     refused.push((settlement, note));
                     continue;
                 }
                 Settled::Applied => count(lane, &settlement, &note),
-                Settled::Superseded => lane.stats.superseded.add(1),
+                // The one who was first may have been this worker.
+                Settled::Superseded => lane.stats.superseded.add(u64::from(!done.resent)),
             }
             lane.unsettled -= 1;
-            lane.held -= usize::from(done.repeated);
-            if done.repeated && lane.held == 0 {
-                lane.stats.blocked.store(0, Ordering::Relaxed);
+            if done.repeated {
+                lane.held -= 1;
+                lane.stats.blocked.fetch_sub(u64::from(lane.held == 0), Ordering::Relaxed);
             }
             lane.suspects -= usize::from(note.suspect);
             self.schedule.activate(note.lane);

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc};
+use tokio::time::Instant;
 
 use super::Command;
 use crate::broker::{Broker, Cursor, EntryId};
@@ -56,7 +57,15 @@ impl Watch {
     /// Waits on the broker and wakes shards, until the future is dropped.
     pub(super) async fn run(&self, broker: &dyn Broker) {
         let mut newest: HashMap<Arc<str>, EntryId> = HashMap::new();
+        // Streams that wake their readers all the time do not put this off.
+        let mut next_poll = Instant::now() + POLL;
         loop {
+            let now = Instant::now();
+            if now >= next_poll {
+                next_poll = now + POLL;
+                newest.clear();
+                self.wake_all();
+            }
             let cursors: Vec<Cursor> = self
                 .idle()
                 .keys()
@@ -66,18 +75,13 @@ impl Watch {
                 self.changed.notified().await;
                 continue;
             }
-            match self.wait(broker, &cursors).await {
-                Ok(Woken::Streams(woken)) => {
+            match self.wait(broker, &cursors, next_poll - now).await {
+                Ok(woken) => {
                     for cursor in woken {
                         self.wake(&cursor.key);
                         newest.insert(cursor.key, cursor.after);
                     }
                 }
-                Ok(Woken::TimedOut) => {
-                    newest.clear();
-                    self.wake_all();
-                }
-                Ok(Woken::Interrupted) => {}
                 Err(error) => {
                     tracing::debug!("waiting for events: {error}");
                     tokio::time::sleep(ERROR_PAUSE).await;
@@ -87,20 +91,19 @@ impl Watch {
         }
     }
 
-    async fn wait(&self, broker: &dyn Broker, cursors: &[Cursor]) -> Result<Woken, crate::broker::BrokerError> {
-        let wait = broker.wait(cursors, POLL);
+    /// The streams that have something new; none when the time is over or other streams are to be watched.
+    async fn wait(
+        &self,
+        broker: &dyn Broker,
+        cursors: &[Cursor],
+        timeout: Duration,
+    ) -> Result<Vec<Cursor>, crate::broker::BrokerError> {
+        let wait = broker.wait(cursors, timeout);
         tokio::pin!(wait);
         let mut interrupted = false;
         loop {
             tokio::select! {
-                woken = &mut wait => {
-                    let woken = woken?;
-                    return Ok(match (woken.is_empty(), interrupted) {
-                        (false, _) => Woken::Streams(woken),
-                        (true, true) => Woken::Interrupted,
-                        (true, false) => Woken::TimedOut,
-                    });
-                }
+                woken = &mut wait => return woken,
                 () = self.changed.notified() => interrupted = true,
                 () = tokio::time::sleep(INTERRUPT_AGAIN), if interrupted => {}
             }
@@ -109,8 +112,37 @@ impl Watch {
     }
 }
 
-enum Woken {
-    Streams(Vec<Cursor>),
-    Interrupted,
-    TimedOut,
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::memory::MemoryBroker;
+
+    /// A reader that waits for a stream in vain asks again all the same, though another stream wakes its reader each
+    /// second.
+    #[tokio::test(start_paused = true)]
+    async fn a_quiet_stream_is_tried_again_beside_a_busy_one() {
+        let (watch, broker) = (Watch::default(), MemoryBroker::new());
+        let (sender, mut receiver) = mpsc::unbounded_channel();
+        let [quiet, busy]: [Arc<str>; 2] = ["quiet".into(), "busy".into()];
+        watch.register(&quiet, &sender);
+        watch.register(&busy, &sender);
+        let start = Instant::now();
+        let readers = async {
+            loop {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                broker.append(&busy, Vec::new());
+                let Some(Command::Wake(key)) = receiver.recv().await else { panic!("another command") };
+                if key == quiet {
+                    return start.elapsed();
+                }
+                watch.register(&busy, &sender);
+            }
+        };
+        let asked = tokio::select! {
+            () = watch.run(&broker) => unreachable!("it runs until it is dropped"),
+            asked = readers => asked,
+            () = tokio::time::sleep(POLL * 20) => panic!("the quiet stream starves"),
+        };
+        assert!(asked >= POLL && asked <= POLL * 2, "{asked:?}");
+    }
 }

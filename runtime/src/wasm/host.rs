@@ -15,6 +15,7 @@ use super::limiter::Limiter;
 use super::logs::{LogBuffer, LogLevel};
 use crate::event::{self, CAUSATION_ID, CORRELATION_ID, Event, MAX_ATTRIBUTES, TRACEPARENT, TRACESTATE};
 use crate::outcome::Publication;
+use crate::schema::Schemas;
 
 /// Resources (streams, pollables) that one instance may hold at the same time.
 const MAX_RESOURCES: usize = 256;
@@ -90,6 +91,8 @@ pub struct Policy {
     pub memory: usize,
     /// Wall-clock time of one delivery.
     pub deadline: Duration,
+    /// What the data of published events must look like.
+    pub schemas: Arc<Schemas>,
 }
 
 /// What one store knows. Most of it is about the delivery that is running.
@@ -187,11 +190,14 @@ impl Host {
         let mut bytes = scope.published_bytes;
         let mut accepted = Vec::with_capacity(drafts.len());
         for (at, draft) in drafts.into_iter().enumerate() {
-            let publication = self.follow_up(scope, draft, kept + at)?;
+            let mut publication = self.follow_up(scope, draft, kept + at)?;
             bytes += publication.event.size() as u64;
             if bytes > self.policy.publish_bytes {
                 return Err(PublishError::TooLarge(self.policy.publish_bytes));
             }
+            // After the limit on bytes: checking takes time, the more the larger the data is.
+            let admitted = self.policy.schemas.admit(&mut publication.event);
+            admitted.map_err(|violation| PublishError::Invalid(violation.to_string()))?;
             accepted.push(publication);
         }
         let ids = accepted.iter().map(|publication| publication.event.id.clone()).collect();
@@ -337,6 +343,7 @@ mod tests {
             log_bytes: 0,
             memory: 0,
             deadline: Duration::ZERO,
+            schemas: Arc::default(),
         };
         let mut host = Host::new(Arc::new(policy));
         let attributes =

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use wasmill::broker::Settled::{Applied, Superseded};
 use wasmill::broker::dead_letter::{self, StoredDeadLetter};
 use wasmill::broker::keys::Namespace;
-use wasmill::broker::{EntryId, Fields};
+use wasmill::broker::{BrokerError, EntryId, Fields};
 use wasmill::envelope;
 
 use super::fixture::{A, B, FOREVER, Fixture, ack, bury, event, event_of, fields, park, source};
@@ -63,7 +63,7 @@ pub async fn a_dead_letter_keeps_the_original_byte_for_byte(f: &Fixture) {
 
 pub async fn a_dead_letter_of_a_trimmed_entry_keeps_the_evidence(f: &Fixture) {
     let (source, entries) = f.pending("orders", 1).await;
-    f.trim("orders", 0).await;
+    f.cut("orders", 0).await;
     let decision = bury("dead", &source, entries[0].id);
     assert_eq!(f.settle_one(A, &source, entries[0].id, decision).await, Applied);
     let letter = only_letter(f, "dead").await;
@@ -100,9 +100,43 @@ pub async fn a_redriven_event_comes_back_once_and_begins_anew(f: &Fixture) {
     assert_eq!(f.pending_count(&inbox).await, 0);
 }
 
+pub async fn a_redriven_event_that_dies_again_keeps_its_original(f: &Fixture) {
+    // An entry may look like a dead letter itself.
+    let original = fields(&[(b"\xff", b"\n"), (b"dl_original_fields", b"9"), (b"dl_stream", b"x")]);
+    let entry = give_up(f, &original).await;
+    let inbox = Arc::new(Namespace::default().inbox_source("billing"));
+    assert!(f.broker().create_group(&inbox).await.unwrap());
+    for _ in 0..3 {
+        let letter = only_letter(f, "dead").await;
+        assert_eq!((&letter.original, letter.get("stream")), (&original, "orders"));
+        assert!(f.inspect().redrive("dead", letter.id, &inbox.key).await.unwrap());
+        let delivered = f.read(&inbox, B, 10).await.remove(0);
+        let parsed = dead_letter::parse_inbox(delivered.fields).expect("an inbox entry");
+        assert_eq!((parsed.entry, &parsed.original), (entry, &original));
+        let decision = bury("dead", &source("orders", "billing"), entry);
+        assert_eq!(f.settle_one(B, &inbox, delivered.id, decision).await, Applied);
+    }
+    assert_eq!(only_letter(f, "dead").await.original, original);
+}
+
+pub async fn a_dead_letter_without_its_original_is_not_redriven(f: &Fixture) {
+    let (source, entries) = f.pending("orders", 1).await;
+    f.cut("orders", 0).await;
+    f.settle_one(A, &source, entries[0].id, bury("dead", &source, entries[0].id)).await;
+    let letter = only_letter(f, "dead").await.id;
+    let error = f.inspect().redrive("dead", letter, "inbox").await.expect_err("there is nothing to run");
+    assert!(matches!(error, BrokerError::NotRedrivable { entry, .. } if entry == letter), "{error}");
+    let text = error.to_string();
+    assert!(text.contains(&letter.to_string()) && text.contains("wasmill dlq drop"), "{text}");
+    // It stays, and nothing is made of it.
+    assert_eq!(only_letter(f, "dead").await.id, letter);
+    assert!(f.inspect().stream("inbox").await.unwrap().is_none());
+}
+
 pub async fn only_dead_letters_are_redriven(f: &Fixture) {
     let published = f.publish(&"orders".into(), 1).await[0];
-    assert!(f.inspect().redrive("orders", published, "inbox").await.is_err());
+    let error = f.inspect().redrive("orders", published, "inbox").await.expect_err("it is none");
+    assert!(matches!(error, BrokerError::NotRedrivable { entry, .. } if entry == published), "{error}");
     assert!(!f.inspect().redrive("orders", published.next(), "inbox").await.unwrap());
     assert!(!f.inspect().redrive("absent", published, "inbox").await.unwrap());
     assert_eq!(f.all("orders").await.len(), 1);

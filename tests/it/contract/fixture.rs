@@ -7,6 +7,7 @@ use redis::AsyncConnectionConfig;
 use redis::aio::MultiplexedConnection;
 use wasmill::broker::keys::Namespace;
 use wasmill::broker::memory::MemoryBroker;
+use wasmill::broker::pubsub::PubSub;
 use wasmill::broker::redis::{RedisBroker, RedisSettings};
 use wasmill::broker::{Broker, Claimed, Entry, EntryId, Fields, Inspect, Settled, Source};
 use wasmill::envelope;
@@ -61,6 +62,13 @@ impl Fixture {
         }
     }
 
+    pub fn pubsub(&self) -> &dyn PubSub {
+        match &self.backend {
+            Backend::Memory(broker) => broker,
+            Backend::Redis(redis) => &redis.broker,
+        }
+    }
+
     pub fn inspect(&self) -> &dyn Inspect {
         match &self.backend {
             Backend::Memory(broker) => broker,
@@ -89,10 +97,10 @@ impl Fixture {
         }
     }
 
-    /// Drops the oldest entries until `keep` are left.
-    pub async fn trim(&self, key: &str, keep: usize) {
+    /// Drops the oldest entries until `keep` are left, settled or not.
+    pub async fn cut(&self, key: &str, keep: usize) {
         match &self.backend {
-            Backend::Memory(broker) => broker.trim(key, keep),
+            Backend::Memory(broker) => broker.cut(key, keep),
             Backend::Redis(redis) => {
                 let mut command = redis::cmd("XTRIM");
                 command.arg(key).arg("MAXLEN").arg("=").arg(keep);

@@ -152,3 +152,94 @@ async fn a_primary_that_became_a_replica_is_told_apart() {
     say(f.raw().0, &["REPLICAOF", "NO", "ONE"]).await;
     assert_eq!(f.settle_one(A, &source, entries[0].id, ack_with("paid", "x")).await, Applied);
 }
+
+/// A due time that cannot be written leaves the entry where it is, and harms no other.
+#[tokio::test]
+async fn a_due_set_of_another_type_refuses_parking_alone() {
+    let mut f = Fixture::redis().await;
+    let (orders, order_entries) = f.pending("orders", 2).await;
+    let (returns, return_entries) = f.pending("returns", 1).await;
+    say(f.raw().0, &["SET", &returns.due_key, "a string"]).await;
+    let settlements = [
+        settlement(&orders, order_entries[0].id, park(FOREVER)),
+        settlement(&returns, return_entries[0].id, park(FOREVER)),
+        settlement(&orders, order_entries[1].id, park(FOREVER)),
+    ];
+    let settled = f.settle(A, &settlements).await;
+    assert_eq!((&settled[0], &settled[2]), (&Applied, &Applied));
+    let names_key = |why: &str| why.starts_with("WRONGTYPE") && why.contains(&*returns.due_key);
+    assert!(matches!(&settled[1], Refused(why) if names_key(why)), "{settled:?}");
+    assert_eq!((f.pending_under(&orders, A).await, f.pending_under(&returns, A).await), (0, 1));
+    // What is due there cannot be looked at either, and says so.
+    let error = f.broker().claim_due(&returns, A, 1).await.expect_err("it is no sorted set");
+    assert!(matches!(error, BrokerError::Refused { refusal: Refusal::WrongType, .. }), "{error}");
+    say(f.raw().0, &["DEL", &returns.due_key]).await;
+    assert_eq!(f.settle(A, &settlements[1..2]).await, [Applied]);
+    assert_eq!(f.pending_under(&returns, A).await, 0);
+}
+
+/// Whatever is taken away while the worker runs, only what needs it is refused, and can be written afterwards.
+#[tokio::test]
+async fn a_permission_that_is_revoked_refuses_only_what_needs_it() {
+    for (rule, refused) in [
+        ("-xack", &[0, 1, 3, 4, 5][..]),
+        ("-xadd", &[1, 3, 5]),
+        ("-zadd", &[2]),
+        ("-xclaim", &[2]),
+        ("-xpending", &[2, 3]),
+        ("-evalsha", &[1, 2, 3, 5]),
+    ] {
+        let mut f = Fixture::redis().await;
+        let (orders, entries) = f.pending("orders", 5).await;
+        let (returns, return_entries) = f.pending("returns", 2).await;
+        let id = |n: usize| entries[n].id;
+        let settlements = [
+            settlement(&orders, id(0), ack()),
+            settlement(&orders, id(1), ack_with("paid", "x")),
+            settlement(&orders, id(2), park(FOREVER)),
+            settlement(&orders, id(3), bury("dead", &orders, id(3))),
+            settlement(&returns, return_entries[0].id, ack()),
+            settlement(&returns, return_entries[1].id, ack_with("refunded", "y")),
+        ];
+        // Loads the scripts while that is allowed.
+        f.settle_one(A, &orders, id(4), park(FOREVER)).await;
+        f.settle_one(A, &orders, id(4), ack_with("paid", "first")).await;
+        say(f.raw().0, &["ACL", "SETUSER", "default", rule]).await;
+        let settled = f.settle(A, &settlements).await;
+        for (at, one) in settled.iter().enumerate() {
+            let names_reason =
+                |why: &str| ["no permission", "can't run this command"].iter().any(|text| why.contains(text));
+            let is_refused = matches!(one, Refused(why) if names_reason(why));
+            assert_eq!(is_refused, refused.contains(&at), "{rule}, {at}: {settled:?}");
+        }
+        say(f.raw().0, &["ACL", "SETUSER", "default", &rule.replace('-', "+")]).await;
+        let rest: Vec<_> = refused.iter().map(|&at| settlements[at].clone()).collect();
+        assert_eq!(f.settle(A, &rest).await, vec![Applied; rest.len()], "{rule}");
+        // Two in the one stream, and the parked entry alone is left.
+        assert_eq!((f.event_ids("paid").await.len(), f.all("dead").await.len()), (2, 1), "{rule}");
+        assert_eq!((f.pending_count(&orders).await, f.pending_count(&returns).await), (1, 0), "{rule}");
+    }
+}
+
+/// The keys of one handler may be what is refused: the others go on.
+#[tokio::test]
+async fn keys_that_are_taken_away_hold_up_their_handler_alone() {
+    let mut f = Fixture::redis().await;
+    let (orders, entries) = f.pending("orders", 2).await;
+    let shipping = std::sync::Arc::new(wasmill::broker::keys::Namespace::default().source("parcels", "shipping"));
+    f.broker().create_group(&shipping).await.unwrap();
+    f.publish(&shipping.key, 2).await;
+    let parcels = f.read(&shipping, A, 2).await;
+    say(f.raw().0, &["ACL", "SETUSER", "default", "resetkeys", "~orders", "~wasmill:due:billing:*", "~paid"]).await;
+    let settlements = [
+        settlement(&shipping, parcels[0].id, park(FOREVER)),
+        settlement(&orders, entries[0].id, park(FOREVER)),
+        settlement(&shipping, parcels[1].id, ack_with("paid", "s")),
+        settlement(&orders, entries[1].id, ack_with("paid", "o")),
+    ];
+    let settled = f.settle(A, &settlements).await;
+    assert!(matches!(&settled[..], [Refused(_), Applied, Refused(_), Applied]), "{settled:?}");
+    say(f.raw().0, &["ACL", "SETUSER", "default", "allkeys"]).await;
+    assert_eq!(f.event_ids("paid").await, ["o"]);
+    assert_eq!(f.settle(A, &settlements[..1]).await, [Applied]);
+}

@@ -78,7 +78,7 @@ pub async fn a_parked_entry_whose_payload_is_gone_is_settled(f: &Fixture) {
     let (source, entries) = f.pending("orders", 2).await;
     let parked = [0, 1].map(|n| settlement(&source, entries[n].id, park(Duration::ZERO)));
     f.settle(A, &parked).await;
-    f.trim(&source.key, 1).await;
+    f.cut(&source.key, 1).await;
     let claimed = f.claim_due(&source, B, 10).await;
     assert_eq!((ids(&claimed.entries), claimed.trimmed), (ids(&entries[1..]), 1));
     assert_eq!(f.pending_count(&source).await, 1);

@@ -20,6 +20,23 @@ pub async fn a_takeover_counts_and_goes_oldest_first(f: &Fixture) {
     assert_eq!((none.entries.len(), none.more), (0, false));
 }
 
+/// The answer that handed it out was lost: nobody has run it.
+pub async fn what_one_takes_from_oneself_counts_no_attempt(f: &Fixture) {
+    let (source, entries) = f.pending("orders", 3).await;
+    for _ in 0..4 {
+        let claimed = f.claim_from(&source, A, A, 2).await;
+        assert_eq!((ids(&claimed.entries), attempts(&claimed.entries)), (ids(&entries[..2]), vec![1, 1]));
+        assert!(claimed.more);
+    }
+    assert_eq!(f.claim_from(&source, B, A, 9).await.entries.len(), 3);
+    // What was handed out twice, one of them in vain, cannot have killed two workers.
+    let claimed = f.claim_from(&source, B, B, 9).await;
+    assert_eq!((ids(&claimed.entries), attempts(&claimed.entries)), (ids(&entries), vec![2, 2, 2]));
+    f.claim_from(&source, A, B, 1).await;
+    let claimed = f.claim_from(&source, A, A, 9).await;
+    assert_eq!((ids(&claimed.entries), attempts(&claimed.entries)), (ids(&entries[..1]), vec![3]));
+}
+
 pub async fn a_suspect_is_taken_alone(f: &Fixture) {
     let (source, entries) = f.pending("orders", 3).await;
     assert_eq!(f.claim_from(&source, B, A, 10).await.entries.len(), 3);
@@ -73,7 +90,7 @@ pub async fn whoever_acks_first_wins(f: &Fixture) {
 
 pub async fn entries_whose_payload_is_gone_are_settled(f: &Fixture) {
     let (source, entries) = f.pending("orders", 4).await;
-    f.trim(&source.key, 2).await;
+    f.cut(&source.key, 2).await;
     let claimed = f.claim_from(&source, B, A, 10).await;
     assert_eq!((ids(&claimed.entries), claimed.trimmed, claimed.more), (ids(&entries[2..]), 2, false));
     assert_eq!(f.pending_count(&source).await, 2);
@@ -83,14 +100,14 @@ pub async fn a_worker_lives_as_long_as_its_heartbeat(f: &Fixture) {
     let workers = ["one", "two", "three"].map(str::to_owned);
     let alive = async || f.broker().alive(&workers).await.unwrap();
     assert_eq!(alive().await, [false, false, false]);
-    f.broker().heartbeat("one", FOREVER).await.unwrap();
-    f.broker().heartbeat("three", FOREVER).await.unwrap();
+    f.broker().heartbeat("one", "{}", FOREVER).await.unwrap();
+    f.broker().heartbeat("three", "{}", FOREVER).await.unwrap();
     assert_eq!(alive().await, [true, false, true]);
     f.broker().resign("one").await.unwrap();
     f.broker().resign("two").await.unwrap();
     assert_eq!(alive().await, [false, false, true]);
     // A shorter one replaces a longer one, and ends of itself.
-    f.broker().heartbeat("three", Duration::from_millis(30)).await.unwrap();
+    f.broker().heartbeat("three", "{}", Duration::from_millis(30)).await.unwrap();
     eventually_async("a heartbeat to end", DEADLINE, async || (!alive().await[2]).then_some(())).await;
 }
 

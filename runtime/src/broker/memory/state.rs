@@ -5,19 +5,25 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::super::{
-    BrokerError, Claimed, ConsumerInfo, Cursor, Entry, EntryId, Fields, GroupInfo, Settled, Source, StreamInfo,
-    dead_letter, keys,
+    BrokerError, Claimed, ConsumerInfo, Cursor, Entry, EntryId, Fields, Settled, Source, Trimmed, dead_letter, keys,
 };
 use crate::clock::now_ms;
 use crate::envelope;
 use crate::outcome::{DeadLetter, Decision, Settlement};
+
+mod look;
 
 #[derive(Default)]
 pub(super) struct State {
     streams: HashMap<String, Stream>,
     /// Due times and entries, by the key of the set.
     due: HashMap<Arc<str>, BTreeSet<(u64, EntryId)>>,
-    heartbeats: HashMap<String, Instant>,
+    heartbeats: HashMap<String, Heartbeat>,
+}
+
+struct Heartbeat {
+    until: Instant,
+    report: String,
 }
 
 #[derive(Default)]
@@ -37,6 +43,7 @@ struct Group {
 struct Pending {
     consumer: String,
     attempt: u32,
+    since: Instant,
 }
 
 impl Stream {
@@ -75,12 +82,38 @@ impl State {
         }
     }
 
-    pub(super) fn trim(&mut self, key: &str, keep: usize) {
+    pub(super) fn cut(&mut self, key: &str, keep: usize) {
         if let Some(stream) = self.streams.get_mut(key) {
             while stream.entries.len() > keep {
                 stream.entries.pop_first();
             }
         }
+    }
+
+    pub(super) fn trim(&mut self, key: &str, max_length: Option<usize>, older_than: Option<Duration>) -> Trimmed {
+        let Some(stream) = self.streams.get_mut(key) else { return Trimmed::default() };
+        // What every group has settled lies before the first bound.
+        let bounds = stream.groups.iter().map(|(name, group)| {
+            let pending = group.pending.first_key_value().map(|(&id, _)| id);
+            (pending.unwrap_or_else(|| group.delivered.next()), name)
+        });
+        let holder = bounds.min();
+        let oldest = older_than.map(|age| now_ms().saturating_sub(u64::try_from(age.as_millis()).unwrap_or(u64::MAX)));
+        let mut removed = 0;
+        let mut held_back_by = None;
+        while let Some((&id, _)) = stream.entries.first_key_value() {
+            let is_excess = max_length.is_some_and(|max| stream.entries.len() > max);
+            if !is_excess && oldest.is_none_or(|oldest| id.ms >= oldest) {
+                break;
+            }
+            if let Some((_, name)) = holder.filter(|(bound, _)| id >= *bound) {
+                held_back_by = Some(name.to_string());
+                break;
+            }
+            stream.entries.pop_first();
+            removed += 1;
+        }
+        Trimmed { removed, length: stream.entries.len(), more: false, held_back_by }
     }
 
     pub(super) fn delete_stream(&mut self, key: &str) {
@@ -101,7 +134,9 @@ impl State {
         let read: Vec<Entry> = fresh.map(|(&id, fields)| Entry { id, attempt: 1, fields: fields.clone() }).collect();
         for entry in &read {
             group.delivered = entry.id;
-            group.pending.insert(entry.id, Pending { consumer: consumer.to_owned(), attempt: 1 });
+            group
+                .pending
+                .insert(entry.id, Pending { consumer: consumer.to_owned(), attempt: 1, since: Instant::now() });
         }
         Ok(read)
     }
@@ -163,7 +198,10 @@ impl State {
 
     fn bury(&mut self, source: &Source, entry: EntryId, letter: &DeadLetter) {
         let original = self.streams.get(&*source.key).and_then(|stream| stream.entries.get(&entry)).cloned();
-        let original = original.unwrap_or_default();
+        let mut original = original.unwrap_or_default();
+        if keys::is_inbox(&source.key) {
+            original = dead_letter::without_head(original);
+        }
         let evidence = dead_letter::evidence(letter).into_iter().enumerate();
         let mut fields: Fields = evidence
             .map(|(at, (name, value))| match at {
@@ -178,6 +216,7 @@ impl State {
     }
 
     /// Hands a pending entry to a consumer; `None` if its payload is gone, in which case it is acknowledged.
+    /// From oneself it is no attempt: what was lost on its way has not been run.
     fn claim(&mut self, source: &Source, consumer: &str, id: EntryId) -> Option<Entry> {
         let (group, entries) = self.group(source).ok()?;
         let Some(fields) = entries.get(&id) else {
@@ -185,8 +224,11 @@ impl State {
             return None;
         };
         let pending = group.pending.get_mut(&id)?;
-        pending.attempt += 1;
-        pending.consumer = consumer.to_owned();
+        pending.since = Instant::now();
+        if pending.consumer != consumer {
+            pending.attempt += 1;
+            pending.consumer = consumer.to_owned();
+        }
         let entry = Entry { id, attempt: pending.attempt, fields: fields.clone() };
         group.seen(consumer);
         Some(entry)
@@ -229,8 +271,8 @@ impl State {
         let wanted: Vec<(EntryId, u32)> =
             theirs.by_ref().take(limit + 1).map(|(&id, pending)| (id, pending.attempt)).collect();
         let mut claimed = Claimed::default();
-        for (at, &(id, attempt)) in wanted.iter().enumerate() {
-            let suspect = attempt >= 2;
+        for (at, &(id, handed_out)) in wanted.iter().enumerate() {
+            let suspect = handed_out + u32::from(from != consumer) > 2;
             if claimed.entries.len() == limit || (suspect && !claimed.entries.is_empty()) {
                 claimed.more = true;
                 break;
@@ -271,40 +313,10 @@ impl State {
         Ok(is_idle)
     }
 
-    pub(super) fn heartbeat(&mut self, worker: &str, ttl: Duration) {
-        self.heartbeats.insert(worker.to_owned(), Instant::now() + ttl);
-    }
-
-    pub(super) fn resign(&mut self, worker: &str) {
-        self.heartbeats.remove(worker);
-    }
-
-    pub(super) fn is_alive(&self, worker: &str) -> bool {
-        self.heartbeats.get(worker).is_some_and(|until| *until > Instant::now())
-    }
-
-    pub(super) fn stream_info(&self, key: &str) -> Option<StreamInfo> {
-        let stream = self.streams.get(key)?;
-        let groups = stream.groups.iter().map(|(name, group)| GroupInfo {
-            name: name.to_string(),
-            pending: group.pending.len(),
-            lag: Some(stream.entries.range(group.delivered.next()..).count()),
-        });
-        Some(StreamInfo { length: stream.entries.len(), last: stream.last, groups: groups.collect() })
-    }
-
-    pub(super) fn range(&self, key: &str, from: EntryId, to: EntryId, count: usize) -> Vec<Entry> {
-        let Some(stream) = self.streams.get(key).filter(|_| from <= to) else { return Vec::new() };
-        let entries = stream.entries.range(from..=to).take(count);
-        entries.map(|(&id, fields)| Entry { id, attempt: 0, fields: fields.clone() }).collect()
-    }
-
     pub(super) fn redrive(&mut self, dead_key: &str, entry: EntryId, inbox: &str) -> Result<bool, BrokerError> {
         let Some(stream) = self.streams.get_mut(dead_key) else { return Ok(false) };
         let Some(fields) = stream.entries.get(&entry) else { return Ok(false) };
-        let Some(moved) = dead_letter::to_inbox(fields) else {
-            return Err(BrokerError::Unexpected { message: "the entry is not a dead letter".to_owned() });
-        };
+        let moved = dead_letter::to_inbox(fields).map_err(|reason| BrokerError::NotRedrivable { entry, reason })?;
         stream.entries.remove(&entry);
         self.append(inbox, moved);
         Ok(true)

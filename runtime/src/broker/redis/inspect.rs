@@ -1,24 +1,31 @@
-//! Operations on streams: looking, redriving, deleting.
+//! Operations on streams: looking, redriving, trimming, deleting.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::super::{BrokerError, Entry, EntryId, GroupInfo, Inspect, StreamInfo};
+use super::super::{
+    BrokerError, Entry, EntryId, GroupInfo, Inspect, PendingEntry, Replay, Replayed, ServerInfo, Source, StreamInfo,
+    Trimmed, dead_letter, keys,
+};
 use super::script::Script;
 use super::{RedisBroker, reply};
+
+/// Entries of the slow log that are looked at.
+const SLOW_ENTRIES: usize = 16;
+/// Entries that one call of trim.lua removes, near enough: less than a millisecond of the server's time.
+const TRIM_LIMIT: usize = 10_000;
 
 impl RedisBroker {
     /// The newest id ever given out in the stream; `None` if there is no stream.
     pub(super) async fn last_id(&self, key: &str) -> Result<Option<EntryId>, BrokerError> {
-        Ok(self.stream_map(key).await?.map(|(_, last)| last))
+        self.stream_map(key).await?.map(|map| map.id("last-generated-id")).transpose()
     }
 
-    async fn stream_map(&self, key: &str) -> Result<Option<(usize, EntryId)>, BrokerError> {
+    async fn stream_map(&self, key: &str) -> Result<Option<reply::Map>, BrokerError> {
         match self.requests.query(::redis::cmd("XINFO").arg("STREAM").arg(key)).await {
-            Ok(value) => {
-                let map = reply::Map::new(value)?;
-                let last = map.text("last-generated-id")?.parse().map_err(reply::unexpected)?;
-                Ok(Some((map.count("length")?, last)))
-            }
+            Ok(value) => Ok(Some(reply::Map::new(value)?)),
             Err(BrokerError::NoGroup { .. }) => Ok(None),
             Err(error) => Err(error),
         }
@@ -28,7 +35,7 @@ impl RedisBroker {
 #[async_trait]
 impl Inspect for RedisBroker {
     async fn stream(&self, key: &str) -> Result<Option<StreamInfo>, BrokerError> {
-        let Some((length, last)) = self.stream_map(key).await? else { return Ok(None) };
+        let Some(map) = self.stream_map(key).await? else { return Ok(None) };
         let groups = match self.requests.query(::redis::cmd("XINFO").arg("GROUPS").arg(key)).await {
             Ok(value) => reply::maps(value)?,
             // Deleted between the two requests.
@@ -40,12 +47,95 @@ impl Inspect for RedisBroker {
             .map(|group| {
                 Ok(GroupInfo {
                     name: group.text("name")?,
+                    consumers: group.count("consumers")?,
                     pending: group.count("pending")?,
+                    delivered: group.id("last-delivered-id")?,
                     lag: group.count("lag").ok(),
                 })
             })
             .collect::<Result<_, BrokerError>>()?;
-        Ok(Some(StreamInfo { length, last, groups }))
+        let (length, last) = (map.count("length")?, map.id("last-generated-id")?);
+        Ok(Some(StreamInfo { length, first: map.entry_id("first-entry")?, last, groups }))
+    }
+
+    async fn server(&self) -> Result<Option<ServerInfo>, BrokerError> {
+        let info: String = self.requests.query(&::redis::cmd("INFO")).await?;
+        let (seconds, micros): (u64, u64) = self.requests.query(&::redis::cmd("TIME")).await?;
+        let info = info.lines().filter_map(|line| line.split_once(':'));
+        let info = info.map(|(name, value)| (name.to_owned(), value.trim_end().to_owned())).collect();
+        let slow = match self.requests.query(::redis::cmd("SLOWLOG").arg("GET").arg(SLOW_ENTRIES)).await {
+            Ok(value) => Some(reply::slow_log(value)?),
+            Err(BrokerError::Refused { .. }) => None,
+            Err(error) => return Err(error),
+        };
+        Ok(Some(ServerInfo { info, now_ms: seconds * 1000 + micros / 1000, slow }))
+    }
+
+    async fn stream_keys(&self, limit: usize) -> Result<Vec<String>, BrokerError> {
+        let (mut keys, mut cursor) = (BTreeSet::new(), "0".to_owned());
+        loop {
+            let mut command = ::redis::cmd("SCAN");
+            command.arg(&cursor).arg("COUNT").arg(1000).arg("TYPE").arg("stream");
+            let (next, page): (String, Vec<Vec<u8>>) = self.requests.query(&command).await?;
+            // A key that is not UTF-8 cannot be named in a configuration.
+            keys.extend(page.into_iter().filter_map(|key| String::from_utf8(key).ok()));
+            if next == "0" || keys.len() >= limit {
+                return Ok(keys.into_iter().take(limit).collect());
+            }
+            cursor = next;
+        }
+    }
+
+    async fn memory(&self, key: &str) -> Result<Option<u64>, BrokerError> {
+        match self.requests.query(::redis::cmd("MEMORY").arg("USAGE").arg(key)).await {
+            Ok(bytes) => Ok(bytes),
+            Err(BrokerError::Refused { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn range_back(&self, key: &str, from: EntryId, to: EntryId, count: usize) -> Result<Vec<Entry>, BrokerError> {
+        let mut command = ::redis::cmd("XREVRANGE");
+        command.arg(key).arg(to.to_string()).arg(from.to_string()).arg("COUNT").arg(count);
+        reply::entries(self.requests.query(&command).await?, 0)
+    }
+
+    async fn pending(&self, source: &Source, from: EntryId, count: usize) -> Result<Vec<PendingEntry>, BrokerError> {
+        let mut command = ::redis::cmd("XPENDING");
+        command.arg(&*source.key).arg(&*source.group).arg(from.to_string()).arg("+").arg(count);
+        let rows: Vec<(String, String, u64, u32)> = self.requests.query(&command).await?;
+        rows.into_iter()
+            .map(|(id, consumer, idle, attempts)| {
+                let id = id.parse().map_err(reply::unexpected)?;
+                Ok(PendingEntry { id, consumer, idle: Duration::from_millis(idle), attempts })
+            })
+            .collect()
+    }
+
+    async fn replay(&self, replay: &Replay<'_>) -> Result<Replayed, BrokerError> {
+        let reply = Script::Replay
+            .run(&self.requests, &[replay.key, replay.inbox], |command| {
+                command.arg(replay.from.to_string()).arg(replay.to.to_string()).arg(replay.count);
+                command.arg(replay.stream).arg(replay.run);
+            })
+            .await?;
+        let (appended, skipped, last): (usize, usize, String) =
+            ::redis::from_redis_value(reply).map_err(reply::unexpected)?;
+        let last = (!last.is_empty()).then(|| last.parse()).transpose().map_err(reply::unexpected)?;
+        Ok(Replayed { appended, skipped, last })
+    }
+
+    async fn workers(&self) -> Result<Vec<(String, String)>, BrokerError> {
+        let ids: Vec<String> = self.requests.query(::redis::cmd("ZRANGE").arg(keys::WORKERS).arg(0).arg(-1)).await?;
+        let mut pipeline = ::redis::pipe();
+        for id in &ids {
+            pipeline.cmd("GET").arg(keys::heartbeat(id));
+        }
+        let reports: Vec<Option<String>> = match ids.is_empty() {
+            true => Vec::new(),
+            false => self.requests.pipeline(&pipeline).await?,
+        };
+        Ok(ids.into_iter().zip(reports).filter_map(|(id, report)| Some((id, report?))).collect())
     }
 
     async fn range(&self, key: &str, from: EntryId, to: EntryId, count: usize) -> Result<Vec<Entry>, BrokerError> {
@@ -60,7 +150,12 @@ impl Inspect for RedisBroker {
                 command.arg(entry.to_string());
             })
             .await?;
-        Ok(reply::integer(&reply)? == 1)
+        let refused = |reason| Err(BrokerError::NotRedrivable { entry, reason });
+        match reply::integer(&reply)? {
+            -1 => refused(dead_letter::NOT_A_DEAD_LETTER),
+            -2 => refused(dead_letter::NO_ORIGINAL),
+            moved => Ok(moved == 1),
+        }
     }
 
     async fn remove_streams(&self, keys: &[&str]) -> Result<(), BrokerError> {
@@ -68,6 +163,22 @@ impl Inspect for RedisBroker {
             return Ok(());
         }
         self.requests.query::<i64>(::redis::cmd("UNLINK").arg(keys)).await.map(|_| ())
+    }
+
+    async fn trim(
+        &self,
+        key: &str,
+        max_length: Option<usize>,
+        older_than: Option<Duration>,
+    ) -> Result<Trimmed, BrokerError> {
+        let text = |number: Option<u128>| number.map_or_else(String::new, |number| number.to_string());
+        let reply = Script::Trim
+            .run(&self.requests, &[key], |command| {
+                command.arg(text(max_length.map(|max| max as u128)));
+                command.arg(text(older_than.map(|age| age.as_millis()))).arg(TRIM_LIMIT);
+            })
+            .await?;
+        reply::trimmed(reply)
     }
 
     async fn delete(&self, key: &str, entries: &[EntryId]) -> Result<usize, BrokerError> {

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use ::redis::Value;
 
-use super::super::{BrokerError, Claimed, Entry, EntryId, Fields};
+use super::super::pubsub::Lease;
+use super::super::{BrokerError, Claimed, Entry, EntryId, Fields, Trimmed};
 
 /// The answer is none that the command can give.
 pub(super) fn unexpected(what: impl Display) -> BrokerError {
@@ -91,6 +92,27 @@ pub(super) fn claimed(value: Value) -> Result<Claimed, BrokerError> {
     Ok(Claimed { entries, trimmed, more, next_due })
 }
 
+/// The answer of lease.lua.
+pub(super) fn lease(value: Value) -> Result<Lease, BrokerError> {
+    let (held, position) = pair(value)?;
+    let position = Some(text(position)?).filter(|text| !text.is_empty());
+    let position = position.map(|text| text.parse().map_err(unexpected)).transpose()?;
+    Ok(Lease { held: integer(&held)? == 1, position })
+}
+
+/// The answer of trim.lua.
+pub(super) fn trimmed(value: Value) -> Result<Trimmed, BrokerError> {
+    let parts: [Value; 4] = array(value)?.try_into().map_err(|_| unexpected("an answer in four parts was expected"))?;
+    let [removed, length, more, holder] = parts;
+    let count = |value: &Value| Ok(integer(value)?.max(0) as usize);
+    Ok(Trimmed {
+        removed: count(&removed)?,
+        length: count(&length)?,
+        more: integer(&more)? == 1,
+        held_back_by: Some(text(holder)?).filter(|name| !name.is_empty()),
+    })
+}
+
 /// One flat list of names and values, as XINFO gives them.
 pub(super) struct Map(Vec<(String, Value)>);
 
@@ -115,10 +137,38 @@ impl Map {
         text(self.get(name)?.clone())
     }
 
+    /// An entry id.
+    pub(super) fn id(&self, name: &str) -> Result<EntryId, BrokerError> {
+        self.text(name)?.parse().map_err(unexpected)
+    }
+
+    /// The id of an entry; `None` if there is nothing.
+    pub(super) fn entry_id(&self, name: &str) -> Result<Option<EntryId>, BrokerError> {
+        match self.get(name)? {
+            Value::Nil => Ok(None),
+            value => Ok(Some(pair(value.clone()).and_then(|(id, _)| text(id))?.parse().map_err(unexpected)?)),
+        }
+    }
+
     /// A number that is not negative.
     pub(super) fn count(&self, name: &str) -> Result<usize, BrokerError> {
         Ok(integer(self.get(name)?)?.max(0) as usize)
     }
+}
+
+/// The answer of SLOWLOG GET: durations and the beginnings of the commands.
+pub(super) fn slow_log(value: Value) -> Result<Vec<(Duration, String)>, BrokerError> {
+    let entry = |value| {
+        let parts = array(value)?;
+        let [_, _, Value::Int(micros), Value::Array(words), ..] = &parts[..] else {
+            return Err(unexpected("an entry of the slow log has other parts"));
+        };
+        let word = |word: &Value| bytes(word.clone()).map(|word| String::from_utf8_lossy(&word).into_owned());
+        let words: Vec<String> = words.iter().take(4).map(word).collect::<Result<_, _>>()?;
+        let text = words.join(" ").chars().take(120).collect();
+        Ok((Duration::from_micros((*micros).max(0) as u64), text))
+    };
+    array(value)?.into_iter().map(entry).collect()
 }
 
 /// A list of maps, as XINFO GROUPS and XINFO CONSUMERS give it.

@@ -18,10 +18,23 @@ pub(super) enum Script {
     RemoveConsumer,
     Heartbeat,
     Publish,
+    Replay,
+    Trim,
+    Lease,
+    TakeIn,
+}
+
+/// What the scripts that append to streams begin with.
+const CAN_APPEND: &str = include_str!("can_append.lua");
+
+/// A script as the server gets it.
+struct Loaded {
+    text: String,
+    hash: String,
 }
 
 impl Script {
-    fn text(self) -> &'static str {
+    fn source(self) -> &'static str {
         match self {
             Script::Settle => include_str!("settle.lua"),
             Script::Park => include_str!("park.lua"),
@@ -31,12 +44,29 @@ impl Script {
             Script::RemoveConsumer => include_str!("remove_consumer.lua"),
             Script::Heartbeat => include_str!("heartbeat.lua"),
             Script::Publish => include_str!("publish.lua"),
+            Script::Replay => include_str!("replay.lua"),
+            Script::Lease => include_str!("lease.lua"),
+            Script::TakeIn => include_str!("take_in.lua"),
+            Script::Trim => include_str!("trim.lua"),
         }
     }
 
-    fn hash(self) -> &'static str {
-        static HASHES: [OnceLock<String>; 8] = [const { OnceLock::new() }; 8];
-        HASHES[self as usize].get_or_init(|| ::redis::Script::new(self.text()).get_hash().to_owned())
+    fn appends(self) -> bool {
+        matches!(self, Script::Settle | Script::Redrive | Script::Publish | Script::Replay)
+    }
+
+    fn loaded(self) -> &'static Loaded {
+        static LOADED: [OnceLock<Loaded>; 12] = [const { OnceLock::new() }; 12];
+        LOADED[self as usize].get_or_init(|| {
+            let source = self.source();
+            let text = match source.split_once('\n') {
+                // The first line says how the script is to be run, and must stay the first.
+                Some((first, rest)) if self.appends() => format!("{first}\n{CAN_APPEND}{rest}"),
+                _ => source.to_owned(),
+            };
+            let hash = ::redis::Script::new(&text).get_hash().to_owned();
+            Loaded { text, hash }
+        })
     }
 
     /// Runs the script; `arguments` adds what follows the keys. Loads it first if the server does not know it, which
@@ -48,7 +78,7 @@ impl Script {
         arguments: impl FnOnce(&mut Cmd),
     ) -> Result<Value, BrokerError> {
         let mut command = ::redis::cmd("EVALSHA");
-        command.arg(self.hash()).arg(keys.len());
+        command.arg(&self.loaded().hash).arg(keys.len());
         for key in keys {
             command.arg(*key);
         }
@@ -57,7 +87,7 @@ impl Script {
             Err(BrokerError::Refused { message, .. })
                 if message.contains("NoScript") || message.contains("NOSCRIPT") =>
             {
-                link.query::<String>(::redis::cmd("SCRIPT").arg("LOAD").arg(self.text())).await?;
+                link.query::<String>(::redis::cmd("SCRIPT").arg("LOAD").arg(&self.loaded().text)).await?;
                 link.query(&command).await
             }
             answer => answer,

@@ -5,7 +5,8 @@
 -- KEYS: every stream that is touched.
 -- ARGV: consumer, then per settlement: op, index of its stream in KEYS, group, entry id, and
 --   op 'A': number of follow-ups, then per follow-up: index in KEYS, number of arguments, field, value, ...
---   op 'D': index of the dead-letter stream in KEYS, number of arguments, place of the time in them, field, value, ...
+--   op 'D': index of the dead-letter stream in KEYS, number of arguments, place of the time in them, 1 if the entry
+--     stands in an inbox, field, value, ...
 -- Returns per settlement: 1 applied, 0 superseded, or a text: refused, and why.
 --
 -- There is no rollback. So everything that could fail is checked for a settlement before its XACK, and nothing after
@@ -13,52 +14,37 @@
 
 local consumer = ARGV[1]
 local at = 2
-local verdicts = {}
 local time = redis.call('TIME')
 local now = string.format('%d%03d', time[1], math.floor(time[2] / 1000))
 
--- Why nothing can be appended to KEYS[index]; false if it can.
-local function obstacle(index)
-  local verdict = verdicts[index]
-  if verdict ~= nil then return verdict end
-  local key = KEYS[index]
-  local kind = redis.call('TYPE', key).ok
-  verdict = false
-  if kind ~= 'none' and kind ~= 'stream' then
-    verdict = 'WRONGTYPE ' .. key .. ' holds a ' .. kind .. ', not a stream'
-  elseif not redis.acl_check_cmd('XADD', key, '*', 'f', 'v') then
-    verdict = 'NOPERM no permission to append to ' .. key
-  elseif kind == 'stream' then
-    local info = redis.call('XINFO', 'STREAM', key)
-    for i = 1, #info, 2 do
-      if info[i] == 'last-generated-id' and string.sub(info[i + 1], 1, 19) == '1844674407370955161' then
-        verdict = 'EXHAUSTED ' .. key .. ' has reached the greatest entry id'
-      end
+-- What is in the way of acknowledging entries of KEYS[index]: false if nothing, 0 if it is no stream, so that nothing
+-- can be pending there, or a text: refused, and why.
+local sources = {}
+local function source_obstacle(index, group)
+  if sources[index] == nil then
+    local key, verdict = KEYS[index], false
+    if redis.call('TYPE', key).ok ~= 'stream' then
+      verdict = 0
+    elseif not redis.acl_check_cmd('XACK', key, group, '0-1') then
+      verdict = 'NOPERM no permission to acknowledge in ' .. key
     end
+    sources[index] = verdict
   end
-  verdicts[index] = verdict
-  return verdict
-end
-
--- Whether the entry can be acknowledged at all: a key of another type would raise an error.
-local streams = {}
-local function is_stream(index)
-  if streams[index] == nil then streams[index] = redis.call('TYPE', KEYS[index]).ok == 'stream' end
-  return streams[index]
+  return sources[index]
 end
 
 local function ack(source, group, entry)
-  return is_stream(source) and redis.call('XACK', KEYS[source], group, entry) == 1
+  return redis.call('XACK', KEYS[source], group, entry) == 1
 end
 
 local function settle_ack(source, group, entry)
   local count = tonumber(ARGV[at])
   at = at + 1
-  local writes, refused = {}, false
+  local writes, refused = {}, source_obstacle(source, group)
   for i = 1, count do
     local target, length = tonumber(ARGV[at]), tonumber(ARGV[at + 1])
     writes[i] = { KEYS[target], at + 2, at + 1 + length }
-    refused = refused or obstacle(target)
+    refused = refused or obstacle(KEYS[target])
     at = at + 2 + length
   end
   if refused then return refused end
@@ -69,17 +55,32 @@ local function settle_ack(source, group, entry)
   return 1
 end
 
+-- The fields of an inbox entry behind what wasmill wrote before them; all of them if it wrote nothing.
+local function without_head(fields)
+  for i = 1, #fields, 2 do
+    if fields[i] == 'dl_original_fields' then
+      local rest = {}
+      for at = i + 2, #fields do rest[#rest + 1] = fields[at] end
+      return rest
+    end
+  end
+  return fields
+end
+
 local function settle_dead(source, group, entry)
   local target, length, time_at = tonumber(ARGV[at]), tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
-  local first = at + 3
+  local is_inbox, first = ARGV[at + 3] == '1', at + 4
   at = first + length
-  local refused = obstacle(target)
+  local refused = source_obstacle(source, group) or obstacle(KEYS[target])
   if refused then return refused end
-  if not is_stream(source) then return 0 end
   local pending = redis.pcall('XPENDING', KEYS[source], group, entry, entry, 1)
-  if pending.err or not pending[1] or pending[1][2] ~= consumer then return 0 end
-  local original = redis.call('XRANGE', KEYS[source], entry, entry)
+  -- A group that is gone has nothing pending.
+  if pending.err then return string.sub(pending.err, 1, 7) == 'NOGROUP' and 0 or pending.err .. ' (XPENDING ' .. KEYS[source] .. ')' end
+  if not pending[1] or pending[1][2] ~= consumer then return 0 end
+  local original = redis.pcall('XRANGE', KEYS[source], entry, entry)
+  if original.err then return original.err .. ' (XRANGE ' .. KEYS[source] .. ')' end
   original = original[1] and original[1][2] or {}
+  if is_inbox then original = without_head(original) end
   local fields = { unpack(ARGV, first, first + length - 1) }
   fields[time_at] = now
   fields[#fields + 1] = 'dl_original_fields'

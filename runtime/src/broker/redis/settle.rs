@@ -28,8 +28,8 @@ pub(super) async fn settle(
     // All three travel together; each is atomic by itself, and no delivery is in two of them.
     let (bare_results, park_results, effect_results) = futures::join!(
         settle_bare(link, settlements, &bare),
-        settle_parks(link, consumer, settlements, &parks),
-        settle_effects(link, consumer, settlements, &effects),
+        settle_by_script(Kind::Parks, link, consumer, settlements, &parks),
+        settle_by_script(Kind::Effects, link, consumer, settlements, &effects),
     );
     let mut results = vec![Settled::Superseded; settlements.len()];
     let groups = [(bare, bare_results?), (parks, park_results?), (effects, effect_results?)];
@@ -78,13 +78,29 @@ async fn settle_bare(link: &Link, settlements: &[Settlement], places: &[usize]) 
                 let theirs = results.iter_mut().zip(&owners).filter(|(_, owner)| **owner == index);
                 theirs.for_each(|(result, _)| *result = Settled::Superseded);
             }
+            Err(BrokerError::Refused { refusal, message }) if refusal.is_about_effects() => {
+                let theirs = results.iter_mut().zip(&owners).filter(|(_, owner)| **owner == index);
+                theirs.for_each(|(result, _)| *result = refused(refusal, &message));
+            }
             Err(error) => return Err(error),
         }
     }
     Ok(results)
 }
 
-async fn settle_parks(
+/// What is settled by script.
+#[derive(Clone, Copy)]
+enum Kind {
+    /// Parking.
+    Parks,
+    /// Acks with effects, and dead letters.
+    Effects,
+}
+
+/// Settles by script. What the server refuses as a whole is about what is to be written: acks go on, and the call is
+/// made again handler by handler, since the keys of one may be what is refused.
+async fn settle_by_script(
+    kind: Kind,
     link: &Link,
     consumer: &str,
     settlements: &[Settlement],
@@ -93,6 +109,40 @@ async fn settle_parks(
     if places.is_empty() {
         return Ok(Vec::new());
     }
+    let reply = match kind {
+        Kind::Parks => run_park(link, consumer, settlements, places).await,
+        Kind::Effects => run_settle(link, consumer, settlements, places).await,
+    };
+    match reply {
+        Ok(reply) => results(reply),
+        Err(BrokerError::Refused { refusal, message }) if refusal.is_about_effects() => {
+            let group = |at: usize| &settlements[at].source.group;
+            let (first, others): (Vec<usize>, Vec<usize>) =
+                places.iter().partition(|&&at| group(at) == group(places[0]));
+            if others.is_empty() {
+                return Ok(vec![refused(refusal, &message); places.len()]);
+            }
+            let mut answers = BTreeMap::new();
+            for part in [first, others] {
+                let settled = Box::pin(settle_by_script(kind, link, consumer, settlements, &part)).await?;
+                answers.extend(part.into_iter().zip(settled));
+            }
+            Ok(places.iter().map(|at| answers.remove(at).unwrap_or(Settled::Superseded)).collect())
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn refused(refusal: Refusal, message: &str) -> Settled {
+    Settled::Refused(format!("{refusal}: {message}. {}", refusal.remedy()))
+}
+
+async fn run_park(
+    link: &Link,
+    consumer: &str,
+    settlements: &[Settlement],
+    places: &[usize],
+) -> Result<Value, BrokerError> {
     let mut keys = KeyTable::default();
     let mut body = Cmd::new();
     for &at in places {
@@ -100,24 +150,20 @@ async fn settle_parks(
         body.arg(keys.index(&source.key)).arg(&*source.group).arg(entry.to_string());
         body.arg(keys.index(&source.due_key)).arg(pause.as_millis() as u64);
     }
-    let reply = Script::Park
+    Script::Park
         .run(link, &keys.0, |command| {
             command.arg(consumer).arg(keys::PARKED_CONSUMER);
             append(command, &body);
         })
-        .await?;
-    results(reply)
+        .await
 }
 
-async fn settle_effects(
+async fn run_settle(
     link: &Link,
     consumer: &str,
     settlements: &[Settlement],
     places: &[usize],
-) -> Result<Vec<Settled>, BrokerError> {
-    if places.is_empty() {
-        return Ok(Vec::new());
-    }
+) -> Result<Value, BrokerError> {
     let mut keys = KeyTable::default();
     for &at in places {
         let Settlement { source, decision, .. } = &settlements[at];
@@ -133,46 +179,14 @@ async fn settle_effects(
         }
     }
     let table = keys.0.clone();
-    let reply = Script::Settle
+    Script::Settle
         .run(link, &table, |command| {
             command.arg(consumer);
             for &at in places {
                 write_effects(command, &settlements[at], &mut keys);
             }
         })
-        .await;
-    match reply {
-        Ok(reply) => results(reply),
-        // Nothing was written. This is about effects alone, so acks and parked entries go on.
-        Err(BrokerError::Refused { refusal, message }) if refusal.is_about_effects() => {
-            let group = |at: usize| &settlements[at].source.group;
-            let (first, others): (Vec<usize>, Vec<usize>) =
-                places.iter().partition(|&&at| group(at) == group(places[0]));
-            if !others.is_empty() {
-                // One handler's keys may be what is refused: the others are not to suffer for it.
-                return settle_apart(link, consumer, settlements, places, [first, others]).await;
-            }
-            let why = format!("{refusal}: {message}. {}", refusal.remedy());
-            Ok(vec![Settled::Refused(why); places.len()])
-        }
-        Err(error) => Err(error),
-    }
-}
-
-/// Settles two parts in calls of their own; the answers are in the order of `places`.
-async fn settle_apart(
-    link: &Link,
-    consumer: &str,
-    settlements: &[Settlement],
-    places: &[usize],
-    parts: [Vec<usize>; 2],
-) -> Result<Vec<Settled>, BrokerError> {
-    let mut answers = BTreeMap::new();
-    for part in parts {
-        let settled = Box::pin(settle_effects(link, consumer, settlements, &part)).await?;
-        answers.extend(part.into_iter().zip(settled));
-    }
-    Ok(places.iter().map(|at| answers.remove(at).unwrap_or(Settled::Superseded)).collect())
+        .await
 }
 
 /// The arguments of one settlement, as settle.lua reads them.
@@ -191,7 +205,7 @@ fn write_effects<'a>(command: &mut Cmd, settlement: &'a Settlement, keys: &mut K
         }
         Decision::DeadLetter(letter) => {
             head("D", keys);
-            write_dead_letter(command, letter, keys);
+            write_dead_letter(command, letter, keys::is_inbox(&source.key), keys);
         }
         Decision::Park { .. } => {}
     }
@@ -207,11 +221,11 @@ pub(super) fn write_publication<'a>(command: &mut Cmd, publication: &'a Publicat
     });
 }
 
-fn write_dead_letter<'a>(command: &mut Cmd, letter: &'a DeadLetter, keys: &mut KeyTable<'a>) {
+fn write_dead_letter<'a>(command: &mut Cmd, letter: &'a DeadLetter, in_inbox: bool, keys: &mut KeyTable<'a>) {
     let evidence = dead_letter::evidence(letter);
     command.arg(keys.index(&letter.key)).arg(evidence.len() * 2);
     // Lua counts from 1, and the value stands after its name.
-    command.arg(dead_letter::LAST_TIME_INDEX * 2 + 2);
+    command.arg(dead_letter::LAST_TIME_INDEX * 2 + 2).arg(u8::from(in_inbox));
     for (name, value) in evidence {
         command.arg(name).arg(&*value);
     }

@@ -9,12 +9,11 @@ use futures::stream::{FuturesOrdered, StreamExt as _};
 use indicatif::{ProgressBar, ProgressStyle};
 use wasmill::broker::keys::Namespace;
 use wasmill::broker::{Broker, BrokerError};
-use wasmill::config::Config;
 use wasmill::outcome::Publication;
 
 use super::super::{Context, Report};
 use super::lines::{Lines, Range};
-use super::{Args, Published, check_size, event};
+use super::{Args, Published, Rules, event};
 
 /// Events that are published in one step at most.
 const STEP_EVENTS: usize = 500;
@@ -30,17 +29,17 @@ const BLOCK: usize = 1 << 16;
 /// Publishes all lines; the ids are printed while they are published, or returned for JSON.
 pub(super) async fn send(
     context: &Context,
-    config: &Config,
+    rules: &Rules,
     broker: Arc<dyn Broker>,
     args: &Args,
 ) -> Result<Vec<Published>, Report> {
-    let mut input = Input { config, args, lines: Lines::new(open(config, args)?), number: 0, at_end: false };
+    let mut input = Input { rules, args, lines: Lines::new(open(rules, args)?), number: 0, at_end: false };
     let mut sender = Sender { context, progress: progress()?, kept: Vec::new(), fates: Vec::new(), error: None };
     sender.send_all(&mut input, &broker).await.and_then(|()| sender.finish(&input))
 }
 
 /// Stdin from its beginning, checked if that is possible: a file is read twice, a pipe is held in memory.
-fn open(config: &Config, args: &Args) -> Result<Box<dyn BufRead>, Report> {
+fn open(rules: &Rules, args: &Args) -> Result<Box<dyn BufRead>, Report> {
     let fault = |error: std::io::Error| Report::failure(format!("stdin: {error}"));
     // Not by way of `io::stdin`, whose buffer would keep what it has read ahead.
     let mut stdin = File::from(std::io::stdin().as_fd().try_clone_to_owned().map_err(fault)?);
@@ -49,25 +48,25 @@ fn open(config: &Config, args: &Args) -> Result<Box<dyn BufRead>, Report> {
     }
     if stdin.metadata().map_err(fault)?.is_file() {
         let start = stdin.stream_position().map_err(fault)?;
-        check(config, args, BufReader::with_capacity(BLOCK, &stdin))?;
+        check(rules, args, BufReader::with_capacity(BLOCK, &stdin))?;
         stdin.seek(SeekFrom::Start(start)).map_err(fault)?;
         return Ok(Box::new(BufReader::with_capacity(BLOCK, stdin)));
     }
     let mut held = Vec::new();
     stdin.by_ref().take(HELD_BYTES + 1).read_to_end(&mut held).map_err(fault)?;
     if held.len() as u64 <= HELD_BYTES {
-        check(config, args, &held[..])?;
+        check(rules, args, &held[..])?;
     }
     Ok(Box::new(Cursor::new(held).chain(BufReader::with_capacity(BLOCK, stdin))))
 }
 
 /// Checks every line of an input that is there as a whole.
-fn check(config: &Config, args: &Args, input: impl BufRead) -> Result<(), Report> {
+fn check(rules: &Rules, args: &Args, input: impl BufRead) -> Result<(), Report> {
+    // Nothing but its size to check; most batches are like that.
+    let is_plain =
+        !args.msgpack && matches!(rules.schemas.find(&args.r#type, args.schema_version.as_deref()), Ok(None));
     // What every event has besides its data.
-    let rest = match args.msgpack {
-        true => 0,
-        false => event(config, args, Vec::new()).map_err(Report::usage)?.size(),
-    };
+    let rest = if is_plain { event(rules, args, Vec::new()).map_err(Report::usage)?.size() } else { 0 };
     let mut lines = Lines::new(input);
     let (mut line, mut number) = (Vec::new(), 0);
     while lines.read(&mut line).map_err(|error| Report::failure(format!("stdin: {error}")))? {
@@ -75,9 +74,9 @@ fn check(config: &Config, args: &Args, input: impl BufRead) -> Result<(), Report
         if !args.is_wanted(number) || line.trim_ascii().is_empty() {
             continue;
         }
-        let checked = check_json(&line).and_then(|()| match args.msgpack {
-            true => event(config, args, line.clone()).map(drop),
-            false => check_size(config, rest + line.len()),
+        let checked = check_json(&line).and_then(|()| match is_plain {
+            true => rules.check_size(rest + line.len()),
+            false => event(rules, args, line.clone()).map(drop),
         });
         checked.map_err(|error| Report::usage(format!("stdin, line {number}: {error}; nothing was published")))?;
     }
@@ -92,7 +91,7 @@ fn check_json(line: &[u8]) -> Result<(), String> {
 
 /// The lines of stdin as events.
 struct Input<'a, R> {
-    config: &'a Config,
+    rules: &'a Rules,
     args: &'a Args,
     lines: Lines<R>,
     /// The number of the line that was read last, from 1.
@@ -125,7 +124,7 @@ impl<R: BufRead> Input<'_, R> {
             let number = self.number;
             let fault = |error: String| Report::usage(format!("stdin, line {number}: {error}"));
             check_json(&line).map_err(fault)?;
-            let event = event(self.config, self.args, line).map_err(fault)?;
+            let event = event(self.rules, self.args, line).map_err(fault)?;
             bytes += event.data.len();
             if step.publications.is_empty() {
                 step.lines.first = number;
@@ -180,8 +179,8 @@ impl Sender<'_> {
     fn note(&mut self, lines: Range, result: Result<Vec<Published>, BrokerError>) {
         let fate = match &result {
             Ok(_) => Fate::Published,
-            Err(BrokerError::Refused { .. } | BrokerError::NoGroup { .. }) => Fate::Refused,
-            Err(BrokerError::Unreachable { .. } | BrokerError::Unexpected { .. }) => Fate::Unknown,
+            Err(BrokerError::Refused { .. }) => Fate::Refused,
+            Err(_) => Fate::Unknown,
         };
         match self.fates.last_mut() {
             Some((known, same)) if *same == fate => known.last = lines.last,

@@ -1,0 +1,48 @@
+//! The description of the API, made from the code that serves it.
+
+use axum::Json;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::{Modify, OpenApi, ToResponse};
+
+use super::{Problem, events, routes};
+
+/// What went wrong
+#[derive(ToResponse)]
+#[response(content_type = "application/problem+json")]
+#[expect(dead_code, reason = "the field is the schema of the response")]
+pub(super) struct ProblemResponse(Problem);
+
+/// The document without what derives cannot say.
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "wasmill", description = "Operating a mill: streams, handlers, dead letters, workers."),
+    paths(
+        routes::streams, routes::stream, routes::history, events::publish, routes::pending, routes::dead_letters,
+        routes::dead_letter, routes::redrive, routes::drop_dead_letters, routes::replay, routes::workers,
+        routes::stats, routes::doctor, routes::doctor_fix,
+    ),
+    components(responses(ProblemResponse), schemas(Problem)),
+    modifiers(&Bearer),
+)]
+struct Document;
+
+/// The token that a worker may ask for.
+struct Bearer;
+
+impl Modify for Bearer {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();
+        let components = document.components.get_or_insert_default();
+        components.add_security_scheme("token", SecurityScheme::Http(scheme));
+    }
+}
+
+/// The OpenAPI document.
+pub fn document() -> utoipa::openapi::OpenApi {
+    Document::openapi()
+}
+
+/// Serves it.
+pub(super) async fn page() -> Json<utoipa::openapi::OpenApi> {
+    Json(document())
+}

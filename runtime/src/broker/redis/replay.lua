@@ -1,0 +1,22 @@
+#!lua
+-- Appends past entries of a stream to the inbox of a handler.
+--
+-- KEYS: stream, inbox. ARGV: first and last entry, the most entries, the name of the stream, the id of the run.
+-- Returns: number of entries appended, number of those left out, the newest entry that was looked at or ''.
+
+local refused = obstacle(KEYS[2])
+if refused then return redis.error_reply(refused) end
+local appended, skipped, last = 0, 0, ''
+for _, entry in ipairs(redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[2], 'COUNT', ARGV[3])) do
+  local fields = entry[2]
+  last = entry[1]
+  -- `unpack` breaks near 8,000 values.
+  if #fields > 6000 then
+    skipped = skipped + 1
+  else
+    redis.call('XADD', KEYS[2], '*', 'dl_stream', ARGV[4], 'dl_entry_id', last, 'wasmill_replay', ARGV[5],
+      'dl_original_fields', tostring(#fields / 2), unpack(fields))
+    appended = appended + 1
+  end
+end
+return { appended, skipped, last }

@@ -1,0 +1,142 @@
+//! `wasmill replay --dry-run`: past events through a component in this process; nothing is written.
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use serde_json::{Map, Value, json};
+use wasmill::app;
+use wasmill::broker::keys::{self, Namespace};
+use wasmill::clock::now_ms;
+use wasmill::config::{Config, ResolvedHandler};
+use wasmill::event::Event;
+use wasmill::ops::{HistoryQuery, MAX_HISTORY_PAGE};
+use wasmill::wasm::{Component, GuestDelivery, GuestEvent, Handler, Isolation};
+
+use super::execution::{as_json, outcome, print_text};
+use super::replay::{Args, progress};
+use super::table::counted;
+use super::target::Target;
+use super::{Context, Report};
+
+/// What came of all events.
+#[derive(Default)]
+struct Totals {
+    events: u64,
+    follow_ups: u64,
+    outcomes: BTreeMap<&'static str, u64>,
+}
+
+/// Runs the events and shows what comes of each.
+pub async fn run(context: &Context, config: &Config, target: &Target, args: &Args) -> Result<ExitCode, Report> {
+    let resolved = config.handler(&args.handler).ok_or_else(|| {
+        let handler = &args.handler;
+        Report::usage(format!("--dry-run runs the component here: [handlers.{handler}] must be in the configuration"))
+    })?;
+    let handler = load(config, &resolved)?;
+    let run = if args.same_ids { String::new() } else { uuid::Uuid::now_v7().to_string() };
+    let progress = progress();
+    let mut totals = Totals::default();
+    let mut from = Some(args.from.clone());
+    let now = now_ms();
+    // What comes meanwhile is not past.
+    let to = args.to.clone().unwrap_or_else(|| now.to_string());
+    loop {
+        let left = args.count.map_or(u64::MAX, |count| count - totals.events);
+        if left == 0 {
+            break;
+        }
+        let count = MAX_HISTORY_PAGE.min(usize::try_from(left).unwrap_or(usize::MAX));
+        let query =
+            HistoryQuery { from: from.clone(), to: Some(to.clone()), count: Some(count), ..HistoryQuery::default() };
+        let page = target.past(&args.stream, &query).await?;
+        for (entry, event) in page.entries {
+            totals.events += 1;
+            let place = format!("{} {entry}", args.stream);
+            match event {
+                Ok(event) if !resolved.types.matches(&event.r#type) => totals.note("skipped"),
+                Ok(event) => run_one(context, &resolved, &handler, &run, (args, &entry), event, &mut totals).await,
+                Err(error) => {
+                    totals.note("malformed");
+                    match context.is_json() {
+                        true => say!("{}", json!({"entry": entry, "outcome": "malformed", "message": error})),
+                        false => say!("{place}: malformed: {}", error.escape_debug()),
+                    }
+                }
+            }
+        }
+        progress.set_position(totals.events);
+        match page.next {
+            Some(next) => from = Some(next),
+            None => break,
+        }
+    }
+    progress.finish_and_clear();
+    totals.print(context);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn load(config: &Config, resolved: &ResolvedHandler) -> Result<Handler, Report> {
+    let engine = app::engine(config).map_err(Report::failure)?;
+    let cache = app::cache(config).map_err(Report::usage)?;
+    let component = Component::from_file(&engine, cache.as_ref(), &resolved.component)
+        .map_err(|error| Report::usage(format!("{}: {error}", resolved.component.display())))?;
+    let schemas = app::schemas(config).map_err(Report::usage)?;
+    let policy = Arc::new(app::policy(resolved, &Namespace::default(), schemas));
+    Ok(Handler { component, policy, isolation: Isolation::Fresh })
+}
+
+async fn run_one(
+    context: &Context,
+    resolved: &ResolvedHandler,
+    handler: &Handler,
+    run: &str,
+    (args, entry): (&Args, &str),
+    event: Event,
+    totals: &mut Totals,
+) {
+    let (id, r#type) = (event.id.clone(), event.r#type.clone());
+    let delivery = GuestDelivery {
+        tenant: keys::DEFAULT_TENANT.to_owned(),
+        handler: resolved.name.clone(),
+        stream: args.stream.clone(),
+        entry_id: entry.to_owned(),
+        attempt: 1,
+        max_attempts: resolved.retry.max_attempts,
+        deadline_ms: u64::try_from(resolved.limits.deadline.as_millis()).unwrap_or(u64::MAX),
+        replay: true,
+    };
+    let _ = run;
+    let (execution, _) = handler.run(None, Arc::new(GuestEvent::from(event)), delivery, now_ms()).await;
+    totals.note(outcome(&execution.verdict).0);
+    totals.follow_ups += execution.publishes.len() as u64;
+    if context.is_json() {
+        let mut document = as_json(&execution);
+        document["entry"] = json!(entry);
+        document["event"] = json!({"id": id, "type": r#type});
+        say!("{document}");
+        return;
+    }
+    say!("{entry} {} {}", r#type.escape_debug(), id.escape_debug());
+    print_text(&execution);
+}
+
+impl Totals {
+    fn note(&mut self, outcome: &'static str) {
+        *self.outcomes.entry(outcome).or_default() += 1;
+    }
+
+    fn print(&self, context: &Context) {
+        if context.is_json() {
+            let outcomes: Map<String, Value> =
+                self.outcomes.iter().map(|(outcome, count)| ((*outcome).to_owned(), json!(count))).collect();
+            let summary = json!({"events": self.events, "follow_ups": self.follow_ups, "outcomes": outcomes});
+            say!("{}", json!({"summary": summary}));
+            return;
+        }
+        let outcomes: Vec<String> = self.outcomes.iter().map(|(outcome, count)| format!("{count} {outcome}")).collect();
+        let number = |number: u64, one| counted(usize::try_from(number).unwrap_or(usize::MAX), one);
+        let (events, follow_ups) = (number(self.events, "event"), number(self.follow_ups, "follow-up"));
+        say!("{events}: {}; {follow_ups}; nothing was written", outcomes.join(", "));
+    }
+}

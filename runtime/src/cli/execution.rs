@@ -1,0 +1,64 @@
+//! What came out of a delivery, as users see it.
+
+use serde_json::{Value, json};
+use wasmill::envelope::structured;
+use wasmill::outcome::{FaultClass, Verdict};
+use wasmill::wasm::Execution;
+
+/// The outcome in one word, and the message.
+pub fn outcome(verdict: &Verdict) -> (&'static str, &str) {
+    match verdict {
+        Verdict::Ack => ("ack", ""),
+        Verdict::Retry { message, .. } => ("retry", message),
+        Verdict::Reject { message } => ("reject", message),
+        Verdict::Fault { class: FaultClass::Timeout, message } => ("timeout", message),
+        Verdict::Fault { message, .. } => ("trap", message),
+    }
+}
+
+/// Everything that came out of a delivery.
+pub fn as_json(execution: &Execution) -> Value {
+    let (word, message) = outcome(&execution.verdict);
+    let published = execution.publishes.iter().map(|publication| {
+        let mut event = structured::to_json(&publication.event);
+        event["stream"] = json!(&*publication.key);
+        event
+    });
+    let logs = execution.logs.iter().map(|line| {
+        json!({
+            "level": line.level.as_str(),
+            "source": line.source.as_str(),
+            "context": line.context,
+            "message": line.message,
+        })
+    });
+    let class = if let Verdict::Fault { class, .. } = &execution.verdict { Some(class.as_str()) } else { None };
+    json!({
+        "outcome": word,
+        "class": class,
+        "message": message,
+        "published": published.collect::<Value>(),
+        "logs": logs.collect::<Value>(),
+        "logs_dropped_bytes": execution.logs_dropped,
+        "wall_us": execution.wall.as_micros() as u64,
+        "memory_bytes": execution.peak_memory,
+    })
+}
+
+/// The same for people.
+pub fn print_text(execution: &Execution) {
+    let (word, message) = outcome(&execution.verdict);
+    match message {
+        "" => say!("{word}"),
+        message => say!("{word}: {message}"),
+    }
+    for publication in &execution.publishes {
+        say!("published to {}: {}", publication.key, structured::to_json(&publication.event));
+    }
+    for line in &execution.logs {
+        say!("{} {}: {}", line.source.as_str(), line.level.as_str(), line.message);
+    }
+    if execution.logs_dropped > 0 {
+        say!("{} bytes of logs were over the limit and were dropped", execution.logs_dropped);
+    }
+}

@@ -1,0 +1,298 @@
+//! Where operations are done: on Redis itself, or by a running worker through its HTTP API. The same questions and
+//! answers on both ways.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use reqwest::{RequestBuilder, StatusCode, Url};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use wasmill::admin::{PROBLEM_PREFIX, Problem};
+use wasmill::envelope::structured;
+use wasmill::event::Event;
+use wasmill::ops::{
+    DeadLetterPage, DeadLetterQuery, DeadLetterReport, DoctorReport, HistoryEvent, HistoryPage, HistoryQuery,
+    MovedReport, Operator, OpsError, PendingQuery, PendingReport, PublishReport, ReplayReport, ReplayRequest,
+    Selection, StatsReport, StreamReport, WorkerStatus,
+};
+
+use super::Report;
+
+/// The most time that an answer may take: a little more than the API itself allows.
+const ANSWER_TIME: Duration = Duration::from_secs(35);
+/// The most time that connecting may take.
+const CONNECT_TIME: Duration = Duration::from_secs(5);
+
+/// How to reach a running worker.
+#[derive(Args)]
+#[command(next_help_heading = "Working through a running worker")]
+pub struct AdminArgs {
+    /// Do it through the HTTP API of this worker (http://127.0.0.1:9464) instead of on Redis
+    #[arg(long, global = true, value_name = "URL", env = "WASMILL_ADMIN_URL")]
+    admin: Option<String>,
+    /// The file that holds the token of that API [default: the variable WASMILL_ADMIN_TOKEN]
+    #[arg(long, global = true, value_name = "FILE")]
+    admin_token_file: Option<PathBuf>,
+}
+
+impl AdminArgs {
+    /// The worker that is meant, if one is.
+    pub fn client(&self) -> Result<Option<Client>, Report> {
+        let Some(text) = &self.admin else { return Ok(None) };
+        let base = Url::parse(text).ok().filter(|url| url.scheme() == "http" && url.has_host());
+        let Some(base) = base else {
+            return Err(Report::usage(format!("--admin `{text}`: write it as http://HOST:PORT")));
+        };
+        let token = match &self.admin_token_file {
+            Some(path) => {
+                let text = std::fs::read_to_string(path);
+                let text = text.map_err(|error| Report::usage(format!("cannot read {}: {error}", path.display())))?;
+                Some(text.trim_end().to_owned())
+            }
+            None => std::env::var("WASMILL_ADMIN_TOKEN").ok().filter(|token| !token.is_empty()),
+        };
+        let http = reqwest::Client::builder().connect_timeout(CONNECT_TIME).timeout(ANSWER_TIME).no_proxy().build();
+        Ok(Some(Client { http: http.map_err(Report::failure)?, base, token }))
+    }
+}
+
+/// The HTTP API of a worker.
+#[derive(Clone)]
+pub struct Client {
+    http: reqwest::Client,
+    base: Url,
+    token: Option<String>,
+}
+
+impl Client {
+    fn url(&self, path: &[&str]) -> Result<Url, Report> {
+        let mut url = self.base.clone();
+        let Ok(mut segments) = url.path_segments_mut() else {
+            return Err(Report::usage(format!("--admin `{}`: write it as http://HOST:PORT", self.base)));
+        };
+        segments.pop_if_empty().push("v1").extend(path);
+        drop(segments);
+        Ok(url)
+    }
+
+    async fn get<T: DeserializeOwned>(&self, path: &[&str], query: &impl Serialize) -> Result<T, Report> {
+        self.answer(self.http.get(self.url(path)?).query(query)).await
+    }
+
+    async fn post<T: DeserializeOwned>(&self, path: &[&str], body: &impl Serialize) -> Result<T, Report> {
+        self.answer(self.http.post(self.url(path)?).json(body)).await
+    }
+
+    fn failure(&self, what: &str) -> Report {
+        Report::failure(format!("{}: {what}", self.base))
+    }
+
+    async fn answer<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, Report> {
+        let request = match &self.token {
+            Some(token) => request.bearer_auth(token),
+            None => request,
+        };
+        let failed = |error: reqwest::Error| self.failure(&cause(&error));
+        let response = request.send().await.map_err(failed)?;
+        let status = response.status();
+        let body = response.bytes().await.map_err(failed)?;
+        if status.is_success() {
+            return serde_json::from_slice(&body)
+                .map_err(|error| Report::failure(format!("{}: an answer of another version? {error}", self.base)));
+        }
+        let problem: Problem = serde_json::from_slice(&body).unwrap_or_default();
+        let detail = if problem.detail.is_empty() { status.to_string() } else { problem.detail };
+        // What is wrong with the question is told apart from what is wrong with the answer.
+        let kind = problem.r#type.strip_prefix(PROBLEM_PREFIX).unwrap_or_default();
+        Err(match (status, kind) {
+            (_, "schema" | "unknown-dead-letter" | "not-redrivable") => Report::failure(detail),
+            (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, _) => self.failure(&detail),
+            _ if status.is_client_error() => Report::usage(detail),
+            _ => self.failure(&detail),
+        })
+    }
+}
+
+/// The innermost cause: what the client says itself is only where it happened.
+fn cause(error: &reqwest::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    match error.is_timeout() {
+        true => "no answer in time".to_owned(),
+        false => cause.to_string(),
+    }
+}
+
+/// Some of the history of a stream.
+pub struct Past {
+    /// Places, and the events there or why there are none.
+    pub entries: Vec<(String, Result<Event, String>)>,
+    /// Where the next page begins.
+    pub next: Option<String>,
+}
+
+/// Where operations are done.
+#[derive(Clone)]
+pub enum Target {
+    /// On the broker itself.
+    Broker(Operator),
+    /// By a running worker.
+    Worker(Client),
+}
+
+impl Target {
+    /// The named streams, or all that are known.
+    pub async fn streams(&self, names: &[String], all: bool) -> Result<Vec<StreamReport>, Report> {
+        match self {
+            Target::Broker(operator) => Ok(operator.streams(names, all).await?),
+            Target::Worker(client) if names.is_empty() => client.get(&["streams"], &[("all", all)]).await,
+            Target::Worker(client) => {
+                let mut reports = Vec::with_capacity(names.len());
+                for name in names {
+                    reports.push(client.get(&["streams", name], &()).await?);
+                }
+                Ok(reports)
+            }
+        }
+    }
+
+    /// A page of the history of a stream.
+    pub async fn history(&self, stream: &str, query: &HistoryQuery) -> Result<HistoryPage, Report> {
+        match self {
+            Target::Broker(operator) => Ok(operator.history(stream, query).await?),
+            Target::Worker(client) => client.get(&["streams", stream, "events"], query).await,
+        }
+    }
+
+    /// The same as events.
+    pub async fn past(&self, stream: &str, query: &HistoryQuery) -> Result<Past, Report> {
+        match self {
+            Target::Broker(operator) => {
+                let page = operator.past(stream, query).await?;
+                let entries = page.entries.into_iter();
+                let entries = entries.map(|entry| (entry.id.to_string(), entry.event.map_err(|(error, _)| error)));
+                Ok(Past { entries: entries.collect(), next: page.next.map(|next| next.to_string()) })
+            }
+            Target::Worker(_) => {
+                let page = self.history(stream, query).await?;
+                let event = |event: HistoryEvent| {
+                    let parsed = match event.event {
+                        Some(document) => {
+                            structured::parse(document.to_string().as_bytes(), 0).map_err(|error| error.to_string())
+                        }
+                        None => Err(event.error.unwrap_or_default()),
+                    };
+                    (event.entry, parsed)
+                };
+                Ok(Past { entries: page.events.into_iter().map(event).collect(), next: page.next })
+            }
+        }
+    }
+
+    /// What is pending of a handler.
+    pub async fn pending(&self, handler: &str, query: &PendingQuery) -> Result<PendingReport, Report> {
+        match self {
+            Target::Broker(operator) => Ok(operator.pending(handler, query).await?),
+            Target::Worker(client) => client.get(&["handlers", handler, "pending"], query).await,
+        }
+    }
+
+    /// The names of the handlers.
+    pub async fn handlers(&self) -> Result<Vec<String>, Report> {
+        match self {
+            Target::Broker(operator) => Ok(operator.handlers().iter().map(|handler| handler.name.clone()).collect()),
+            Target::Worker(_) => Ok(self.stats().await?.handlers.into_keys().collect()),
+        }
+    }
+
+    /// A page of the dead letters of a handler.
+    pub async fn dead_letters(&self, handler: &str, query: &DeadLetterQuery) -> Result<DeadLetterPage, Report> {
+        match self {
+            Target::Broker(operator) => Ok(operator.dead_letters(handler, query).await?),
+            Target::Worker(client) => client.get(&["handlers", handler, "dead-letters"], query).await,
+        }
+    }
+
+    /// One dead letter.
+    pub async fn dead_letter(&self, handler: &str, id: &str) -> Result<DeadLetterReport, Report> {
+        match self {
+            Target::Broker(operator) => Ok(operator.dead_letter(handler, id).await?),
+            Target::Worker(client) => client.get(&["handlers", handler, "dead-letters", id], &()).await,
+        }
+    }
+
+    /// Sends dead letters back to their handler.
+    pub async fn redrive(&self, handler: &str, selection: &Selection) -> Result<MovedReport, Report> {
+        match self {
+            Target::Broker(operator) => Ok(operator.redrive(handler, selection).await?),
+            Target::Worker(client) => client.post(&["handlers", handler, "dead-letters", "redrive"], selection).await,
+        }
+    }
+
+    /// Deletes dead letters.
+    pub async fn drop_dead_letters(&self, handler: &str, selection: &Selection) -> Result<MovedReport, Report> {
+        match self {
+            Target::Broker(operator) => Ok(operator.drop_dead_letters(handler, selection).await?),
+            Target::Worker(client) => client.post(&["handlers", handler, "dead-letters", "drop"], selection).await,
+        }
+    }
+
+    /// Appends a page of past events to the inbox of a handler.
+    pub async fn replay(&self, handler: &str, request: &ReplayRequest) -> Result<ReplayReport, Report> {
+        match self {
+            Target::Broker(operator) => Ok(operator.replay(handler, request).await?),
+            Target::Worker(client) => client.post(&["handlers", handler, "replay"], request).await,
+        }
+    }
+
+    /// The workers that are alive.
+    pub async fn workers(&self) -> Result<Vec<WorkerStatus>, Report> {
+        match self {
+            Target::Broker(operator) => Ok(operator.workers().await?),
+            Target::Worker(client) => client.get(&["workers"], &()).await,
+        }
+    }
+
+    /// All handlers over all workers.
+    pub async fn stats(&self) -> Result<StatsReport, Report> {
+        match self {
+            Target::Broker(operator) => Ok(operator.stats().await?),
+            Target::Worker(client) => client.get(&["stats"], &()).await,
+        }
+    }
+
+    /// Is everything as it should be?
+    pub async fn doctor(&self, fix: bool) -> Result<DoctorReport, Report> {
+        match (self, fix) {
+            (Target::Broker(operator), _) => Ok(operator.doctor(fix).await?),
+            (Target::Worker(client), true) => client.post(&["doctor"], &()).await,
+            (Target::Worker(client), false) => client.get(&["doctor"], &()).await,
+        }
+    }
+
+    /// Publishes all of the events, or none.
+    pub async fn publish(&self, stream: &str, events: Vec<Event>) -> Result<PublishReport, Report> {
+        match self {
+            Target::Broker(operator) => Ok(operator.publish(stream, events).await?),
+            Target::Worker(client) => {
+                let documents: Vec<_> = events.iter().map(structured::to_json).collect();
+                let url = client.url(&["streams", stream, "events"])?;
+                let request = client.http.post(url).json(&documents);
+                client.answer(request.header("content-type", "application/cloudevents-batch+json")).await
+            }
+        }
+    }
+}
+
+impl From<OpsError> for Report {
+    fn from(error: OpsError) -> Report {
+        match error {
+            OpsError::Broker(error) => error.into(),
+            failed @ (OpsError::Schema { .. } | OpsError::UnknownDeadLetter { .. }) => Report::failure(failed),
+            wrong => Report::usage(wrong),
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! What operators do: look at streams, events, workers and dead letters; publish, replay, redrive, pause.
+//!
+//! Every operation is a method of [`Operator`], on whatever broker. The command line calls it directly, or through the
+//! HTTP API of a worker, which calls it too: questions and answers are the same types on both ways.
+
+mod dead_letters;
+mod doctor;
+mod fleet;
+mod history;
+mod pending;
+mod position;
+mod publish;
+mod replay;
+mod streams;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+pub use dead_letters::{DeadLetterPage, DeadLetterQuery, DeadLetterReport, MovedReport, RawBytes, Selection};
+pub use doctor::{Check, DoctorReport, Finding, Level};
+pub use fleet::{HandlerStatus, PauseReport, StatsReport, WorkerStatus};
+pub use history::{HistoryEvent, HistoryPage, HistoryQuery, MAX_HISTORY_PAGE, PastEntry, PastPage};
+pub use pending::{ConsumerPending, PendingQuery, PendingReport, PendingRow};
+pub use position::{InvalidPosition, Position};
+pub use publish::{MAX_PUBLISH, PublishReport};
+pub use replay::{MAX_REPLAY_BACKLOG, MAX_REPLAY_PAGE, ReplayReport, ReplayRequest};
+pub use streams::{GroupReport, StreamReport};
+
+use crate::broker::keys::Namespace;
+use crate::broker::{BrokerError, Fields, Operate};
+use crate::config::{Config, ResolvedHandler, StreamConfig};
+use crate::event::Event;
+use crate::schema::{SchemaViolation, Schemas};
+
+/// An operation that could not be done.
+#[derive(Debug, thiserror::Error)]
+pub enum OpsError {
+    /// There is no such stream.
+    #[error("there is no stream `{name}`; {known}")]
+    UnknownStream { name: String, known: String },
+    /// No such handler is configured.
+    #[error("no handler `{name}` is configured; {known}")]
+    UnknownHandler { name: String, known: String },
+    /// There is no such dead letter.
+    #[error("there is no dead letter {id} of {handler}")]
+    UnknownDeadLetter { handler: String, id: String },
+    /// What was asked for is not well formed.
+    #[error("{0}")]
+    Invalid(String),
+    /// An event does not follow its schema.
+    #[error("{place}{violation}")]
+    Schema {
+        place: String,
+        #[source]
+        violation: SchemaViolation,
+    },
+    /// More than a limit allows.
+    #[error("{0}")]
+    TooLarge(String),
+    /// The broker did not do it.
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
+}
+
+impl OpsError {
+    /// The HTTP status that says the same.
+    pub fn status(&self) -> u16 {
+        match self {
+            OpsError::UnknownStream { .. } | OpsError::UnknownHandler { .. } | OpsError::UnknownDeadLetter { .. } => {
+                404
+            }
+            OpsError::Invalid(_) => 400,
+            OpsError::Schema { .. } => 422,
+            OpsError::TooLarge(_) => 413,
+            OpsError::Broker(BrokerError::Unreachable { .. } | BrokerError::Refused { .. }) => 503,
+            OpsError::Broker(BrokerError::NotRedrivable { .. }) => 409,
+            OpsError::Broker(_) => 502,
+        }
+    }
+
+    /// A word for the kind of error, for programs.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            OpsError::UnknownStream { .. } => "unknown-stream",
+            OpsError::UnknownHandler { .. } => "unknown-handler",
+            OpsError::UnknownDeadLetter { .. } => "unknown-dead-letter",
+            OpsError::Invalid(_) => "invalid",
+            OpsError::Schema { .. } => "schema",
+            OpsError::TooLarge(_) => "too-large",
+            OpsError::Broker(BrokerError::Unreachable { .. }) => "broker-unreachable",
+            OpsError::Broker(BrokerError::Refused { .. }) => "broker-refuses",
+            OpsError::Broker(BrokerError::NotRedrivable { .. }) => "not-redrivable",
+            OpsError::Broker(_) => "broker",
+        }
+    }
+}
+
+/// Does operations on one broker, for the handlers of one configuration.
+#[derive(Clone)]
+pub struct Operator {
+    broker: Arc<dyn Operate>,
+    namespace: Namespace,
+    handlers: Arc<[ResolvedHandler]>,
+    schemas: Arc<Schemas>,
+    /// The largest event that may be published, in bytes.
+    event_bytes: usize,
+    retention: Arc<BTreeMap<String, StreamConfig>>,
+}
+
+impl Operator {
+    /// Works on `broker`, and knows the handlers and streams of `config`. What is published must follow `schemas`.
+    pub fn new(broker: Arc<dyn Operate>, config: &Config, schemas: Arc<Schemas>) -> Operator {
+        Operator {
+            broker,
+            namespace: Namespace::default(),
+            handlers: config.handlers().into(),
+            schemas,
+            retention: Arc::new(config.streams.clone()),
+            event_bytes: usize::try_from(config.limits.event_bytes.as_u64()).unwrap_or(usize::MAX),
+        }
+    }
+
+    /// The broker.
+    pub fn broker(&self) -> &dyn Operate {
+        &*self.broker
+    }
+
+    /// The handlers of the configuration, in the order of their names.
+    pub fn handlers(&self) -> &[ResolvedHandler] {
+        &self.handlers
+    }
+
+    /// The handler of that name.
+    pub fn handler(&self, name: &str) -> Result<&ResolvedHandler, OpsError> {
+        self.handlers.iter().find(|handler| handler.name == name).ok_or_else(|| {
+            let known = match self.handlers.len() {
+                0 => "there is no handler in the configuration: name a file with --config".to_owned(),
+                _ => format!("there are: {}", join(self.handlers.iter().map(|handler| handler.name.as_str()))),
+            };
+            OpsError::UnknownHandler { name: name.to_owned(), known }
+        })
+    }
+
+    /// The streams that the configuration names, in order: what handlers read, what they publish to, dead letters.
+    pub fn configured_streams(&self) -> Vec<String> {
+        let mut names: Vec<String> = self
+            .handlers
+            .iter()
+            .flat_map(|handler| handler.streams.iter().chain(&handler.publishes).chain([&handler.dead_letter]))
+            .chain(self.retention.keys())
+            .cloned()
+            .collect();
+        names.sort();
+        names.dedup();
+        names
+    }
+
+    fn unknown_stream(&self, name: &str) -> OpsError {
+        let known = match self.configured_streams() {
+            none if none.is_empty() => "`wasmill streams --all` lists those that are there".to_owned(),
+            names => format!("the configuration names: {}", join(names.iter().map(String::as_str))),
+        };
+        OpsError::UnknownStream { name: name.to_owned(), known }
+    }
+
+    /// The event in an entry of that stream.
+    fn decode(&self, _stream: &str, id: crate::broker::EntryId, fields: Fields) -> Result<Event, String> {
+        crate::envelope::decode(fields, id.ms).map_err(|error| error.to_string())
+    }
+}
+
+/// Names in one line, the first twenty of them.
+fn join<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    const MOST: usize = 20;
+    let names: Vec<&str> = names.collect();
+    let more = if names.len() > MOST { " ..." } else { "" };
+    format!("{}{more}", names[..names.len().min(MOST)].join(", "))
+}

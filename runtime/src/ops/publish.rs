@@ -1,0 +1,69 @@
+//! Publishing from outside of handlers.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::{Operator, OpsError};
+use crate::event::Event;
+use crate::outcome::Publication;
+
+/// The most events of one request.
+pub const MAX_PUBLISH: usize = 10_000;
+/// The longest name of a stream, in bytes.
+const MAX_STREAM_NAME: usize = 512;
+
+/// What was published.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+pub struct PublishReport {
+    /// The stream.
+    pub stream: String,
+    /// The ids of the events, in order.
+    pub ids: Vec<String>,
+    /// Their places in the stream.
+    pub entries: Vec<String>,
+}
+
+impl Operator {
+    /// Publishes all of the events, or none.
+    pub async fn publish(&self, stream: &str, mut events: Vec<Event>) -> Result<PublishReport, OpsError> {
+        if !(1..=MAX_STREAM_NAME).contains(&stream.len()) || stream.chars().any(char::is_control) {
+            let problem =
+                format!("{stream:?} is no name of a stream: 1 to {MAX_STREAM_NAME} bytes, no control characters");
+            return Err(OpsError::Invalid(problem));
+        }
+        if stream.starts_with("wasmill:") {
+            return Err(OpsError::Invalid(format!("`{stream}`: names that begin with `wasmill:` are wasmill's own")));
+        }
+        if events.len() > MAX_PUBLISH {
+            let count = events.len();
+            return Err(OpsError::TooLarge(format!("{count} events in one request; the limit is {MAX_PUBLISH}")));
+        }
+        let is_one = events.len() == 1;
+        for (at, event) in events.iter_mut().enumerate() {
+            let place = if is_one { String::new() } else { format!("event {at}: ") };
+            self.admit(event, place)?;
+        }
+        let key = self.namespace.stream(stream);
+        let ids = events.iter().map(|event| event.id.clone()).collect();
+        let publications: Vec<Publication> =
+            events.into_iter().map(|event| Publication::now(key.clone(), event)).collect();
+        let entries = self.broker.publish(&publications).await?;
+        let entries = entries.iter().map(ToString::to_string).collect();
+        Ok(PublishReport { stream: stream.to_owned(), ids, entries })
+    }
+
+    fn admit(&self, event: &mut Event, place: String) -> Result<(), OpsError> {
+        for (name, value) in [("id", &event.id), ("source", &event.source), ("type", &event.r#type)] {
+            if value.is_empty() {
+                return Err(OpsError::Invalid(format!("{place}`{name}` is empty")));
+            }
+        }
+        let (size, limit) = (event.size(), self.event_bytes);
+        if size > limit {
+            return Err(OpsError::TooLarge(format!(
+                "{place}the event has {size} bytes; limits.event_bytes is {limit}"
+            )));
+        }
+        self.schemas.admit(event).map_err(|violation| OpsError::Schema { place, violation })
+    }
+}

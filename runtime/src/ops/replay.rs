@@ -1,0 +1,107 @@
+//! Running past events again through one handler: they are appended to its inbox, page by page.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::{Operator, OpsError};
+use crate::broker::Replay;
+
+/// The most entries of one request.
+pub const MAX_REPLAY_PAGE: usize = 500;
+/// With so many entries waiting in the inbox nothing is appended: the handler has to catch up first.
+pub const MAX_REPLAY_BACKLOG: usize = 10_000;
+
+/// Which events, and how.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ReplayRequest {
+    /// The stream that they are in.
+    pub stream: String,
+    /// The first: an entry id, a time, or how long ago; the beginning if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    /// The last; the end of the stream as it is now if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
+    /// The most entries, 1 to 500.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub count: Option<usize>,
+    /// The id of the run, which makes the ids of follow-ups differ from those of the first run. Pages of one replay
+    /// have the same. A new one if absent, and none if empty: then follow-ups have the ids that they had.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub run: Option<String>,
+}
+
+/// What one request appended.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+pub struct ReplayReport {
+    /// Events appended to the handler's inbox.
+    pub appended: usize,
+    /// Entries left out, since they have more than 3000 fields.
+    pub skipped: usize,
+    /// Where the next request begins (its `from`); absent when all is done.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+    /// Where the replay ends: the `to` of the next request.
+    pub to: String,
+    /// The id of the run, for the next request.
+    pub run: String,
+    /// Events in the inbox that the handler has not been given yet.
+    pub backlog: usize,
+    /// Workers that serve the handler now.
+    pub workers: usize,
+}
+
+impl Operator {
+    /// Appends a page of past events to the inbox of a handler. Nothing is appended while the inbox is full.
+    pub async fn replay(&self, handler: &str, request: &ReplayRequest) -> Result<ReplayReport, OpsError> {
+        let resolved = self.handler(handler)?;
+        if !resolved.streams.contains(&request.stream) {
+            let streams = resolved.streams.join(", ");
+            let stream = &request.stream;
+            return Err(OpsError::Invalid(format!("{handler} does not read `{stream}`; it reads: {streams}")));
+        }
+        let count = request.count.unwrap_or(MAX_REPLAY_PAGE);
+        if !(1..=MAX_REPLAY_PAGE).contains(&count) {
+            return Err(OpsError::Invalid(format!("`count` is {count}; it must be 1 to {MAX_REPLAY_PAGE}")));
+        }
+        let (from, mut to) = self.bounds(request.from.as_deref(), request.to.as_deref())?;
+        let key = self.namespace.stream(&request.stream);
+        let Some(info) = self.broker.stream(&key).await? else { return Err(self.unknown_stream(&request.stream)) };
+        // What comes meanwhile is not past; follow-ups of the replay itself would go round for ever.
+        to = to.min(info.last);
+        let run = request.run.clone().unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
+        let inbox = self.namespace.inbox_source(&resolved.name);
+        let mut report =
+            ReplayReport { to: to.to_string(), run, backlog: self.backlog(&inbox).await?, ..ReplayReport::default() };
+        report.workers = self.serving(handler).await?;
+        if from > to {
+            return Ok(report);
+        }
+        if report.backlog >= MAX_REPLAY_BACKLOG {
+            report.next = Some(from.to_string());
+            return Ok(report);
+        }
+        let stream = &request.stream;
+        let replay = Replay { stream, key: &key, inbox: &inbox.key, from, to, count, run: &report.run };
+        let replayed = self.broker.replay(&replay).await?;
+        report.appended = replayed.appended;
+        report.skipped = replayed.skipped;
+        report.backlog += replayed.appended;
+        let next = replayed.last.map(|last| last.next()).filter(|next| *next <= to);
+        report.next = next.map(|next| next.to_string());
+        Ok(report)
+    }
+
+    /// Entries of the inbox that have not been handed out.
+    async fn backlog(&self, inbox: &crate::broker::Source) -> Result<usize, OpsError> {
+        let Some(info) = self.broker.stream(&inbox.key).await? else { return Ok(0) };
+        let group = info.groups.iter().find(|group| *group.name == *inbox.group);
+        Ok(group.and_then(|group| group.lag).unwrap_or(0))
+    }
+
+    async fn serving(&self, handler: &str) -> Result<usize, OpsError> {
+        let workers = self.workers().await?;
+        Ok(workers.iter().filter(|worker| worker.report.handlers.contains_key(handler)).count())
+    }
+}

@@ -1,0 +1,90 @@
+//! Keeping streams as short and as young as configured, without touching what a group has not settled.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Worker;
+use crate::broker::{BrokerError, Inspect};
+use crate::stats::Counter;
+
+/// How much of a stream is kept.
+#[derive(Clone, Debug)]
+pub struct Retention {
+    /// The name of the stream.
+    pub stream: String,
+    /// Its Redis key.
+    pub key: Arc<str>,
+    /// The most entries to keep.
+    pub max_length: Option<usize>,
+    /// Entries older than this are removed.
+    pub max_age: Option<Duration>,
+    /// Entries that this worker has removed.
+    pub trimmed: Arc<Counter>,
+}
+
+/// What was last said of a stream, so that it is said once.
+#[derive(Default, PartialEq, Eq)]
+struct Told {
+    held_back_by: Option<String>,
+    error: Option<String>,
+}
+
+/// Trims the streams of the worker again and again, until the future is dropped.
+pub(super) async fn run(broker: &dyn Inspect, worker: &Worker) {
+    if worker.retention.is_empty() {
+        return std::future::pending().await;
+    }
+    let mut told: HashMap<&str, Told> = HashMap::new();
+    loop {
+        // Spread over the workers, so that they do not all look at the same moment.
+        tokio::time::sleep(worker.retention_interval.mul_f64(0.5 + rand::random::<f64>())).await;
+        for retention in &worker.retention {
+            let before = told.entry(&retention.stream).or_default();
+            let now = match trim(broker, retention).await {
+                Ok(held_back_by) => Told { held_back_by, error: None },
+                Err(error) => Told { error: Some(error.to_string()), held_back_by: before.held_back_by.take() },
+            };
+            report(&retention.stream, before, &now);
+            *before = now;
+        }
+    }
+}
+
+/// Removes what may be removed now; the group that holds back the rest, if one does.
+async fn trim(broker: &dyn Inspect, retention: &Retention) -> Result<Option<String>, BrokerError> {
+    let mut removed = 0;
+    loop {
+        let trimmed = broker.trim(&retention.key, retention.max_length, retention.max_age).await?;
+        removed += trimmed.removed;
+        retention.trimmed.add(trimmed.removed as u64);
+        if !trimmed.more {
+            if removed > 0 {
+                tracing::info!(stream = retention.stream, removed, length = trimmed.length, "stream trimmed");
+            }
+            return Ok(trimmed.held_back_by);
+        }
+    }
+}
+
+fn report(stream: &str, before: &Told, now: &Told) {
+    if now.error.is_some() {
+        if let Some(error) = now.error.as_ref().filter(|_| now.error != before.error) {
+            tracing::warn!(stream, "cannot trim: {error}");
+        }
+        return;
+    }
+    match (&before.held_back_by, &now.held_back_by) {
+        (before, Some(group)) if before.as_ref() != Some(group) => {
+            tracing::warn!(
+                stream,
+                group,
+                alarm = "retention_held_back",
+                "the stream holds more than it should: the group has not settled its oldest entries. Let its consumers \
+                 catch up, or remove the group (XGROUP DESTROY) if nobody needs it"
+            );
+        }
+        (Some(_), None) => tracing::info!(stream, "nothing holds back trimming any more"),
+        _ => {}
+    }
+}

@@ -1,0 +1,57 @@
+//! What operators do, through the binary: on Redis, on Redis by way of a worker, and on a worker's embedded broker.
+
+mod dead_letters;
+mod doctor;
+mod fleet;
+mod history;
+mod http;
+mod replay;
+
+use wasmill_tests::mill::Way;
+
+/// Makes `redis::TEST`, `redis_by_worker::TEST` and `embedded::TEST` of every function.
+macro_rules! on_every_way {
+    ($($module:ident :: { $($test:ident),* $(,)? })*) => {
+        on_every_way!(@one redis, Way::Redis, $($module :: { $($test),* })*);
+        on_every_way!(@one redis_by_worker, Way::RedisByWorker, $($module :: { $($test),* })*);
+        on_every_way!(@one embedded, Way::Embedded, $($module :: { $($test),* })*);
+    };
+    (@one $name:ident, $way:expr, $($module:ident :: { $($test:ident),* })*) => {
+        mod $name {
+            use super::*;
+            $($(
+                #[test]
+                fn $test() {
+                    $module::$test($way);
+                }
+            )*)*
+        }
+    };
+}
+
+on_every_way! {
+    history::{
+        history_shows_the_last_events_and_ranges,
+        history_is_filtered_by_type,
+        history_follows,
+        history_pages_through_thousands,
+        history_refuses_what_makes_no_sense,
+        streams_are_listed_with_their_readers,
+    }
+    replay::{
+        past_events_run_again_through_one_handler,
+        a_replay_has_bounds_and_a_count,
+        a_dry_run_writes_nothing,
+        a_replay_refuses_what_makes_no_sense,
+    }
+    fleet::{
+        workers_and_stats_say_what_is_done,
+        pending_events_are_listed_with_who_has_them,
+    }
+    dead_letters::{
+        dead_letters_are_shown_redriven_and_dropped,
+    }
+    doctor::{
+        the_doctor_names_dead_letters_with_the_remedy,
+    }
+}

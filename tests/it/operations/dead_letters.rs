@@ -1,0 +1,29 @@
+use serde_json::json;
+use wasmill_tests::mill::{Mill, Way};
+
+pub fn dead_letters_are_shown_redriven_and_dropped(way: Way) {
+    let mill = Mill::start(way, "");
+    for id in ["1", "2"] {
+        mill.publish("faults.in", id, "reject", "why");
+        mill.wait_settled("faults");
+    }
+    let letters = mill.json(&["dlq", "ls", "faults"]);
+    let letter = &letters[0];
+    let expected = [("class", "rejected"), ("stream", "faults.in"), ("handler", "faults")];
+    expected.iter().for_each(|(name, value)| assert_eq!(letter[name], *value, "{letters:#}"));
+    assert_eq!((&letter["event"]["id"], &letter["event"]["data"]), (&json!("1"), &json!("why")), "{letters:#}");
+    let id = letter["id"].as_str().unwrap();
+    assert_eq!(&mill.json(&["dlq", "show", "faults", id]), letter);
+    // It dies again, as a letter of its own with the same original.
+    assert_eq!(mill.json(&["dlq", "redrive", "faults", id])["redriven"], json!([id]));
+    assert_eq!(mill.json(&["dlq", "redrive", "faults", id])["absent"], json!([id]));
+    mill.wait_settled("faults");
+    let again = mill.json(&["dlq", "ls", "faults"]);
+    assert_eq!(again.as_array().unwrap().len(), 2, "{again:#}");
+    assert_eq!(again[1]["original"], letter["original"], "{again:#}");
+    assert_eq!((&again[1]["entry_id"], &again[1]["stream"]), (&letter["entry_id"], &letter["stream"]));
+    let dropped = mill.json(&["dlq", "drop", "faults", "--all"]);
+    assert_eq!(dropped["dropped"].as_array().unwrap().len(), 2);
+    assert_eq!(mill.json(&["dlq", "ls"]), json!([]));
+    assert!(mill.failure(1, &["dlq", "show", "faults", id]).contains("there is no dead letter"));
+}

@@ -1,0 +1,108 @@
+use std::io::{BufRead as _, BufReader};
+use std::process::Stdio;
+
+use serde_json::{Value, json};
+use wasmill_tests::mill::{Mill, Way};
+
+fn ids(events: &[Value]) -> Vec<&str> {
+    events.iter().map(|event| event["event"]["id"].as_str().unwrap()).collect()
+}
+
+pub fn history_shows_the_last_events_and_ranges(way: Way) {
+    let mill = Mill::start(way, "");
+    let entries: Vec<String> = (0..30).map(|at| mill.publish("faults.in", &at.to_string(), "ok", "x")).collect();
+    let shown = |arguments: &[&str]| mill.json_lines(&[&["history", "faults.in"], arguments].concat());
+    // Twenty if nothing else is said, oldest first.
+    let expected: Vec<String> = (10..30).map(|at| at.to_string()).collect();
+    assert_eq!(ids(&shown(&[])), expected);
+    assert_eq!(ids(&shown(&["-n", "2"])), ["28", "29"]);
+    assert_eq!(ids(&shown(&["--since", &entries[3], "--until", &entries[5]])), ["3", "4", "5"]);
+    assert_eq!(ids(&shown(&["--since", &entries[3], "--until", &entries[5], "-n", "2"])), ["4", "5"]);
+    // A time, in both of its forms, takes in its whole millisecond.
+    let ms = entries[29].split('-').next().unwrap();
+    assert!(ids(&shown(&["--since", ms])).contains(&"29"));
+    assert_eq!(shown(&["--since", "1h"]).len(), 30);
+    assert_eq!(shown(&["--until", "1h"]).len(), 0);
+    assert_eq!(shown(&["--since", "2020-01-01T00:00:00Z"]).len(), 30);
+    let last = shown(&["-n", "1"]).remove(0);
+    assert_eq!((&last["entry"], &last["event"]["data"]), (&json!(entries[29]), &json!("x")));
+    // For people: one line an event.
+    let text = mill.text(&["history", "faults.in", "-n", "3"]);
+    assert_eq!(text.lines().count(), 3, "{text}");
+    assert!(text.lines().next().unwrap().starts_with(&entries[27]), "{text}");
+}
+
+pub fn history_is_filtered_by_type(way: Way) {
+    let mill = Mill::start(way, "");
+    for (id, r#type) in [("1", "ok"), ("2", "order_placed"), ("3", "order_paid"), ("4", "ok")] {
+        mill.publish("faults.in", id, r#type, "");
+    }
+    assert_eq!(ids(&mill.json_lines(&["history", "faults.in", "--type", "order_*"])), ["2", "3"]);
+    assert_eq!(ids(&mill.json_lines(&["history", "faults.in", "--type", "ok", "-n", "1"])), ["4"]);
+    assert_eq!(ids(&mill.json_lines(&["history", "faults.in", "--since", "-", "--type", "order_paid"])), ["3"]);
+}
+
+pub fn history_follows(way: Way) {
+    let mill = Mill::start(way, "");
+    mill.publish("faults.in", "before", "ok", "");
+    let mut command = mill.command(&["history", "faults.in", "--follow", "--output", "json"]);
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut next = || -> Value { serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap() };
+    assert_eq!(next()["event"]["id"], "before");
+    for id in ["1", "2", "3"] {
+        mill.publish("faults.in", id, "ok", "");
+        assert_eq!(next()["event"]["id"], id);
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+pub fn history_pages_through_thousands(way: Way) {
+    let mill = Mill::start(way, "");
+    let event = |id: usize| json!({"specversion": "1.0", "id": id.to_string(), "source": "/t", "type": "ok"});
+    let batch: Value = (0..2500).map(event).collect();
+    let head = ["content-type: application/cloudevents-batch+json"];
+    let answer = mill.http("POST", "/v1/streams/other/events", &head, batch.to_string().as_bytes());
+    assert_eq!(answer.status, 201, "{answer:?}");
+    let all: Vec<String> = (0..2500).map(|id| id.to_string()).collect();
+    assert_eq!(ids(&mill.json_lines(&["history", "other", "--since", "-"])), all);
+    // More than one page from the end.
+    assert_eq!(ids(&mill.json_lines(&["history", "other", "-n", "1700"])), all[800..]);
+}
+
+pub fn history_refuses_what_makes_no_sense(way: Way) {
+    let mill = Mill::start(way, "");
+    mill.publish("faults.in", "1", "ok", "");
+    let unknown = mill.failure(2, &["history", "fault.in"]);
+    assert!(unknown.contains("there is no stream `fault.in`") && unknown.contains("faults.in"), "{unknown}");
+    let time = mill.failure(2, &["history", "faults.in", "--since", "yesterday"]);
+    assert!(time.contains("`yesterday` is no place in a stream") && time.contains("10m"), "{time}");
+    let order = mill.failure(2, &["history", "faults.in", "--since", "2-0", "--until", "1-0"]);
+    assert!(order.contains("begins (2-0) after its end (1-0)"), "{order}");
+    let pattern = mill.failure(2, &["history", "faults.in", "--type", " x"]);
+    assert!(pattern.contains("white space"), "{pattern}");
+}
+
+pub fn streams_are_listed_with_their_readers(way: Way) {
+    let mill = Mill::start(way, "");
+    mill.publish("faults.in", "1", "ok", "");
+    mill.publish("elsewhere", "1", "ok", "");
+    mill.wait_settled("faults");
+    let streams = mill.json(&["streams"]);
+    let named = |streams: &Value, name: &str| {
+        streams.as_array().unwrap().iter().find(|stream| stream["stream"] == name).cloned().unwrap_or_default()
+    };
+    let input = named(&streams, "faults.in");
+    assert_eq!((&input["length"], &input["exists"]), (&json!(1), &json!(true)), "{streams:#}");
+    assert!(input["memory_bytes"].as_u64().unwrap() > 0 && input["last_age_ms"].as_u64().is_some(), "{streams:#}");
+    let group = &input["groups"][0];
+    assert_eq!((&group["group"], &group["handler"]), (&json!("faults"), &json!("faults")));
+    assert_eq!((&group["lag"], &group["pending"]), (&json!(0), &json!(0)));
+    assert_eq!(named(&streams, "faults.dead")["exists"], false);
+    assert_eq!(named(&streams, "elsewhere"), Value::Null, "it is not in the configuration");
+    assert_eq!(named(&mill.json(&["streams", "--all"]), "elsewhere")["length"], 1);
+    assert_eq!(mill.json(&["streams", "elsewhere"])[0]["length"], 1);
+    assert!(mill.failure(2, &["streams", "nowhere"]).contains("there is no stream `nowhere`"));
+    assert!(mill.text(&["streams"]).contains("faults.in"));
+}

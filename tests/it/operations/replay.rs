@@ -1,0 +1,80 @@
+use wasmill_tests::mill::{Mill, Way};
+
+pub fn past_events_run_again_through_one_handler(way: Way) {
+    let mill = Mill::start(way, "");
+    for id in 0..5 {
+        mill.publish("faults.in", &id.to_string(), "echo", "x");
+    }
+    mill.wait_for("faults.out", 5);
+    let replay = mill.json(&["replay", "faults.in", "--handler", "faults", "--from", "-"]);
+    assert_eq!((&replay["replayed"], &replay["workers"]), (&5.into(), &1.into()), "{replay}");
+    let out = mill.wait_for("faults.out", 10);
+    mill.wait_settled("faults");
+    assert_eq!(mill.events("faults.out").len(), 10);
+    // The follow-ups name their causes, and have ids of their own.
+    let causes: Vec<&str> = out.iter().map(|event| event["causationid"].as_str().unwrap()).collect();
+    assert_eq!(
+        {
+            let mut causes = causes.clone();
+            causes.sort_unstable();
+            causes
+        },
+        ["0", "0", "1", "1", "2", "2", "3", "3", "4", "4"]
+    );
+    let ids: std::collections::BTreeSet<&str> = out.iter().map(|event| event["id"].as_str().unwrap()).collect();
+    assert_eq!(ids.len(), 10, "{out:#?}");
+    // Unless the old ones are asked for.
+    mill.json(&["replay", "faults.in", "--handler", "faults", "--from", "-", "--same-ids"]);
+    let out = mill.wait_for("faults.out", 15);
+    let again: std::collections::BTreeSet<&str> = out.iter().map(|event| event["id"].as_str().unwrap()).collect();
+    assert_eq!(again, ids);
+}
+
+pub fn a_replay_has_bounds_and_a_count(way: Way) {
+    let mill = Mill::start(way, "");
+    let entries: Vec<String> = (0..6).map(|id| mill.publish("faults.in", &id.to_string(), "echo", "")).collect();
+    mill.wait_for("faults.out", 6);
+    let replay = |arguments: &[&str]| {
+        mill.json(&[&["replay", "faults.in", "--handler", "faults"], arguments].concat())["replayed"].clone()
+    };
+    assert_eq!(replay(&["--from", &entries[1], "--to", &entries[3]]), 3);
+    assert_eq!(replay(&["--from", &entries[4], "--rate", "100"]), 2);
+    assert_eq!(replay(&["--from", "1h", "--count", "1"]), 1);
+    assert_eq!(replay(&["--from", &entries[5].replace('-', "-1")]), 0);
+    let out = mill.wait_for("faults.out", 12);
+    mill.wait_settled("faults");
+    assert_eq!(mill.events("faults.out").len(), 12);
+    let mut causes: Vec<&str> = out[6..].iter().map(|event| event["causationid"].as_str().unwrap()).collect();
+    causes.sort_unstable();
+    assert_eq!(causes, ["0", "1", "2", "3", "4", "5"]);
+}
+
+pub fn a_dry_run_writes_nothing(way: Way) {
+    let mill = Mill::start(way, "");
+    for (id, r#type) in [("1", "echo"), ("2", "reject"), ("3", "ok")] {
+        mill.publish("faults.in", id, r#type, "x");
+    }
+    mill.wait_for("faults.out", 1);
+    mill.wait_settled("faults");
+    let before = (mill.events("faults.out").len(), mill.json(&["dlq", "ls"]));
+    let lines = mill.json_lines(&["replay", "faults.in", "--handler", "faults", "--from", "-", "--dry-run"]);
+    let outcomes: Vec<&str> = lines.iter().filter_map(|line| line["outcome"].as_str()).collect();
+    assert_eq!(outcomes, ["ack", "reject", "ack"]);
+    assert_eq!(lines[0]["published"][0]["stream"], "faults.out", "{:#}", lines[0]);
+    let summary = &lines[3]["summary"];
+    assert_eq!((&summary["events"], &summary["follow_ups"]), (&3.into(), &1.into()), "{summary}");
+    assert_eq!((mill.events("faults.out").len(), mill.json(&["dlq", "ls"])), before);
+    assert_eq!(mill.json(&["pending", "faults"])["total"], 0);
+}
+
+pub fn a_replay_refuses_what_makes_no_sense(way: Way) {
+    let mill = Mill::start(way, "");
+    mill.publish("faults.in", "1", "ok", "");
+    let replay = |arguments: &[&str]| mill.failure(2, &[&["replay"], arguments].concat());
+    let handler = replay(&["faults.in", "--handler", "fault", "--from", "-"]);
+    assert!(handler.contains("no handler `fault`") && handler.contains("faults"), "{handler}");
+    let stream = replay(&["other", "--handler", "faults", "--from", "-"]);
+    assert!(stream.contains("faults does not read `other`; it reads: faults.in"), "{stream}");
+    let place = replay(&["faults.in", "--handler", "faults", "--from", "then"]);
+    assert!(place.contains("`then` is no place in a stream"), "{place}");
+}
