@@ -20,4 +20,5 @@ mod retention;
 mod schema;
 mod send;
 mod shutdown;
+mod snapshots;
 mod tidy;
