@@ -5,6 +5,7 @@
 //! of streams ([`retention`]).
 
 mod batch;
+mod dedup;
 mod lane;
 mod recover;
 mod retention;
@@ -27,7 +28,7 @@ use crate::broker::memory::MemoryBroker;
 use crate::broker::redis::{RedisBroker, RedisSettings};
 use crate::broker::{Broker, BrokerError, Inspect, Source, keys};
 use crate::fleet::{HandlerReport, WorkerReport};
-use crate::outcome::RetryPolicy;
+use crate::outcome::{Dedup, RetryPolicy};
 use crate::readiness::{Phase, Readiness};
 use crate::route::Types;
 use crate::stats::HandlerStats;
@@ -88,6 +89,8 @@ pub struct Deployment {
     pub sources: Vec<Subscription>,
     /// How failures are tried again.
     pub retry: RetryPolicy,
+    /// Whether and how it knows events that it has handled before.
+    pub dedup: Option<Dedup>,
     /// The Redis key of its dead-letter stream.
     pub dead_key: Arc<str>,
     /// The most deliveries of it that this worker runs at the same time. At least 1.
