@@ -27,9 +27,9 @@ use tower_http::timeout::TimeoutLayer;
 
 pub use self::guard::Token;
 pub use self::openapi::document as openapi_document;
-pub use self::problem::{MEDIA_TYPE as PROBLEM_MEDIA_TYPE, Problem};
+pub use self::problem::{PREFIX as PROBLEM_PREFIX, Problem};
 use crate::ops::Operator;
-use crate::pipeline::{Retention, Stats};
+use crate::pipeline::{Intake, Retention, Stats};
 use crate::readiness::{Phase, Readiness};
 
 /// The largest body of a request, in bytes: a batch of events.
@@ -50,6 +50,8 @@ pub struct AdminState {
     pub token: Option<Token>,
     /// The streams that the worker keeps short.
     pub retention: Vec<Retention>,
+    /// The messages that the worker makes events of.
+    pub intakes: Vec<Intake>,
 }
 
 /// The port cannot be served.
@@ -118,8 +120,5 @@ async fn readyz(State(state): State<AdminState>) -> Response {
 }
 
 async fn metrics(State(state): State<AdminState>) -> impl IntoResponse {
-    (
-        [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
-        metrics::render(&state.stats, &state.retention),
-    )
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], metrics::render(&state))
 }

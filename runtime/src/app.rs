@@ -9,8 +9,9 @@ use std::time::Duration;
 use crate::broker::keys::{self, Namespace};
 use crate::broker::redis::{InvalidSettings, RedisSettings};
 use crate::clock::now_ms;
-use crate::config::{Config, Isolation as ConfiguredIsolation, ResolvedHandler, SecretError};
-use crate::pipeline::{Deployment, MAX_INSTANCES, Retention, Subscription, Worker, new_worker_id};
+use crate::config::{Config, IntakeConfig, Isolation as ConfiguredIsolation, ResolvedHandler, SecretError};
+use crate::envelope::Envelopes;
+use crate::pipeline::{Deployment, Intake, MAX_INSTANCES, Reading, Retention, Subscription, Worker, new_worker_id};
 use crate::schema::Schemas;
 use crate::wasm::{
     CacheError, CompiledCache, Component, Engine, EngineError, EngineSettings, Grant, Grants, Handler, Isolation,
@@ -78,6 +79,7 @@ pub fn worker(config: &Config, namespace: &Namespace) -> Worker {
         drain_timeout: config.worker.drain_timeout.max(Duration::from_millis(1)),
         retention: retention(config, namespace),
         retention_interval: config.worker.retention_interval,
+        intakes: intakes(config, namespace),
         threads: if config.worker.threads == 0 { cores() } else { config.worker.threads },
         started_ms: now_ms(),
     }
@@ -85,7 +87,7 @@ pub fn worker(config: &Config, namespace: &Namespace) -> Worker {
 
 /// The streams that are to be kept short.
 fn retention(config: &Config, namespace: &Namespace) -> Vec<Retention> {
-    let limited = config.streams.iter().filter(|(_, stream)| stream.max_length.is_some() || stream.max_age.is_some());
+    let limited = config.streams.iter().filter(|(_, stream)| stream.is_trimmed());
     let limited = limited.map(|(name, stream)| Retention {
         stream: name.clone(),
         key: namespace.stream(name),
@@ -99,6 +101,23 @@ fn retention(config: &Config, namespace: &Namespace) -> Vec<Retention> {
         Retention { stream: key.to_string(), key, max_length: Some(0), max_age: None, trimmed: Arc::default() }
     });
     limited.chain(inboxes).collect()
+}
+
+/// The messages that become events.
+fn intakes(config: &Config, namespace: &Namespace) -> Vec<Intake> {
+    let envelopes = envelopes(config);
+    let intake = |(name, intake): (&String, &IntakeConfig)| Intake {
+        name: name.clone(),
+        channel: intake.channel.clone(),
+        key: namespace.intake(name),
+        stream_key: namespace.stream(&intake.stream),
+        envelope: envelopes.of(&intake.stream).cloned(),
+        r#type: intake.r#type.clone().unwrap_or_else(|| name.clone()),
+        content_type: intake.content_type.clone(),
+        source: intake.source.clone().unwrap_or_else(|| IntakeConfig::default_source(name)),
+        stats: Arc::default(),
+    };
+    config.intake.iter().map(intake).collect()
 }
 
 /// An engine with room for the handlers of the configuration.
@@ -117,6 +136,11 @@ pub fn cache(config: &Config) -> Result<Option<CompiledCache>, CacheError> {
     directory.map(|directory| CompiledCache::open(&directory)).transpose()
 }
 
+/// The envelopes of the streams of the configuration.
+pub fn envelopes(config: &Config) -> Envelopes {
+    Envelopes::new(config.streams.iter().map(|(name, stream)| (name.as_str(), stream.envelope_settings())))
+}
+
 /// The schemas of the configuration; empty if it names no folder.
 pub fn schemas(config: &Config) -> Result<Arc<Schemas>, SchemaFolderFaults> {
     schemas::load(&config.schemas).map(Arc::new)
@@ -129,14 +153,14 @@ pub fn deployments(
     engine: &Engine,
     cache: Option<&CompiledCache>,
 ) -> Result<Vec<Arc<Deployment>>, BuildError> {
-    let schemas = schemas(config)?;
+    let (schemas, envelopes) = (schemas(config)?, envelopes(config));
     let (mut deployments, mut faults) = (Vec::new(), Vec::new());
     for resolved in config.handlers() {
         match Component::from_file(engine, cache, &resolved.component) {
             Ok(component) => {
-                let policy = policy(&resolved, namespace, schemas.clone());
-                let check_on_read = config.schemas.on_read;
-                deployments.push(Arc::new(deployment(&resolved, namespace, component, policy, check_on_read)));
+                let policy = policy(&resolved, namespace, &envelopes, schemas.clone());
+                let reading = Reading { envelopes: envelopes.clone(), check_schemas: config.schemas.on_read };
+                deployments.push(Arc::new(deployment(&resolved, namespace, component, policy, reading)));
             }
             Err(cause) => {
                 faults.push(ComponentFault { handler: resolved.name, path: resolved.component, cause });
@@ -152,7 +176,7 @@ fn deployment(
     namespace: &Namespace,
     component: Component,
     policy: Policy,
-    check_on_read: bool,
+    reading: Reading,
 ) -> Deployment {
     let digest = component.digest.to_string();
     let streams = resolved
@@ -169,15 +193,24 @@ fn deployment(
         dead_key: namespace.stream(&resolved.dead_letter),
         concurrency: resolved.limits.concurrency.max(1),
         digest,
-        check_on_read,
+        reading,
     }
 }
 
 /// What the handler may do and use. What it publishes must follow `schemas`.
-pub fn policy(resolved: &ResolvedHandler, namespace: &Namespace, schemas: Arc<Schemas>) -> Policy {
+pub fn policy(
+    resolved: &ResolvedHandler,
+    namespace: &Namespace,
+    envelopes: &Envelopes,
+    schemas: Arc<Schemas>,
+) -> Policy {
     let limits = &resolved.limits;
     let grants = resolved.publishes.iter();
-    let grants = grants.map(|stream| Grant { stream: stream.clone(), key: namespace.stream(stream) });
+    let grants = grants.map(|stream| Grant {
+        stream: stream.clone(),
+        key: namespace.stream(stream),
+        envelope: envelopes.of(stream).cloned(),
+    });
     Policy {
         tenant: keys::DEFAULT_TENANT.into(),
         handler: resolved.name.as_str().into(),

@@ -1,4 +1,5 @@
-//! Where events live: the [`Broker`] trait (data plane), the [`Inspect`] trait (operations) and their errors.
+//! Where events live: the [`Broker`] trait (data plane), the [`Inspect`] trait (operations), the [`pubsub::PubSub`] trait
+//! (intake) and their errors.
 //!
 //! Two implementations with the same semantics: [`redis`] and [`memory`]; `tests/it/contract.rs` runs over both.
 
@@ -6,6 +7,7 @@ pub mod dead_letter;
 pub mod delayed;
 pub mod keys;
 pub mod memory;
+pub mod pubsub;
 pub mod redis;
 
 use std::collections::BTreeMap;

@@ -1,6 +1,6 @@
 //! Configuration: one TOML file, strict, with overrides from the environment. `config/wasmill.toml` is the reference.
 //!
-//! - [`sections`], [`schemas`], [`streams`]: the shape of the file and its defaults; [`redis`]: the section that has to do with
+//! - [`sections`], [`schemas`], [`streams`], [`intake`]: the shape of the file and its defaults; [`redis`]: the section that has to do with
 //!   secrets
 //! - [`units`]: durations and sizes
 //! - `parse`, `env`: text and variables -> [`Config`], with every fault and its place
@@ -9,6 +9,7 @@
 
 mod env;
 mod errors;
+pub mod intake;
 mod parse;
 pub mod redis;
 mod resolve;
@@ -28,6 +29,7 @@ use serde::{Deserialize, Serialize};
 
 pub use env::{PREFIX, environment};
 pub use errors::{ConfigError, ConfigErrors};
+pub use intake::IntakeConfig;
 pub use redis::RedisConfig;
 pub use resolve::{Isolation, ResolvedHandler, ResolvedLimits};
 pub use schemas::SchemasConfig;
@@ -55,6 +57,8 @@ pub struct Config {
     pub schemas: SchemasConfig,
     /// What holds for streams, by name.
     pub streams: BTreeMap<String, StreamConfig>,
+    /// Redis Pub/Sub messages that become events, by the name of the intake.
+    pub intake: BTreeMap<String, IntakeConfig>,
     /// The handlers by name.
     pub handlers: BTreeMap<String, HandlerConfig>,
 }

@@ -1,9 +1,14 @@
 //! Wire forms of an [`Event`]: fields of a stream entry in, fields out. Pure.
 //!
-//! Written is always CloudEvents binary mode: one field per attribute (`ce_id`, `ce_source` ...), `content-type`,
-//! `traceparent`, `tracestate` and `data`. Read is binary mode and structured mode (see [`structured`]).
+//! The usual form is CloudEvents. Written is binary mode: one field per attribute (`ce_id`, `ce_source` ...),
+//! `content-type`, `traceparent`, `tracestate` and `data`. Read is binary mode and structured mode (see [`structured`]).
+//! Streams of other programs have an [`Envelope`] of their own, as their [`settings`] say.
 
+mod mapped;
+pub mod settings;
 pub mod structured;
+
+pub use mapped::{Envelope, Envelopes};
 
 use jiff::Timestamp;
 
@@ -31,8 +36,14 @@ pub enum DecodeError {
     #[error("field `{0}` is not UTF-8")]
     NotUtf8(String),
     /// A time that is none.
-    #[error("field `ce_time` is not an RFC 3339 time after 1970: `{0}`")]
-    InvalidTime(String),
+    #[error("field `{field}` is not an RFC 3339 time after 1970: `{value}`")]
+    InvalidTime { field: String, value: String },
+    /// A field that the envelope of the stream asks for is not there.
+    #[error("field `{0}` is missing, which the envelope of the stream asks for")]
+    NoField(String),
+    /// The document in a field is not what it must be.
+    #[error("field `{field}`{}: {problem}", if path.is_empty() { String::new() } else { format!(", at `{path}`") })]
+    Document { field: String, path: String, problem: String },
     /// A version of CloudEvents that we do not speak.
     #[error("field `ce_specversion` is `{0}`, not 1.0")]
     UnsupportedVersion(String),
@@ -44,6 +55,28 @@ pub enum DecodeError {
     Structured(String),
 }
 
+impl DecodeError {
+    /// The same about a field that is called otherwise in the entry.
+    fn renamed(self, from: &str, to: &str) -> DecodeError {
+        match self {
+            DecodeError::Duplicate(field) if field == from => DecodeError::Duplicate(to.to_owned()),
+            DecodeError::NotUtf8(field) if field == from => DecodeError::NotUtf8(to.to_owned()),
+            other => other,
+        }
+    }
+}
+
+/// An event cannot be written into a stream in the form that the stream has.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EncodeError {
+    /// A flat entry is an object.
+    #[error("the stream's envelope is `flat`: the data must be a JSON object")]
+    NotAnObject,
+    /// A member has the name of a field that CloudEvents has.
+    #[error("the stream's envelope is `flat`: the data must not have a member `{0}`, which is a CloudEvents field")]
+    ReservedMember(String),
+}
+
 /// Reads the fields of an entry. `entry_ms` is the time of an event that does not name one. Fields that belong to no
 /// CloudEvent are left alone: they stay in the entry, and in its dead letter if it comes to that.
 pub fn decode(fields: Fields, entry_ms: u64) -> Result<Event, DecodeError> {
@@ -53,17 +86,7 @@ pub fn decode(fields: Fields, entry_ms: u64) -> Result<Event, DecodeError> {
         let Ok(name) = std::str::from_utf8(&name) else {
             return Err(DecodeError::NotUtf8(String::from_utf8_lossy(&name).into_owned()));
         };
-        if name == DATA {
-            seen.once(Seen::DATA, name)?;
-            event.data = value;
-        } else if let Some(attribute) = name.strip_prefix(PREFIX) {
-            decode_attribute(&mut event, &mut seen, name, attribute, value)?;
-        } else if name == CONTENT_TYPE {
-            seen.once(Seen::CONTENT_TYPE, name)?;
-            event.content_type = text(name, value)?;
-        } else if name == TRACEPARENT || name == TRACESTATE {
-            push_attribute(&mut event, name, name, value)?;
-        }
+        take_in(&mut event, &mut seen, name, value)?;
     }
     if structured::is_media_type(&event.content_type) {
         return structured::parse(&event.data, entry_ms).map_err(|error| DecodeError::Structured(error.to_string()));
@@ -84,6 +107,22 @@ pub fn decode(fields: Fields, entry_ms: u64) -> Result<Event, DecodeError> {
         event.time = entry_ms;
     }
     Ok(event)
+}
+
+/// Reads one field, if it is one that CloudEvents has.
+fn take_in(event: &mut Event, seen: &mut Seen, name: &str, value: Vec<u8>) -> Result<(), DecodeError> {
+    if name == DATA {
+        seen.once(Seen::DATA, name)?;
+        event.data = value;
+    } else if let Some(attribute) = name.strip_prefix(PREFIX) {
+        decode_attribute(event, seen, name, attribute, value)?;
+    } else if name == CONTENT_TYPE {
+        seen.once(Seen::CONTENT_TYPE, name)?;
+        event.content_type = text(name, value)?;
+    } else if name == TRACEPARENT || name == TRACESTATE {
+        push_attribute(event, name, name, value)?;
+    }
+    Ok(())
 }
 
 /// Reads one `ce_*` field.
@@ -110,7 +149,8 @@ fn decode_attribute(
         "time" => {
             seen.once(Seen::TIME, field)?;
             let value = text(field, value)?;
-            event.time = parse_time(&value).ok_or(DecodeError::InvalidTime(value))?;
+            event.time =
+                parse_time(&value).ok_or_else(|| DecodeError::InvalidTime { field: field.to_owned(), value })?;
         }
         "subject" => {
             seen.once(Seen::SUBJECT, field)?;
@@ -240,7 +280,7 @@ mod tests {
     }
 
     /// Any event that can be written.
-    pub fn any_event() -> impl Strategy<Value = Event> {
+    pub(super) fn any_event() -> impl Strategy<Value = Event> {
         let optional = || proptest::option::of(".{0,12}");
         let attributes = proptest::collection::btree_map("x[a-z0-9]{1,10}", ".{0,12}", 0..5);
         let named = (".{1,12}", ".{1,12}", ".{1,12}", 0u64..253_402_207_200_000);
@@ -304,7 +344,10 @@ mod tests {
         assert_eq!(decode(with(&[("ce_time", "1970-01-01T00:00:01.5Z")]), 7).map(|event| event.time), Ok(1500));
         assert_eq!(decode(with(&[]), 7).map(|event| event.time), Ok(7));
         for bad in ["", "yesterday", "1969-12-31T23:59:59Z", "12"] {
-            assert_eq!(decode(with(&[("ce_time", bad)]), 0), Err(DecodeError::InvalidTime(bad.into())));
+            assert_eq!(
+                decode(with(&[("ce_time", bad)]), 0),
+                Err(DecodeError::InvalidTime { field: "ce_time".into(), value: bad.into() })
+            );
         }
         assert_eq!(decode(with(&[("ce_specversion", "0.3")]), 0), Err(DecodeError::UnsupportedVersion("0.3".into())));
     }

@@ -26,10 +26,11 @@ pub use publish::{MAX_PUBLISH, PublishReport};
 pub use replay::{MAX_REPLAY_BACKLOG, MAX_REPLAY_PAGE, ReplayReport, ReplayRequest};
 pub use streams::{GroupReport, StreamReport};
 
+use crate::app;
 use crate::broker::keys::Namespace;
-use crate::broker::{BrokerError, Fields, Operate};
+use crate::broker::{BrokerError, Operate};
 use crate::config::{Config, ResolvedHandler, StreamConfig};
-use crate::event::Event;
+use crate::envelope::Envelopes;
 use crate::schema::{SchemaViolation, Schemas};
 
 /// An operation that could not be done.
@@ -73,6 +74,7 @@ impl OpsError {
             OpsError::Schema { .. } => 422,
             OpsError::TooLarge(_) => 413,
             OpsError::Broker(BrokerError::Unreachable { .. } | BrokerError::Refused { .. }) => 503,
+            OpsError::Broker(BrokerError::NotRedrivable { .. }) => 409,
             OpsError::Broker(_) => 502,
         }
     }
@@ -88,6 +90,7 @@ impl OpsError {
             OpsError::TooLarge(_) => "too-large",
             OpsError::Broker(BrokerError::Unreachable { .. }) => "broker-unreachable",
             OpsError::Broker(BrokerError::Refused { .. }) => "broker-refuses",
+            OpsError::Broker(BrokerError::NotRedrivable { .. }) => "not-redrivable",
             OpsError::Broker(_) => "broker",
         }
     }
@@ -100,9 +103,10 @@ pub struct Operator {
     namespace: Namespace,
     handlers: Arc<[ResolvedHandler]>,
     schemas: Arc<Schemas>,
+    envelopes: Envelopes,
     /// The largest event that may be published, in bytes.
     event_bytes: usize,
-    retention: Arc<BTreeMap<String, StreamConfig>>,
+    streams: Arc<BTreeMap<String, StreamConfig>>,
 }
 
 impl Operator {
@@ -113,7 +117,8 @@ impl Operator {
             namespace: Namespace::default(),
             handlers: config.handlers().into(),
             schemas,
-            retention: Arc::new(config.streams.clone()),
+            envelopes: app::envelopes(config),
+            streams: Arc::new(config.streams.clone()),
             event_bytes: usize::try_from(config.limits.event_bytes.as_u64()).unwrap_or(usize::MAX),
         }
     }
@@ -145,7 +150,7 @@ impl Operator {
             .handlers
             .iter()
             .flat_map(|handler| handler.streams.iter().chain(&handler.publishes).chain([&handler.dead_letter]))
-            .chain(self.retention.keys())
+            .chain(self.streams.keys())
             .cloned()
             .collect();
         names.sort();
@@ -159,11 +164,6 @@ impl Operator {
             names => format!("the configuration names: {}", join(names.iter().map(String::as_str))),
         };
         OpsError::UnknownStream { name: name.to_owned(), known }
-    }
-
-    /// The event in an entry of that stream.
-    fn decode(&self, _stream: &str, id: crate::broker::EntryId, fields: Fields) -> Result<Event, String> {
-        crate::envelope::decode(fields, id.ms).map_err(|error| error.to_string())
     }
 }
 

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::broker::{EntryId, Source, keys};
+use crate::broker::{EntryId, Fields, Source, keys};
+use crate::envelope::{self, Envelope};
 use crate::event::Event;
 
 /// The longest message that a dead letter or a log line keeps of a failure, in bytes.
@@ -163,14 +164,29 @@ pub struct Publication {
     pub key: Arc<str>,
     /// What to write.
     pub event: Event,
+    /// The form that the stream's entries have; `None` for CloudEvents.
+    pub envelope: Option<Arc<Envelope>>,
     /// When it enters the stream.
     pub when: Due,
 }
 
 impl Publication {
-    /// An event that is to be written as soon as possible.
+    /// An event that is to be written as soon as possible, as a CloudEvent.
     pub fn now(key: Arc<str>, event: Event) -> Publication {
-        Publication { key, event, when: Due::Now }
+        Publication { key, event, when: Due::Now, envelope: None }
+    }
+
+    /// The same in another form.
+    pub fn with_envelope(self, envelope: Option<&Arc<Envelope>>) -> Publication {
+        Publication { envelope: envelope.cloned(), ..self }
+    }
+
+    /// The fields of the entry that it becomes.
+    pub fn fields(&self) -> Fields {
+        match &self.envelope {
+            None => envelope::fields(&self.event),
+            Some(envelope) => envelope.fields(&self.event),
+        }
     }
 }
 

@@ -1,11 +1,12 @@
 //! The loop that joins broker and wasm: read, decode, route, schedule, execute, settle.
 //!
 //! One [`shard`] per core does all of it for its share of each handler. Beside them, on the caller's thread, run the
-//! heartbeat, the take-over of dead workers' entries ([`recover`]), the wake-up of idle readers ([`watch`]) and the trimming
-//! of streams ([`retention`]).
+//! heartbeat, the take-over of dead workers' entries ([`recover`]), the wake-up of idle readers ([`watch`]), the trimming of
+//! streams ([`retention`]) and the intake of messages ([`intake`]).
 
 mod batch;
 mod dedup;
+mod intake;
 mod lane;
 mod recover;
 mod retention;
@@ -20,13 +21,16 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
+pub use self::intake::{Intake, IntakeStats};
 use self::lane::Lane;
 pub use self::retention::Retention;
 use self::shard::Shard;
 use self::watch::Watch;
 use crate::broker::memory::MemoryBroker;
+use crate::broker::pubsub::PubSub;
 use crate::broker::redis::{RedisBroker, RedisSettings};
 use crate::broker::{Broker, BrokerError, Inspect, Source, keys};
+use crate::envelope::Envelopes;
 use crate::fleet::{HandlerReport, WorkerReport};
 use crate::outcome::{Dedup, RetryPolicy};
 use crate::readiness::{Phase, Readiness};
@@ -46,8 +50,8 @@ pub enum Backend {
     Redis(Box<RedisSettings>),
     /// This process.
     Memory(MemoryBroker),
-    /// A broker of the caller's own, which all threads share.
-    Shared { broker: Arc<dyn Broker>, inspect: Arc<dyn Inspect> },
+    /// This process, with a data plane of the caller's own before it, which all threads share.
+    Before(Arc<dyn Broker>, MemoryBroker),
 }
 
 impl Backend {
@@ -56,7 +60,15 @@ impl Backend {
         match self {
             Backend::Redis(settings) => Arc::new(RedisBroker::new(RedisSettings::clone(settings))),
             Backend::Memory(broker) => Arc::new(broker.clone()),
-            Backend::Shared { broker, .. } => broker.clone(),
+            Backend::Before(broker, _) => broker.clone(),
+        }
+    }
+
+    /// The same for listening to messages.
+    fn pubsub(&self) -> Arc<dyn PubSub> {
+        match self {
+            Backend::Redis(settings) => Arc::new(RedisBroker::new(RedisSettings::clone(settings))),
+            Backend::Memory(broker) | Backend::Before(_, broker) => Arc::new(broker.clone()),
         }
     }
 
@@ -64,8 +76,7 @@ impl Backend {
     fn inspect(&self) -> Arc<dyn Inspect> {
         match self {
             Backend::Redis(settings) => Arc::new(RedisBroker::new(RedisSettings::clone(settings))),
-            Backend::Memory(broker) => Arc::new(broker.clone()),
-            Backend::Shared { inspect, .. } => inspect.clone(),
+            Backend::Memory(broker) | Backend::Before(_, broker) => Arc::new(broker.clone()),
         }
     }
 }
@@ -77,6 +88,15 @@ pub struct Subscription {
     pub source: Arc<Source>,
     /// The stream is the handler's inbox.
     pub is_inbox: bool,
+}
+
+/// How entries become events.
+#[derive(Clone, Debug, Default)]
+pub struct Reading {
+    /// The form of the entries of each stream.
+    pub envelopes: Envelopes,
+    /// Events that do not follow their schema become dead letters.
+    pub check_schemas: bool,
 }
 
 /// A handler that is ready to serve.
@@ -97,8 +117,8 @@ pub struct Deployment {
     pub concurrency: usize,
     /// The digest of the component, as text.
     pub digest: String,
-    /// Events are checked by their schemas before they are run.
-    pub check_on_read: bool,
+    /// How entries become events.
+    pub reading: Reading,
 }
 
 impl Deployment {
@@ -127,6 +147,8 @@ pub struct Worker {
     pub retention: Vec<Retention>,
     /// How often it does.
     pub retention_interval: Duration,
+    /// The messages that it makes events of.
+    pub intakes: Vec<Intake>,
 }
 
 /// What a thread is told.
@@ -183,7 +205,7 @@ pub async fn serve(
     let mut shards = start_shards(&worker, &backend, &deployments, stats, &watch)?;
     readiness.set(Phase::Ready);
     tracing::info!("ready");
-    let inspect = backend.inspect();
+    let (inspect, pubsub) = (backend.inspect(), backend.pubsub());
     let panicked = {
         let commands: Vec<_> = shards.iter().map(|shard| shard.commands.clone()).collect();
         tokio::select! {
@@ -193,14 +215,17 @@ pub async fn serve(
             () = recover::move_delayed(&*broker) => false,
             () = watch.run(&*broker) => false,
             () = retention::run(&*inspect, &worker) => false,
+            () = intake::run(&*pubsub, &worker) => false,
             () = any_ended(&mut shards) => true,
         }
     };
     readiness.set(Phase::Draining);
     tracing::info!("draining");
     let until = Instant::now() + worker.drain_timeout.saturating_sub(LEAVE_TIME);
+    // Leases that cannot be given back end by themselves.
+    let leave = tokio::time::timeout(LEAVE_TIME, intake::leave(&*pubsub, &worker));
     tokio::select! {
-        () = drain(&mut shards, until) => {}
+        _ = async { tokio::join!(drain(&mut shards, until), leave) } => {}
         // Others must not take over what is still being finished.
         () = recover::beat(&*broker, &worker, report, readiness) => {}
         () = tokio::time::sleep(worker.drain_timeout) => tracing::warn!("not everything could be drained in time"),
@@ -210,20 +235,6 @@ pub async fn serve(
     }
     let joined: Vec<_> = shards.into_iter().map(|shard| shard.thread.join()).collect();
     if panicked || joined.iter().any(Result::is_err) { Err(PipelineError::Panicked) } else { Ok(()) }
-}
-
-/// Tells the threads to finish until then at the latest, and waits until they have.
-async fn drain(shards: &mut [RunningShard], until: Instant) {
-    for shard in &*shards {
-        // A thread that has ended needs no telling.
-        let _ = shard.commands.send(Command::Drain { until });
-    }
-    for shard in shards {
-        // One that ended by itself has said so before.
-        if !shard.ended.is_terminated() {
-            (&mut shard.ended).await.ok();
-        }
-    }
 }
 
 /// What this worker says of itself.
@@ -240,6 +251,20 @@ fn report(worker: &Worker, deployments: &[Arc<Deployment>], stats: &Stats) -> Wo
         started_ms: worker.started_ms,
         threads: worker.threads,
         handlers: handlers.collect(),
+    }
+}
+
+/// Tells the threads to finish until then at the latest, and waits until they have.
+async fn drain(shards: &mut [RunningShard], until: Instant) {
+    for shard in &*shards {
+        // A thread that has ended needs no telling.
+        let _ = shard.commands.send(Command::Drain { until });
+    }
+    for shard in shards {
+        // One that ended by itself has said so before.
+        if !shard.ended.is_terminated() {
+            (&mut shard.ended).await.ok();
+        }
     }
 }
 

@@ -6,6 +6,7 @@ mod dead_letters;
 mod dedup;
 mod delayed;
 mod fixture;
+mod pubsub;
 mod races;
 mod reading;
 mod redis_only;
@@ -64,6 +65,13 @@ over_both_brokers! {
         what_is_not_pending_is_superseded,
         two_hundred_settlements_in_one_call,
         the_same_entry_twice_in_one_call_is_settled_once,
+    }
+    pubsub::{
+        everybody_hears_the_same_in_the_same_order,
+        a_channel_is_not_a_pattern_and_a_pattern_is_not_a_channel,
+        a_lease_belongs_to_one_until_it_ends,
+        only_the_holder_takes_in,
+        what_was_taken_in_can_be_read,
     }
     retention::{
         a_stream_without_groups_is_cut_to_its_length,

@@ -217,20 +217,11 @@ impl Mill {
         let deployments = app::deployments(&self.config, &Namespace::default(), &engine, cache.as_ref());
         let deployments = deployments.expect("a component");
         let stats = pipeline::new_stats(&deployments);
-        let (broker, inspect) = (Arc::new(self.broker.clone()), Arc::new(self.broker.memory.clone()));
-        let backend = Backend::Shared { broker, inspect };
-        let readiness = Readiness::default();
+        let backend = Backend::Before(Arc::new(self.broker.clone()), self.broker.memory.clone());
         let mut result = None;
         let shutdown = async { result = Some(done(&stats).await) };
-        let served = pipeline::serve(
-            app::worker(&self.config, &Namespace::default()),
-            backend,
-            deployments,
-            &stats,
-            &readiness,
-            shutdown,
-        )
-        .await;
+        let worker = app::worker(&self.config, &Namespace::default());
+        let served = pipeline::serve(worker, backend, deployments, &stats, &Readiness::default(), shutdown).await;
         (served, result)
     }
 

@@ -12,6 +12,7 @@ mod dlq;
 mod faults;
 mod generate;
 mod handlers;
+mod intake;
 mod invoke;
 mod lost;
 mod operations;

@@ -264,8 +264,13 @@ fn the_documented_permissions_are_enough() {
     let words: Vec<&str> = example.split_whitespace().collect();
     redis::cmd(words[0]).arg(&words[1..]).query::<()>(&mut redis).unwrap();
     let settings = format!("{}\nusername = \"wasmill\"\npassword_env = \"WASMILL_TEST_PASSWORD\"", url(&server));
-    let trimming = format!("{}\n[streams.\"faults.in\"]\nmax_length = 1\n", config(&settings));
-    let worker = Worker::spawn_with(&trimming, |command| {
+    let intake = text.lines().find(|line| line.contains("ACL SETUSER wasmill +get")).expect("that of an intake, too");
+    let words: Vec<&str> = intake.split_whitespace().collect();
+    redis::cmd(words[0]).arg(&words[1..]).query::<()>(&mut redis).unwrap();
+    let retention = "[streams.\"faults.in\"]\nmax_length = 1";
+    let intake = "[intake.prices]\nchannel = \"prices.*\"\nstream = \"faults.prices\"";
+    let more = format!("{}\n{retention}\n{intake}\n", config(&settings));
+    let worker = Worker::spawn_with(&more, |command| {
         command.env("WASMILL_TEST_PASSWORD", "secret").env("WASMILL_WORKER__RETENTION_INTERVAL", "50ms");
     });
     says(&worker, "ready");
@@ -275,6 +280,9 @@ fn the_documented_permissions_are_enough() {
     eventually("two follow-ups", DEADLINE, || (length(&mut redis, "faults.out") == 2).then_some(()));
     eventually("a dead letter", DEADLINE, || (length(&mut redis, "faults.dead") == 1).then_some(()));
     eventually("nothing to be pending", DEADLINE, || (pending(&mut redis) == 0).then_some(()));
+    says(&worker, "listening");
+    redis::cmd("PUBLISH").arg(&["prices.eur", "1"]).query::<()>(&mut redis).unwrap();
+    eventually("a message to be taken in", DEADLINE, || (length(&mut redis, "faults.prices") == 1).then_some(()));
     eventually("the stream to be trimmed", DEADLINE, || (length(&mut redis, "faults.in") == 1).then_some(()));
     assert!(!worker.stderr_text().contains("NOPERM"), "{}", worker.stderr_text());
     stop(worker);

@@ -5,7 +5,8 @@ use std::sync::atomic::Ordering;
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::{Encoder, TextEncoder};
 
-use crate::pipeline::{Retention, Stats};
+use super::AdminState;
+use crate::pipeline::{IntakeStats, Stats};
 use crate::stats::HandlerStats;
 
 /// Upper bounds of the duration histogram, in seconds: from a reused instance to the usual deadline.
@@ -31,8 +32,22 @@ const COUNTERS: [CounterSpec; 9] = [
     }),
 ];
 
+/// A metric of an intake: its name, what it says, and where it is.
+type IntakeSpec = (&'static str, &'static str, MetricType, fn(&IntakeStats) -> u64);
+
+const INTAKES: [IntakeSpec; 3] = [
+    ("wasmill_intake_events_total", "Events made of messages.", MetricType::COUNTER, |stats| stats.written.get()),
+    ("wasmill_intake_dropped_total", "Messages lost because too many were waiting.", MetricType::COUNTER, |stats| {
+        stats.dropped.get()
+    }),
+    ("wasmill_intake_holder", "1 while this worker is the one that writes, else 0.", MetricType::GAUGE, |stats| {
+        stats.holder.load(Ordering::Relaxed)
+    }),
+];
+
 /// All metrics as text.
-pub(super) fn render(stats: &Stats, retention: &[Retention]) -> String {
+pub(super) fn render(state: &AdminState) -> String {
+    let AdminState { stats, retention, intakes, .. } = state;
     let mut families: Vec<MetricFamily> = COUNTERS
         .iter()
         .map(|(name, help, value)| {
@@ -59,9 +74,15 @@ pub(super) fn render(stats: &Stats, retention: &[Retention]) -> String {
             metric.set_histogram(histogram(stats));
         },
     ));
-    families.push(trimmed(retention));
+    let trimmed = retention.iter().map(|retention| (retention.stream.as_str(), retention.trimmed.get()));
+    let help = "Entries that retention removed from the stream.";
+    families.push(numbers("wasmill_stream_trimmed_total", help, MetricType::COUNTER, "stream", trimmed));
+    for (name, help, kind, value) in INTAKES {
+        let values = intakes.iter().map(|intake| (intake.name.as_str(), value(&intake.stats)));
+        families.push(numbers(name, help, kind, "intake", values));
+    }
     let mut text = Vec::new();
-    // Writing into memory does not fail, and a family without metrics (no handlers, no streams) is left out.
+    // Writing into memory does not fail, and a family without metrics (no handlers, no streams, no intakes) is left out.
     families.retain(|family| !family.get_metric().is_empty());
     let _ = TextEncoder::new().encode(&families, &mut text);
     String::from_utf8(text).unwrap_or_default()
@@ -100,16 +121,28 @@ fn with_metrics(name: &str, help: &str, kind: MetricType, metrics: Vec<Metric>) 
     family
 }
 
-fn trimmed(retention: &[Retention]) -> MetricFamily {
-    let metrics = retention.iter().map(|retention| {
-        let mut counter = Counter::default();
-        counter.set_value(retention.trimmed.get() as f64);
-        let mut metric = labelled("stream", &retention.stream);
-        metric.set_counter(counter);
+/// A family of plain numbers, each with the value of its label.
+fn numbers<'a>(
+    name: &str,
+    help: &str,
+    kind: MetricType,
+    label: &str,
+    values: impl Iterator<Item = (&'a str, u64)>,
+) -> MetricFamily {
+    let metrics = values.map(|(value, number)| {
+        let mut metric = labelled(label, value);
+        if kind == MetricType::GAUGE {
+            let mut gauge = Gauge::default();
+            gauge.set_value(number as f64);
+            metric.set_gauge(gauge);
+        } else {
+            let mut counter = Counter::default();
+            counter.set_value(number as f64);
+            metric.set_counter(counter);
+        }
         metric
     });
-    let help = "Entries that retention removed from the stream.";
-    with_metrics("wasmill_stream_trimmed_total", help, MetricType::COUNTER, metrics.collect())
+    with_metrics(name, help, kind, metrics.collect())
 }
 
 fn histogram(stats: &HandlerStats) -> Histogram {

@@ -10,6 +10,8 @@ use crate::ops::OpsError;
 
 /// The media type of a problem.
 pub const MEDIA_TYPE: &str = "application/problem+json";
+/// What the `type` of a problem begins with; its kind follows.
+pub const PREFIX: &str = "urn:wasmill:problem:";
 /// What is kept of the text of an error that was made elsewhere, in bytes.
 const MAX_TEXT: usize = 4096;
 
@@ -33,7 +35,7 @@ impl Problem {
     pub fn new(status: u16, kind: &str, detail: impl Into<String>) -> Problem {
         let title = StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason()).unwrap_or("Error");
         let (title, detail) = (title.to_owned(), detail.into());
-        Problem { r#type: format!("urn:wasmill:problem:{kind}"), title, status, detail }
+        Problem { r#type: format!("{PREFIX}{kind}"), title, status, detail }
     }
 }
 

@@ -6,7 +6,6 @@
 use rmpv::Value;
 
 use super::Fields;
-use crate::envelope;
 use crate::outcome::Publication;
 
 /// Names and values of an event at most: a script cannot copy more. wasmill writes fewer.
@@ -24,8 +23,7 @@ pub struct Delayed {
 /// The member for an event.
 pub fn pack(publication: &Publication) -> Vec<u8> {
     let event = &publication.event;
-    let fields = envelope::fields(event);
-    let fields = fields.into_iter().flat_map(|(name, value)| [Value::Binary(name), Value::Binary(value)]);
+    let fields = publication.fields().into_iter().flat_map(|(name, value)| [Value::Binary(name), Value::Binary(value)]);
     let texts = [&*event.id, &*event.source, &*publication.key].map(Value::from);
     let member = Value::Array(texts.into_iter().chain([Value::Array(fields.collect())]).collect());
     let mut bytes = Vec::with_capacity(event.size() + 128);
@@ -52,6 +50,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::envelope;
     use crate::event::Event;
 
     proptest! {

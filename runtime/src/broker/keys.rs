@@ -10,6 +10,9 @@ use super::Source;
 /// The tenant of everything that names none.
 pub const DEFAULT_TENANT: &str = "default";
 
+/// What the names of wasmill's own keys and channels begin with.
+pub const PREFIX: &str = "wasmill:";
+
 /// The consumer that holds the entries which wait for another attempt. It never reads.
 pub const PARKED_CONSUMER: &str = "wasmill-parked";
 
@@ -45,6 +48,16 @@ pub fn worker_of(consumer: &str) -> Option<&str> {
     (worker.starts_with(CONSUMER_PREFIX)).then_some(worker)
 }
 
+/// How far the writing of an intake has come; `intake` is what [`Namespace::intake`] gives.
+pub fn intake_position(intake: &str) -> String {
+    format!("{intake}:at")
+}
+
+/// The channel of an intake's marks.
+pub fn intake_marks(intake: &str) -> String {
+    format!("{intake}:marks")
+}
+
 /// The name of the dead-letter stream of a handler that does not set `dead_letter`.
 pub fn default_dead_letter(handler: &str) -> String {
     format!("{handler}.dead")
@@ -70,6 +83,11 @@ impl Namespace {
     /// The stream that only this handler reads: redriven dead letters arrive here.
     pub fn inbox(&self, handler: &str) -> Arc<str> {
         format!("{INBOX_PREFIX}{}{handler}", self.prefix).into()
+    }
+
+    /// An intake: the key of its lease, which exists while a worker has it.
+    pub fn intake(&self, name: &str) -> Arc<str> {
+        format!("wasmill:intake:{}{name}", self.prefix).into()
     }
 
     /// A stream as the group of a handler reads it.

@@ -5,15 +5,20 @@
 
 mod delayed;
 mod marks;
+mod pubsub;
 mod state;
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::StreamExt as _;
+use futures::stream::BoxStream;
 use tokio::sync::Notify;
 
+use self::pubsub::Channels;
 use self::state::State;
+use super::pubsub::{Heard, Lease, Position, PubSub};
 use super::{
     Broker, BrokerError, Claimed, ConsumerInfo, Cursor, DelayedMoved, Entry, EntryId, Fields, Inspect, PendingEntry,
     Replay, Replayed, ServerInfo, Settled, Source, StreamInfo, Trimmed,
@@ -29,6 +34,7 @@ pub struct MemoryBroker {
 #[derive(Default)]
 struct Shared {
     state: Mutex<State>,
+    channels: Mutex<Channels>,
     appended: Notify,
     interrupted: Notify,
 }
@@ -41,6 +47,10 @@ impl MemoryBroker {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.shared.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn channels(&self) -> MutexGuard<'_, Channels> {
+        self.shared.channels.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// Appends an entry as it is, like XADD.
@@ -165,6 +175,49 @@ impl Broker for MemoryBroker {
             self.shared.appended.notify_waiters();
         }
         Ok(moved)
+    }
+}
+
+#[async_trait]
+impl PubSub for MemoryBroker {
+    async fn listen(&self, channel: &str, intake: &str) -> Result<BoxStream<'static, Heard>, BrokerError> {
+        let mut heard = self.channels().listen(channel, intake);
+        Ok(futures::stream::poll_fn(move |context| heard.poll_recv(context)).boxed())
+    }
+
+    async fn publish_message(&self, channel: &str, payload: &[u8]) -> Result<u64, BrokerError> {
+        Ok(self.channels().publish(channel, payload))
+    }
+
+    async fn lease(&self, intake: &str, owner: &str, ttl: Duration) -> Result<Lease, BrokerError> {
+        Ok(self.channels().lease(intake, owner, ttl))
+    }
+
+    async fn release(&self, intake: &str, owner: &str) -> Result<(), BrokerError> {
+        self.channels().release(intake, owner);
+        Ok(())
+    }
+
+    async fn take_in(
+        &self,
+        intake: &str,
+        owner: &str,
+        ttl: Duration,
+        position: &Position,
+        events: &[Publication],
+    ) -> Result<bool, BrokerError> {
+        // Held until the events are there: nobody may take over between the two.
+        let mut channels = self.channels();
+        let held = channels.advance(intake, owner, ttl, position);
+        if held {
+            let mut state = self.state();
+            for one in events {
+                state.append(&one.key, one.fields());
+            }
+        }
+        drop(channels);
+        self.shared.appended.notify_waiters();
+        Ok(held)
     }
 }
 

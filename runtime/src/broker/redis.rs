@@ -6,6 +6,7 @@
 mod delayed;
 mod inspect;
 mod link;
+mod pubsub;
 mod reply;
 mod script;
 mod settle;

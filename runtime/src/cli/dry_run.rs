@@ -82,7 +82,7 @@ fn load(config: &Config, resolved: &ResolvedHandler) -> Result<Handler, Report> 
     let component = Component::from_file(&engine, cache.as_ref(), &resolved.component)
         .map_err(|error| Report::usage(format!("{}: {error}", resolved.component.display())))?;
     let schemas = app::schemas(config).map_err(Report::usage)?;
-    let policy = Arc::new(app::policy(resolved, &Namespace::default(), schemas));
+    let policy = Arc::new(app::policy(resolved, &Namespace::default(), &app::envelopes(config), schemas));
     Ok(Handler { component, policy, isolation: Isolation::Fresh })
 }
 

@@ -65,7 +65,7 @@ pub fn run(context: &Context, args: &Args) -> Result<ExitCode, Report> {
     if config.schemas.on_read {
         schemas.check(&event).map_err(Report::usage)?;
     }
-    let mut policy = app::policy(&resolved, &Namespace::default(), schemas);
+    let mut policy = app::policy(&resolved, &Namespace::default(), &app::envelopes(&config), schemas);
     if resolved.publishes.is_empty() && args.handler.is_none() {
         policy.grants = Grants::All;
     }

@@ -29,9 +29,9 @@ pub struct Args {
 /// Works until SIGTERM or SIGINT, drains, and returns.
 pub fn run(context: &Context, args: &Args) -> Result<ExitCode, Report> {
     let config = context.config_with_log()?;
-    if config.handlers.is_empty() {
+    if config.handlers.is_empty() && config.intake.is_empty() {
         return Err(Report::usage(
-            "no handlers are configured: add a [handlers.NAME] section, or name a file with --config",
+            "neither handlers nor intakes are configured: add a [handlers.NAME] section, or name a file with --config",
         ));
     }
     let engine = app::engine(&config).map_err(Report::failure)?;
@@ -58,6 +58,7 @@ async fn serve(config: &Config, args: &Args, deployments: Vec<Arc<Deployment>>) 
         readiness: readiness.clone(),
         operator: Operator::new(broker, config, app::schemas(config).map_err(Report::usage)?),
         retention: worker.retention.clone(),
+        intakes: worker.intakes.clone(),
         token: config.admin.token().map_err(Report::usage)?.map(|token| Token::new(&token)),
     };
     let admin = start_admin(config, state, stopped);

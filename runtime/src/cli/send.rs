@@ -155,7 +155,7 @@ async fn send_one(rules: &Rules, broker: Arc<dyn Broker>, args: &Args) -> Result
     let event = event(rules, args, data).map_err(Report::usage)?;
     let id = event.id.clone();
     let key = Namespace::default().stream(&args.stream);
-    let entries = broker.publish(&[Publication { key, event, when: when(args) }]).await?;
+    let entries = broker.publish(&[Publication { key, event, when: when(args), envelope: None }]).await?;
     Ok(entries.into_iter().map(|entry| (id.clone(), entry)).collect())
 }
 
@@ -225,7 +225,7 @@ fn next_chunk(
             return Err(fault(format!("not JSON: {error}")));
         }
         let event = event(rules, args, line.into_bytes()).map_err(fault)?;
-        chunk.push(Publication { key: key.clone(), event, when: when(args) });
+        chunk.push(Publication { key: key.clone(), event, when: when(args), envelope: None });
     }
     Ok(chunk)
 }

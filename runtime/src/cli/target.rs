@@ -8,7 +8,7 @@ use clap::Args;
 use reqwest::{RequestBuilder, StatusCode, Url};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use wasmill::admin::Problem;
+use wasmill::admin::{PROBLEM_PREFIX, Problem};
 use wasmill::envelope::structured;
 use wasmill::event::Event;
 use wasmill::ops::{
@@ -84,12 +84,16 @@ impl Client {
         self.answer(self.http.post(self.url(path)?).json(body)).await
     }
 
+    fn failure(&self, what: &str) -> Report {
+        Report::failure(format!("{}: {what}", self.base))
+    }
+
     async fn answer<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, Report> {
         let request = match &self.token {
             Some(token) => request.bearer_auth(token),
             None => request,
         };
-        let failed = |error: reqwest::Error| Report::failure(format!("{}: {}", self.base, cause(&error)));
+        let failed = |error: reqwest::Error| self.failure(&cause(&error));
         let response = request.send().await.map_err(failed)?;
         let status = response.status();
         let body = response.bytes().await.map_err(failed)?;
@@ -100,9 +104,12 @@ impl Client {
         let problem: Problem = serde_json::from_slice(&body).unwrap_or_default();
         let detail = if problem.detail.is_empty() { status.to_string() } else { problem.detail };
         // What is wrong with the question is told apart from what is wrong with the answer.
-        Err(match status.is_client_error() && status != StatusCode::UNAUTHORIZED && status != StatusCode::FORBIDDEN {
-            true => Report::usage(detail),
-            false => Report::failure(format!("{}: {detail}", self.base)),
+        let kind = problem.r#type.strip_prefix(PROBLEM_PREFIX).unwrap_or_default();
+        Err(match (status, kind) {
+            (_, "schema" | "unknown-dead-letter" | "not-redrivable") => Report::failure(detail),
+            (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, _) => self.failure(&detail),
+            _ if status.is_client_error() => Report::usage(detail),
+            _ => self.failure(&detail),
         })
     }
 }
@@ -284,7 +291,7 @@ impl From<OpsError> for Report {
     fn from(error: OpsError) -> Report {
         match error {
             OpsError::Broker(error) => error.into(),
-            violation @ OpsError::Schema { .. } => Report::failure(violation),
+            failed @ (OpsError::Schema { .. } | OpsError::UnknownDeadLetter { .. }) => Report::failure(failed),
             wrong => Report::usage(wrong),
         }
     }

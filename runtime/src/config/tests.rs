@@ -57,7 +57,9 @@ fn the_reference_is_equal_to_the_defaults() {
     // Not only equal values, but each one spelled out.
     let (read, written): (toml::Table, toml::Table) =
         (text.parse().expect("it has just been read"), written.parse().expect("it has just been written"));
-    for (section, keys) in written.iter().filter(|(section, _)| !["handlers", "streams"].contains(&section.as_str())) {
+    for (section, keys) in
+        written.iter().filter(|(section, _)| !["handlers", "streams", "intake"].contains(&section.as_str()))
+    {
         assert_eq!(read.get(section), Some(keys), "[{section}]");
     }
 }
@@ -92,7 +94,8 @@ fn the_reference_names_every_key() {
     let text = uncommented(&reference());
     let name = text.split("\n[handlers.").nth(1).and_then(|rest| rest.split(']').next()).expect("it has a handler");
     let handler = format!("handlers.{name}");
-    let sections = ["redis", "worker", "admin", "log", "limits", "retry", "schemas", "streams.orders", &handler];
+    let sections =
+        ["redis", "worker", "admin", "log", "limits", "retry", "schemas", "streams.orders", "intake.prices", &handler];
     let below = ["reuse", "limits", "retry"].map(|section| format!("{handler}.{section}"));
     for section in sections.into_iter().chain(below.iter().map(String::as_str)) {
         let start = text.find(&format!("\n[{section}]\n")).unwrap_or_else(|| panic!("[{section}] is missing"));
@@ -457,4 +460,24 @@ proptest::proptest! {
     fn no_variable_makes_reading_panic(name in "WASMILL_[A-Za-z_ö]{0,20}", value in ".{0,12}") {
         let _ = with_env(HANDLER, &[(&name, &value)]);
     }
+}
+
+#[test]
+fn envelopes_are_checked_for_sense() {
+    assert_fine("[streams.a]\nenvelope = 'json'\nfield = 'event'\ntime_format = 'seconds'\nnames = { id = 'uuid' }");
+    assert_fine("[streams.a]\nenvelope = 'action'\nencoding = 'msgpack'\ndefault_type = 'x'");
+    assert_fault(
+        "[streams.a]\nfield = 'event'",
+        "w.toml:2:1: streams.a.field: has no effect with `envelope = \"cloudevents\"`",
+    );
+    assert_fault(
+        "[streams.a]\nenvelope = 'json'\nencoding = 'msgpack'",
+        "w.toml:3:1: streams.a.encoding: has no effect",
+    );
+    assert_fault("[streams.a]\nenvelope = 'dapr'\nnames.id = 'x'", "w.toml:3:1: streams.a.names: has no effect");
+    assert_fault("[streams.a]\nenvelope = 'jsn'", "w.toml:2:12: streams.a.envelope: ");
+    assert_fault("[streams.a]\nenvelope = 'json'\nnames.idd = 'x'", "w.toml:3:7: streams.a.names.idd: ");
+    let twice = "[streams.a]\nenvelope = 'json'\nnames = { id = 'x', type = 'x' }";
+    assert_fault(twice, "w.toml:3:21: streams.a.names.type: `x` is the name of `id` already");
+    assert_fault("[streams.a]\nenvelope = 'json'\nfield = ''", "w.toml:3:1: streams.a.field: is empty");
 }

@@ -8,6 +8,7 @@ use bytesize::ByteSize;
 use tracing_subscriber::EnvFilter;
 
 use super::errors::{ConfigError, nearest};
+use super::intake::IntakeConfig;
 use super::parse::Document;
 use super::redis::{SCHEMES, without_password};
 use super::schemas::SchemasConfig;
@@ -18,6 +19,7 @@ use super::streams::StreamConfig;
 use super::units::{format_duration, format_size};
 use super::{Config, RedisConfig};
 use crate::broker::keys;
+use crate::envelope::settings::Preset;
 use crate::route::TypePattern;
 use crate::schema::UnknownTypes;
 
@@ -55,6 +57,9 @@ pub(super) fn faults(config: &Config, document: &Document<'_>) -> Vec<ConfigErro
     check.limits(&["limits"], &LimitsOverride::from(&config.limits));
     check.retry(&["retry"], &RetryOverride::from(&config.retry), &config.retry);
     check.schemas(&config.schemas);
+    for (name, intake) in &config.intake {
+        check.intake(name, intake);
+    }
     for (name, stream) in &config.streams {
         check.stream(name, stream);
     }
@@ -276,18 +281,105 @@ impl Check<'_, '_> {
         if let Some(max_age) = stream.max_age {
             self.positive(&["streams", name, "max_age"], max_age);
         }
+        self.envelope(name, stream);
     }
 
-    fn handler(&mut self, name: &str, handler: &HandlerConfig, config: &Config) {
-        let section = ["handlers", name];
-        let at = |key: &'static str| ["handlers", name, key];
+    /// Settings that mean nothing in the form that the stream has would be taken for ones that do.
+    fn envelope(&mut self, name: &str, stream: &StreamConfig) {
+        let (preset, plain) = (stream.envelope, StreamConfig::default());
+        let is_document = matches!(preset, Preset::Json | Preset::MsgPack);
+        let has_encoding = matches!(preset, Preset::Named | Preset::Action);
+        let is_mapped = !matches!(preset, Preset::CloudEvents | Preset::Dapr);
+        let is_foreign = preset != Preset::CloudEvents;
+        for (key, is_set, has_meaning) in [
+            ("field", stream.field != plain.field, is_document),
+            ("encoding", stream.encoding != plain.encoding, has_encoding),
+            ("time_format", stream.time_format != plain.time_format, is_mapped),
+            ("names", stream.names != plain.names, is_mapped),
+            ("default_type", stream.default_type.is_some(), is_foreign),
+            ("default_source", stream.default_source.is_some(), is_foreign),
+        ] {
+            if is_set && !has_meaning {
+                let problem = format!("has no effect with `envelope = \"{}\"`", preset.as_str());
+                self.fault(&["streams", name, key], problem, "leave it out, or choose another envelope");
+            }
+        }
+        let names = &stream.names;
+        let all = [
+            ("id", &names.id),
+            ("type", &names.r#type),
+            ("source", &names.source),
+            ("time", &names.time),
+            ("subject", &names.subject),
+            ("version", &names.version),
+            ("key", &names.key),
+            ("data", &names.data),
+        ];
+        for (at, (key, value)) in all.iter().enumerate() {
+            let Some(value) = value else { continue };
+            let path = ["streams", name, "names", key];
+            if value.is_empty() {
+                self.fault(&path, "is empty", "write the name that the part has, or leave it out");
+            }
+            if let Some((other, _)) = all[..at].iter().find(|(_, other)| other.as_ref() == Some(value)) {
+                let problem = format!("`{value}` is the name of `{other}` already");
+                self.fault(&path, problem, "give each part a name of its own");
+            }
+        }
+        for (key, value) in [
+            ("field", &stream.field),
+            ("default_type", &stream.default_type),
+            ("default_source", &stream.default_source),
+        ] {
+            if value.as_deref() == Some("") {
+                self.fault(&["streams", name, key], "is empty", "leave it out for the usual one");
+            }
+        }
+    }
+
+    /// The name of a handler or an intake.
+    fn name(&mut self, section: &[&str], name: &str, what: &str) {
         if !is_handler_name(name) {
             let remedy = format!(
                 "use lower-case letters, digits, `_` and `-`, beginning with a letter or digit, \
                  {MAX_HANDLER_NAME} at most"
             );
-            self.fault(&section, "cannot be the name of a handler", remedy);
+            self.fault(section, format!("cannot be the name of {what}"), remedy);
         }
+    }
+
+    fn intake(&mut self, name: &str, intake: &IntakeConfig) {
+        let at = |key: &'static str| ["intake", name, key];
+        self.name(&["intake", name], name, "an intake");
+        let channel = &intake.channel;
+        if channel.is_empty() {
+            let remedy = "add `channel = \"NAME\"`, the channel or pattern of channels to listen to";
+            self.fault(&at("channel"), "is missing or empty", remedy);
+        } else if channel.len() > MAX_STREAM_NAME {
+            let problem = format!("has {} bytes; the limit is {MAX_STREAM_NAME}", channel.len());
+            self.fault(&at("channel"), problem, "choose a shorter one");
+        } else if channel.starts_with(keys::PREFIX) {
+            let problem = format!("`{channel}`: channels that begin with `{}` are wasmill's own", keys::PREFIX);
+            self.fault(&at("channel"), problem, "choose another one");
+        }
+        match intake.stream.is_empty() {
+            true => {
+                let remedy = "add `stream = \"NAME\"`, the stream that the events go to";
+                self.fault(&at("stream"), "is missing or empty", remedy);
+            }
+            false => self.stream_name(&at("stream"), &intake.stream),
+        }
+        for (key, value) in [("type", &intake.r#type), ("source", &intake.source)] {
+            if value.as_ref().is_some_and(String::is_empty) {
+                self.fault(&at(key), "is empty", "leave it out for the default");
+            }
+        }
+    }
+
+    fn handler(&mut self, name: &str, handler: &HandlerConfig, config: &Config) {
+        let section = ["handlers", name];
+        let at = |key: &'static str| ["handlers", name, key];
+        self.name(&section, name, "a handler");
         if handler.component.as_os_str().is_empty() {
             let remedy = "add `component = \"PATH\"`, the file of a WebAssembly component";
             self.fault(&at("component"), "is missing or empty", remedy);

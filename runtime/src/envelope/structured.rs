@@ -31,7 +31,7 @@ pub fn is_media_type(content_type: &str) -> bool {
 }
 
 /// Whether `data` of this media type is JSON, as CloudEvents defines it: `*/json`, `*/*+json`, or nothing said.
-fn is_json(content_type: &str) -> bool {
+pub(super) fn is_json(content_type: &str) -> bool {
     let media_type = content_type.split(';').next().unwrap_or_default().trim();
     media_type.is_empty() || media_type.ends_with("/json") || media_type.ends_with("+json")
 }
@@ -148,6 +148,16 @@ pub fn to_json(event: &Event) -> Value {
         document.insert(name.to_owned(), value);
     }
     Value::Object(document)
+}
+
+/// The same as bytes: data that is JSON stands in them to the byte.
+pub fn to_bytes(event: &Event) -> Vec<u8> {
+    let raw = std::str::from_utf8(&event.data).ok().filter(|_| is_json(&event.content_type));
+    let raw: Option<&RawValue> = raw.and_then(|text| serde_json::from_str(text).ok());
+    let Some(raw) = raw else { return to_json(event).to_string().into_bytes() };
+    let document = to_json(&Event { data: Vec::new(), ..event.clone() }).to_string();
+    let head = document.trim_end_matches('}');
+    [head.as_bytes(), b",\"data\":", raw.get().as_bytes(), b"}"].concat()
 }
 
 /// The payload as a member of the document. JSON keeps its meaning, not its white space.

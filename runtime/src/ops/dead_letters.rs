@@ -108,7 +108,7 @@ pub struct MovedReport {
     pub done: Vec<String>,
     /// Those that are no longer there, or belong to another handler.
     pub absent: Vec<String>,
-    /// Those that cannot be redriven: each with the reason, and what to do.
+    /// Why others could not be redriven.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub refused: Vec<String>,
 }
@@ -154,16 +154,16 @@ impl Operator {
         let inbox = self.namespace.inbox(handler);
         let mut report = MovedReport::default();
         for (text, id) in parsed(selection)? {
-            let own = self.is_own(handler, &key, id).await?;
-            match own {
-                true => match self.broker.redrive(&key, id, &inbox).await {
-                    Ok(true) => report.done.push(text),
-                    Ok(false) => report.absent.push(text),
-                    // The others can be redriven all the same.
-                    Err(error @ BrokerError::NotRedrivable { .. }) => report.refused.push(error.to_string()),
-                    Err(error) => return Err(error.into()),
-                },
-                false => report.absent.push(text),
+            if self.is_foreign(handler, &key, id).await? {
+                report.absent.push(text);
+                continue;
+            }
+            match self.broker.redrive(&key, id, &inbox).await {
+                Ok(true) => report.done.push(text),
+                Ok(false) => report.absent.push(text),
+                // The others can be redriven all the same.
+                Err(error @ BrokerError::NotRedrivable { .. }) => report.refused.push(error.to_string()),
+                Err(error) => return Err(error.into()),
             }
         }
         Ok(report)
@@ -174,8 +174,8 @@ impl Operator {
         let key = self.dead_key(handler)?;
         let mut report = MovedReport::default();
         for (text, id) in parsed(selection)? {
-            let own = self.is_own(handler, &key, id).await?;
-            let deleted = own && self.broker.delete(&key, &[id]).await? == 1;
+            let foreign = self.is_foreign(handler, &key, id).await?;
+            let deleted = !foreign && self.broker.delete(&key, &[id]).await? == 1;
             if deleted { &mut report.done } else { &mut report.absent }.push(text);
         }
         Ok(report)
@@ -194,15 +194,16 @@ impl Operator {
         Ok(self.broker.range(key, id, id, 1).await?.pop().and_then(dead_letter::parse))
     }
 
-    async fn is_own(&self, handler: &str, key: &str, id: EntryId) -> Result<bool, OpsError> {
-        Ok(self.find_letter(key, id).await?.is_some_and(|letter| letter.get("handler") == handler))
+    /// Whether it is a dead letter of another handler on the same stream.
+    async fn is_foreign(&self, handler: &str, key: &str, id: EntryId) -> Result<bool, OpsError> {
+        Ok(self.find_letter(key, id).await?.is_some_and(|letter| letter.get("handler") != handler))
     }
 
     fn letter_report(&self, letter: StoredDeadLetter) -> DeadLetterReport {
         let text = |name| letter.get(name).to_owned();
         let number = |name| letter.get(name).parse().unwrap_or(0);
         let place = letter.get("entry_id").parse().unwrap_or(letter.id);
-        let event = self.decode(letter.get("stream"), place, letter.original.clone()).ok();
+        let event = self.envelopes.decode(letter.get("stream"), letter.original.clone(), place).ok();
         DeadLetterReport {
             id: letter.id.to_string(),
             stream: text("stream"),

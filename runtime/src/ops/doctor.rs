@@ -9,6 +9,7 @@ use utoipa::ToSchema;
 use super::{Operator, OpsError};
 use crate::broker::{BrokerError, ServerInfo, Source, keys};
 use crate::clock::now_ms;
+use crate::config::StreamConfig;
 
 /// The oldest server that wasmill works with, as (major, minor).
 const MIN_VERSION: (u32, u32) = (7, 0);
@@ -207,7 +208,7 @@ impl Operator {
                 let text = format!("{name} holds {length} dead letters");
                 let remedy = "look at them with `wasmill dlq ls`, mend, and `wasmill dlq redrive` or `drop`";
                 findings.push(Finding::bad(Check::DeadLetters, Level::Warning, text, remedy));
-            } else if length > LONG_STREAM && !self.retention.contains_key(&name) {
+            } else if length > LONG_STREAM && !self.streams.get(&name).is_some_and(StreamConfig::is_trimmed) {
                 let text = format!("{name} has {length} entries");
                 let remedy = format!("set max_length or max_age in [streams.\"{name}\"]");
                 findings.push(Finding::bad(Check::Trimming, Level::Warning, text, remedy));

@@ -148,7 +148,10 @@ impl Operator {
         }
         let entries = entries.into_iter().map(|entry| {
             let (id, fields) = (entry.id, entry.fields.clone());
-            PastEntry { id, event: self.decode(stream, id, entry.fields).map_err(|error| (error, fields)) }
+            PastEntry {
+                id,
+                event: self.envelopes.decode(stream, entry.fields, id).map_err(|error| (error.to_string(), fields)),
+            }
         });
         let wanted = |entry: &PastEntry| match (&pattern, &entry.event) {
             (Some(pattern), Ok(event)) => pattern.matches(&event.r#type),

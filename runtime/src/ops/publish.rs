@@ -41,18 +41,22 @@ impl Operator {
         let is_one = events.len() == 1;
         for (at, event) in events.iter_mut().enumerate() {
             let place = if is_one { String::new() } else { format!("event {at}: ") };
-            self.admit(event, place)?;
+            self.admit(event, &place)?;
+            if let Some(Err(error)) = self.envelopes.of(stream).map(|envelope| envelope.check(event)) {
+                return Err(OpsError::Invalid(format!("{place}{error}")));
+            }
         }
         let key = self.namespace.stream(stream);
+        let envelope = self.envelopes.of(stream);
         let ids = events.iter().map(|event| event.id.clone()).collect();
         let publications: Vec<Publication> =
-            events.into_iter().map(|event| Publication::now(key.clone(), event)).collect();
+            events.into_iter().map(|event| Publication::now(key.clone(), event).with_envelope(envelope)).collect();
         let entries = self.broker.publish(&publications).await?;
         let entries = entries.iter().map(|entry| entry.map(|entry| entry.to_string())).collect();
         Ok(PublishReport { stream: stream.to_owned(), ids, entries })
     }
 
-    fn admit(&self, event: &mut Event, place: String) -> Result<(), OpsError> {
+    fn admit(&self, event: &mut Event, place: &str) -> Result<(), OpsError> {
         for (name, value) in [("id", &event.id), ("source", &event.source), ("type", &event.r#type)] {
             if value.is_empty() {
                 return Err(OpsError::Invalid(format!("{place}`{name}` is empty")));
@@ -64,6 +68,6 @@ impl Operator {
                 "{place}the event has {size} bytes; limits.event_bytes is {limit}"
             )));
         }
-        self.schemas.admit(event).map_err(|violation| OpsError::Schema { place, violation })
+        self.schemas.admit(event).map_err(|violation| OpsError::Schema { place: place.to_owned(), violation })
     }
 }

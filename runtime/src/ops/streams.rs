@@ -112,7 +112,7 @@ impl Operator {
         });
         let mut groups: Vec<GroupReport> = groups.collect();
         groups.sort_by(|a, b| a.group.cmp(&b.group));
-        let retention = self.retention.get(name);
+        let retention = self.streams.get(name);
         let max_age = retention.and_then(|retention| retention.max_age);
         StreamReport {
             stream: name.to_owned(),

@@ -16,8 +16,9 @@ pub(super) async fn known(
 ) -> Vec<EntryId> {
     // Somebody has asked for what is in an inbox.
     let Some(dedup) = deployment.dedup.filter(|_| !is_inbox) else { return Vec::new() };
+    let envelopes = &deployment.reading.envelopes;
     let decoded = entries.iter().filter_map(|entry| {
-        let event = decode(is_inbox, &source.stream, entry.id, entry.fields.clone()).1.ok()?;
+        let event = decode(envelopes, is_inbox, &source.stream, entry.id, entry.fields.clone()).1.ok()?;
         Some((entry.id, dedup.mark(&source.group, &event).key))
     });
     let (ids, marks): (Vec<EntryId>, Vec<_>) = decoded.unzip();

@@ -67,7 +67,7 @@ async fn try_set_up(
             }
             Arc::new(redis)
         }
-        Backend::Memory(_) | Backend::Shared { .. } => backend.broker(),
+        Backend::Memory(_) | Backend::Before(..) => backend.broker(),
     };
     broker.heartbeat(&worker.id, "{}", worker.heartbeat_ttl).await?;
     for subscription in deployments.iter().flat_map(|deployment| &deployment.sources) {

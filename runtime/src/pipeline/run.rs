@@ -8,7 +8,7 @@ use super::lane::{Lane, Ready};
 use super::{Deployment, Worker};
 use crate::broker::{EntryId, Fields, dead_letter};
 use crate::clock::now_ms;
-use crate::envelope;
+use crate::envelope::Envelopes;
 use crate::event::{Event, TRACEPARENT};
 use crate::outcome::{Consequence, DeadLetter, Decision, FaultClass, Mark, Verdict, bounded, decide};
 use crate::wasm::{Execution, GuestDelivery, GuestEvent, LogLevel, LogLine, WarmInstance};
@@ -62,7 +62,8 @@ pub(super) fn prepare(worker: &Worker, lane: &mut Lane, ready: Ready) -> Prepare
     }
     let deployment = lane.deployment.clone();
     let attempt = entry.attempt;
-    let (origin, event) = match decode(is_inbox, &stream.stream, entry.id, entry.fields) {
+    let (origin, event) = match decode(&deployment.reading.envelopes, is_inbox, &stream.stream, entry.id, entry.fields)
+    {
         (origin, Ok(event)) => (origin, event),
         (origin, Err(message)) => {
             return give_up(worker, &deployment, ticket, &origin, attempt, FaultClass::Malformed, message, None);
@@ -78,7 +79,7 @@ pub(super) fn prepare(worker: &Worker, lane: &mut Lane, ready: Ready) -> Prepare
         let message = format!("the event has {} bytes; limits.event_bytes is {limit}", event.size());
         return give_up(worker, &deployment, ticket, &origin, attempt, FaultClass::TooLarge, message, trace);
     }
-    if deployment.check_on_read
+    if deployment.reading.check_schemas
         && let Err(violation) = deployment.handler.policy.schemas.check(&event)
     {
         let message = bounded(violation.to_string());
@@ -97,7 +98,13 @@ pub(super) fn prepare(worker: &Worker, lane: &mut Lane, ready: Ready) -> Prepare
 }
 
 /// Where the entry comes from, and the event in it.
-pub(super) fn decode(is_inbox: bool, stream: &str, id: EntryId, fields: Fields) -> (Origin, Result<Event, String>) {
+pub(super) fn decode(
+    envelopes: &Envelopes,
+    is_inbox: bool,
+    stream: &str,
+    id: EntryId,
+    fields: Fields,
+) -> (Origin, Result<Event, String>) {
     let here = || Origin { stream: stream.to_owned(), entry: id, replay: None };
     let (origin, fields) = if is_inbox {
         match dead_letter::parse_inbox(fields) {
@@ -110,8 +117,9 @@ pub(super) fn decode(is_inbox: bool, stream: &str, id: EntryId, fields: Fields) 
     } else {
         (here(), fields)
     };
-    let ms = origin.entry.ms;
-    (origin, envelope::decode(fields, ms).map_err(|error| error.to_string()))
+    // A redriven event has the form of the stream that it was first published to.
+    let event = envelopes.decode(&origin.stream, fields, origin.entry).map_err(|error| error.to_string());
+    (origin, event)
 }
 
 #[expect(clippy::too_many_arguments, reason = "the evidence of a dead letter")]

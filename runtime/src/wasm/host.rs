@@ -13,6 +13,7 @@ use super::bindings::wasmill::events::publisher::{self, PublishError};
 use super::bindings::wasmill::events::types::{self, Draft};
 use super::limiter::Limiter;
 use super::logs::{LogBuffer, LogLevel};
+use crate::envelope::Envelope;
 use crate::event::{self, CAUSATION_ID, CORRELATION_ID, Event, MAX_ATTRIBUTES, TRACEPARENT, TRACESTATE};
 use crate::outcome::{Due, MAX_DELAY, Publication};
 use crate::schema::Schemas;
@@ -50,6 +51,8 @@ pub struct Grant {
     pub stream: String,
     /// The Redis key of the stream.
     pub key: Arc<str>,
+    /// The form that its entries have; `None` for CloudEvents.
+    pub envelope: Option<Arc<Envelope>>,
 }
 
 /// The streams that a handler may publish to.
@@ -62,10 +65,14 @@ pub enum Grants {
 }
 
 impl Grants {
-    fn key(&self, stream: &str) -> Option<Arc<str>> {
+    /// The key of the stream and the form of its entries, if the handler may publish to it.
+    fn find(&self, stream: &str) -> Option<(Arc<str>, Option<&Arc<Envelope>>)> {
         match self {
-            Grants::Named(grants) => grants.iter().find(|grant| grant.stream == stream).map(|grant| grant.key.clone()),
-            Grants::All => Some(stream.into()),
+            Grants::Named(grants) => {
+                let grant = grants.iter().find(|grant| grant.stream == stream)?;
+                Some((grant.key.clone(), grant.envelope.as_ref()))
+            }
+            Grants::All => Some((stream.into(), None)),
         }
     }
 }
@@ -141,7 +148,7 @@ impl Host {
 
     /// Checks one draft and makes the event of it. Nothing is kept yet.
     fn follow_up(&self, scope: &Scope, draft: Draft, ordinal: usize) -> Result<Publication, PublishError> {
-        let Some(key) = self.policy.grants.key(&draft.stream) else {
+        let Some((key, envelope)) = self.policy.grants.find(&draft.stream) else {
             return Err(PublishError::Denied(draft.stream));
         };
         check(&draft).map_err(PublishError::Invalid)?;
@@ -160,7 +167,7 @@ impl Host {
             }
         }
         let when = draft.delay_ms.map_or(Due::Now, |ms| Due::After(Duration::from_millis(ms)));
-        let mut event = Event {
+        let event = Event {
             id: uuid::Builder::from_custom_bytes(hash).into_uuid().to_string(),
             source: format!("/wasmill/{}/{}", self.policy.tenant, self.policy.handler),
             r#type: draft.type_,
@@ -172,8 +179,10 @@ impl Host {
             attributes,
             data: draft.data,
         };
-        self.policy.schemas.admit(&mut event).map_err(|violation| PublishError::Invalid(violation.to_string()))?;
-        Ok(Publication { key, event, when })
+        if let Some(envelope) = envelope {
+            envelope.check(&event).map_err(|error| PublishError::Invalid(error.to_string()))?;
+        }
+        Ok(Publication { key, event, when, envelope: envelope.cloned() })
     }
 
     /// Keeps all of the drafts or none.
@@ -194,11 +203,14 @@ impl Host {
         let mut bytes = scope.published_bytes;
         let mut accepted = Vec::with_capacity(drafts.len());
         for (at, draft) in drafts.into_iter().enumerate() {
-            let publication = self.follow_up(scope, draft, kept + at)?;
+            let mut publication = self.follow_up(scope, draft, kept + at)?;
             bytes += publication.event.size() as u64;
             if bytes > self.policy.publish_bytes {
                 return Err(PublishError::TooLarge(self.policy.publish_bytes));
             }
+            // After the limit on bytes: checking takes time, the more the larger the data is.
+            let admitted = self.policy.schemas.admit(&mut publication.event);
+            admitted.map_err(|violation| PublishError::Invalid(violation.to_string()))?;
             accepted.push(publication);
         }
         let ids = accepted.iter().map(|publication| publication.event.id.clone()).collect();
@@ -335,7 +347,7 @@ mod tests {
     }
 
     fn host(publishes: u32, publish_bytes: u64) -> Host {
-        let grant = Grant { stream: "out".to_owned(), key: "prefix:out".into() };
+        let grant = Grant { stream: "out".to_owned(), key: "prefix:out".into(), envelope: None };
         let policy = Policy {
             tenant: "t".into(),
             handler: "h".into(),

@@ -16,7 +16,7 @@ use super::fixture::{A, DEADLINE, FOREVER, Fixture, ack_with, event, settlement}
 const ALL: usize = 1000;
 
 fn delayed(key: &str, id: &str, when: Due) -> Publication {
-    Publication { key: key.into(), event: event(id), when }
+    Publication { key: key.into(), event: event(id), when, envelope: None }
 }
 
 async fn publish(f: &Fixture, publications: &[Publication]) {

@@ -7,6 +7,7 @@ use redis::AsyncConnectionConfig;
 use redis::aio::MultiplexedConnection;
 use wasmill::broker::keys::Namespace;
 use wasmill::broker::memory::MemoryBroker;
+use wasmill::broker::pubsub::PubSub;
 use wasmill::broker::redis::{RedisBroker, RedisSettings};
 use wasmill::broker::{Broker, Claimed, Entry, EntryId, Fields, Inspect, Settled, Source};
 use wasmill::envelope;
@@ -55,6 +56,13 @@ impl Fixture {
     }
 
     pub fn broker(&self) -> &dyn Broker {
+        match &self.backend {
+            Backend::Memory(broker) => broker,
+            Backend::Redis(redis) => &redis.broker,
+        }
+    }
+
+    pub fn pubsub(&self) -> &dyn PubSub {
         match &self.backend {
             Backend::Memory(broker) => broker,
             Backend::Redis(redis) => &redis.broker,

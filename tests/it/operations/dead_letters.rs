@@ -25,5 +25,5 @@ pub fn dead_letters_are_shown_redriven_and_dropped(way: Way) {
     let dropped = mill.json(&["dlq", "drop", "faults", "--all"]);
     assert_eq!(dropped["dropped"].as_array().unwrap().len(), 2);
     assert_eq!(mill.json(&["dlq", "ls"]), json!([]));
-    assert!(mill.failure(2, &["dlq", "show", "faults", id]).contains("there is no dead letter"));
+    assert!(mill.failure(1, &["dlq", "show", "faults", id]).contains("there is no dead letter"));
 }

@@ -243,6 +243,7 @@ impl State {
             return None;
         };
         let pending = group.pending.get_mut(&id)?;
+        pending.since = Instant::now();
         if pending.consumer != consumer {
             pending.attempt += 1;
             pending.consumer = consumer.to_owned();

@@ -157,6 +157,18 @@ impl Link {
         })
     }
 
+    /// Opens a connection of its own for listening.
+    pub(super) async fn open_pubsub(&self) -> Result<::redis::aio::PubSub, BrokerError> {
+        let settings = &self.shared.settings;
+        match tokio::time::timeout(settings.connect_timeout, settings.client.get_async_pubsub()).await {
+            Ok(opened) => opened.map_err(classify),
+            Err(_) => {
+                let message = "connecting took too long".to_owned();
+                Err(BrokerError::Unreachable { message, cause: None })
+            }
+        }
+    }
+
     /// The server's id of the connection, if it blocks and is open.
     pub(super) fn client_id(&self) -> Option<u64> {
         Some(self.shared.client_id.load(Ordering::Relaxed)).filter(|&id| id != 0)

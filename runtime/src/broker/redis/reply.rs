@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use ::redis::Value;
 
+use super::super::pubsub::Lease;
 use super::super::{BrokerError, Claimed, Entry, EntryId, Fields, Trimmed};
 
 /// The answer is none that the command can give.
@@ -89,6 +90,14 @@ pub(super) fn claimed(value: Value) -> Result<Claimed, BrokerError> {
     let next_due = part().ok().map(|value| integer(&value)).transpose()?;
     let next_due = next_due.and_then(|ms| u64::try_from(ms).ok()).map(Duration::from_millis);
     Ok(Claimed { entries, trimmed, more, next_due })
+}
+
+/// The answer of lease.lua.
+pub(super) fn lease(value: Value) -> Result<Lease, BrokerError> {
+    let (held, position) = pair(value)?;
+    let position = Some(text(position)?).filter(|text| !text.is_empty());
+    let position = position.map(|text| text.parse().map_err(unexpected)).transpose()?;
+    Ok(Lease { held: integer(&held)? == 1, position })
 }
 
 /// The answer of trim.lua.

@@ -20,6 +20,8 @@ pub(super) enum Script {
     Publish,
     Replay,
     Trim,
+    Lease,
+    TakeIn,
     DueDelayed,
     MoveDelayed,
 }
@@ -45,6 +47,8 @@ impl Script {
             Script::Heartbeat => include_str!("heartbeat.lua"),
             Script::Publish => include_str!("publish.lua"),
             Script::Replay => include_str!("replay.lua"),
+            Script::Lease => include_str!("lease.lua"),
+            Script::TakeIn => include_str!("take_in.lua"),
             Script::Trim => include_str!("trim.lua"),
             Script::DueDelayed => include_str!("due_delayed.lua"),
             Script::MoveDelayed => include_str!("move_delayed.lua"),
@@ -52,12 +56,12 @@ impl Script {
     }
 
     fn appends(self) -> bool {
-        use Script::{MoveDelayed, Publish, Redrive, Replay, Settle};
-        matches!(self, Settle | Redrive | Publish | Replay | MoveDelayed)
+        use Script::{MoveDelayed, Publish, Redrive, Replay, Settle, TakeIn};
+        matches!(self, Settle | Redrive | Publish | Replay | MoveDelayed | TakeIn)
     }
 
     fn loaded(self) -> &'static Loaded {
-        static LOADED: [OnceLock<Loaded>; 12] = [const { OnceLock::new() }; 12];
+        static LOADED: [OnceLock<Loaded>; 14] = [const { OnceLock::new() }; 14];
         LOADED[self as usize].get_or_init(|| {
             let source = self.source();
             let text = match source.split_once('\n') {

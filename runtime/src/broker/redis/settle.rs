@@ -236,6 +236,14 @@ pub(super) fn write_publication<'a>(command: &mut Cmd, publication: &'a Publicat
         command.arg(place).arg(when(publication.when)).arg(1).arg(delayed::pack(publication));
         return;
     }
+    if publication.envelope.is_some() {
+        let fields = publication.fields();
+        command.arg(place).arg("").arg(fields.len() * 2);
+        for (name, value) in fields {
+            command.arg(name).arg(value);
+        }
+        return;
+    }
     let mut count = 0usize;
     envelope::encode(&publication.event, |_, _| count += 2);
     command.arg(place).arg("").arg(count);
