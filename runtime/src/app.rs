@@ -189,6 +189,7 @@ fn deployment(
         types: resolved.types.clone(),
         sources: streams.chain([inbox]).collect(),
         retry: resolved.retry,
+        dedup: resolved.dedup,
         dead_key: namespace.stream(&resolved.dead_letter),
         concurrency: resolved.limits.concurrency.max(1),
         digest,

@@ -125,6 +125,8 @@ pub enum Settled {
     Applied,
     /// The entry was settled, or is owned, by somebody else; nothing has been written.
     Superseded,
+    /// The mark of an ack was there already: the entry is acknowledged, and no effects have been written.
+    Duplicate,
     /// The broker cannot write this one for a reason outside of the event; nothing has been written.
     Refused(String),
 }
@@ -279,6 +281,9 @@ pub trait Broker: Send + Sync {
 
     /// Whether each of the workers has a heartbeat.
     async fn alive(&self, workers: &[String]) -> Result<Vec<bool>, BrokerError>;
+
+    /// Whether each of the marks is there.
+    async fn seen(&self, marks: &[Arc<str>]) -> Result<Vec<bool>, BrokerError>;
 
     /// Writes the events, all or none, and returns their entry ids in order; `None` for those that wait for their time.
     async fn publish(&self, publications: &[Publication]) -> Result<Vec<Option<EntryId>>, BrokerError>;

@@ -5,6 +5,7 @@
 //! streams ([`retention`]) and the intake of messages ([`intake`]).
 
 mod batch;
+mod dedup;
 mod intake;
 mod lane;
 mod recover;
@@ -31,7 +32,7 @@ use crate::broker::redis::{RedisBroker, RedisSettings};
 use crate::broker::{Broker, BrokerError, Inspect, Source, keys};
 use crate::envelope::Envelopes;
 use crate::fleet::{HandlerReport, WorkerReport};
-use crate::outcome::RetryPolicy;
+use crate::outcome::{Dedup, RetryPolicy};
 use crate::readiness::{Phase, Readiness};
 use crate::route::Types;
 use crate::stats::HandlerStats;
@@ -108,6 +109,8 @@ pub struct Deployment {
     pub sources: Vec<Subscription>,
     /// How failures are tried again.
     pub retry: RetryPolicy,
+    /// Whether and how it knows events that it has handled before.
+    pub dedup: Option<Dedup>,
     /// The Redis key of its dead-letter stream.
     pub dead_key: Arc<str>,
     /// The most deliveries of it that this worker runs at the same time. At least 1.

@@ -3,6 +3,7 @@
 //! Each test gets a broker of its own, on Redis with a server of its own.
 
 mod dead_letters;
+mod dedup;
 mod delayed;
 mod fixture;
 mod publishing;
@@ -114,6 +115,14 @@ over_both_brokers! {
         a_redriven_event_that_dies_again_keeps_its_original,
         only_dead_letters_are_redriven,
         a_dead_letter_without_its_original_is_not_redriven,
+    }
+    dedup::{
+        an_event_that_is_marked_has_no_effects,
+        a_mark_is_left_once_in_one_call,
+        a_mark_is_forgotten_after_its_time,
+        only_acks_leave_marks,
+        an_ack_that_was_sent_again_is_no_duplicate,
+        what_somebody_asked_for_again_is_handled_again,
     }
     delayed::{
         a_delayed_event_waits_for_its_time,

@@ -117,7 +117,7 @@ impl Mill {
         text
     }
 
-    fn metric(&self, name: &str) -> f64 {
+    pub(super) fn metric(&self, name: &str) -> f64 {
         let text = self.metrics();
         let line = text.lines().find(|line| line.starts_with(&format!("{name}{{handler=\"faults\"}}")));
         line.unwrap_or_else(|| panic!("no {name} in {text}")).rsplit(' ').next().unwrap().parse().unwrap()

@@ -174,6 +174,10 @@ impl Broker for Faulty {
         self.memory.publish(publications).await
     }
 
+    async fn seen(&self, marks: &[Arc<str>]) -> Result<Vec<bool>, BrokerError> {
+        self.memory.seen(marks).await
+    }
+
     async fn move_delayed(&self, limit: usize) -> Result<DelayedMoved, BrokerError> {
         self.memory.move_delayed(limit).await
     }

@@ -6,6 +6,7 @@ mod chain;
 mod check;
 mod cli;
 mod contract;
+mod dedup;
 mod delayed;
 mod dlq;
 mod faults;

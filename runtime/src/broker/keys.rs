@@ -37,6 +37,11 @@ pub fn heartbeat(worker: &str) -> String {
     format!("wasmill:worker:{worker}")
 }
 
+/// The mark of an event that the group has handled: exists as long as it is remembered.
+pub fn seen(group: &str, hash: [u8; 16]) -> Arc<str> {
+    format!("wasmill:seen:{group}:{:032x}", u128::from_be_bytes(hash)).into()
+}
+
 /// The worker that a consumer belongs to: consumers are named `WORKER.THREAD`. `None` for other programs' consumers.
 pub fn worker_of(consumer: &str) -> Option<&str> {
     let (worker, _) = consumer.rsplit_once('.')?;

@@ -4,6 +4,7 @@
 //! bounded or written to disk: what is in it lives as long as the process.
 
 mod delayed;
+mod marks;
 mod pubsub;
 mod state;
 
@@ -152,6 +153,11 @@ impl Broker for MemoryBroker {
     async fn alive(&self, workers: &[String]) -> Result<Vec<bool>, BrokerError> {
         let state = self.state();
         Ok(workers.iter().map(|worker| state.is_alive(worker)).collect())
+    }
+
+    async fn seen(&self, marks: &[Arc<str>]) -> Result<Vec<bool>, BrokerError> {
+        let state = self.state();
+        Ok(marks.iter().map(|mark| state.marks.contains(mark)).collect())
     }
 
     async fn publish(&self, publications: &[Publication]) -> Result<Vec<Option<EntryId>>, BrokerError> {

@@ -103,6 +103,7 @@ fn resolve(config: &Config, args: &Args) -> Result<ResolvedHandler, Report> {
             limits: ResolvedLimits::from(&config.limits),
             retry: RetryPolicy::from(&config.retry),
             publishes: Vec::new(),
+            dedup: None,
             dead_letter: String::new(),
             config: Default::default(),
         },

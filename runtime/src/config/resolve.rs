@@ -9,7 +9,7 @@ use bytesize::ByteSize;
 use super::Config;
 use super::sections::{HandlerConfig, IsolationMode, Limits, RetryConfig};
 use crate::broker::keys;
-use crate::outcome::RetryPolicy;
+use crate::outcome::{Dedup, RetryPolicy};
 use crate::route::Types;
 
 /// A handler with everything that holds for it.
@@ -31,6 +31,8 @@ pub struct ResolvedHandler {
     pub retry: RetryPolicy,
     /// The streams that it may publish to.
     pub publishes: Vec<String>,
+    /// Whether and how it knows events that it has handled before.
+    pub dedup: Option<Dedup>,
     /// The stream for events that it could not handle.
     pub dead_letter: String,
     /// What the handler itself can read as its configuration.
@@ -117,6 +119,7 @@ impl Config {
             limits: ResolvedLimits::from(&handler.limits.over(&self.limits)),
             retry: RetryPolicy::from(&handler.retry.over(&self.retry)),
             publishes: handler.publishes.clone(),
+            dedup: handler.dedup.map(|ttl| Dedup { by: handler.dedup_by, ttl }),
             dead_letter: handler.dead_letter.clone().unwrap_or_else(|| keys::default_dead_letter(name)),
             config: handler.config.clone(),
         }

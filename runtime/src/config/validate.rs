@@ -16,7 +16,7 @@ use super::sections::{
     AdminConfig, HandlerConfig, Limits, LimitsOverride, LogConfig, RetryConfig, RetryOverride, WorkerConfig,
 };
 use super::streams::StreamConfig;
-use super::units::format_size;
+use super::units::{format_duration, format_size};
 use super::{Config, RedisConfig};
 use crate::broker::keys;
 use crate::envelope::settings::Preset;
@@ -35,6 +35,9 @@ const MAX_LOG: ByteSize = ByteSize::mib(1);
 const MAX_THREADS: usize = 1024;
 /// Each running delivery may have an instance of its own.
 const MAX_CONCURRENCY: usize = 65_536;
+/// How long a handler knows events that it has handled: each of them takes about 150 bytes in Redis for so long.
+const MIN_DEDUP: Duration = Duration::from_secs(1);
+const MAX_DEDUP: Duration = Duration::from_secs(30 * 24 * 3600);
 /// The longest name of a stream, in bytes.
 const MAX_STREAM_NAME: usize = 512;
 /// The longest name of a handler, in bytes.
@@ -392,6 +395,10 @@ impl Check<'_, '_> {
         self.stream_names(&at("publishes"), &handler.publishes);
         self.patterns(&at("types"), &handler.types);
         self.dead_letter(name, handler);
+        if let Some(dedup) = handler.dedup.filter(|dedup| !(MIN_DEDUP..=MAX_DEDUP).contains(dedup)) {
+            let (problem, remedy) = (format_duration(dedup), format_duration(MAX_DEDUP));
+            self.fault(&at("dedup"), format!("{problem} is out of bounds"), format!("from 1s to {remedy}"));
+        }
         if handler.reuse.max_events == 0 {
             let remedy = "1 means that no instance is used again";
             self.fault(&["handlers", name, "reuse", "max_events"], "must be at least 1", remedy);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Deployment;
-use crate::broker::{Entry, Source};
+use crate::broker::{Entry, EntryId, Source};
 use crate::stats::HandlerStats;
 use crate::wasm::WarmInstance;
 
@@ -51,6 +51,8 @@ pub(super) struct Ready {
     pub(super) entry: Entry,
     /// It may be what killed a worker.
     pub(super) suspect: bool,
+    /// The handler has handled its event before.
+    pub(super) duplicate: bool,
 }
 
 /// A handler on a thread.
@@ -177,12 +179,13 @@ impl Lane {
         self.mean_nanos += (duration.as_nanos().max(1) as f64 - self.mean_nanos) / 16.0;
     }
 
-    /// Takes entries in; `claimed` ones that were handed out before are suspects.
-    pub(super) fn take_in(&mut self, source: usize, entries: Vec<Entry>, claimed_from_dead: bool) {
+    /// Takes entries in; `claimed` ones that were handed out before are suspects. `known` have been handled before.
+    pub(super) fn take_in(&mut self, source: usize, entries: Vec<Entry>, known: &[EntryId], claimed_from_dead: bool) {
         for entry in entries {
+            let duplicate = known.contains(&entry.id);
             let suspect = claimed_from_dead && entry.attempt > 2;
             self.suspects += usize::from(suspect);
-            self.ready.push_back(Ready { source, entry, suspect });
+            self.ready.push_back(Ready { source, entry, suspect, duplicate });
         }
     }
 }

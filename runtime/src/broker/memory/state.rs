@@ -8,6 +8,7 @@ use super::super::{
     BrokerError, Claimed, ConsumerInfo, Cursor, Entry, EntryId, Fields, Settled, Source, Trimmed, dead_letter, keys,
 };
 use super::delayed::Waiting;
+use super::marks::Marks;
 use crate::clock::now_ms;
 use crate::envelope;
 use crate::outcome::{DeadLetter, Decision, Due, Publication, Settlement};
@@ -21,6 +22,7 @@ pub(super) struct State {
     due: HashMap<Arc<str>, BTreeSet<(u64, EntryId)>>,
     heartbeats: HashMap<String, Heartbeat>,
     pub(super) waiting: Waiting,
+    pub(super) marks: Marks,
 }
 
 struct Heartbeat {
@@ -182,9 +184,15 @@ impl State {
             return Settled::Superseded;
         }
         match decision {
-            Decision::Ack { publishes } => {
+            Decision::Ack { publishes, mark } => {
                 if !self.ack(source, *entry) {
                     return Settled::Superseded;
+                }
+                if let Some(mark) = mark {
+                    if !mark.overrides && self.marks.contains(&mark.key) {
+                        return Settled::Duplicate;
+                    }
+                    self.marks.set(&mark.key, mark.ttl);
                 }
                 for publication in publishes {
                     self.publish(publication);
