@@ -14,7 +14,7 @@ use wasmill::event::Event;
 use wasmill::ops::{
     DeadLetterPage, DeadLetterQuery, DeadLetterReport, DoctorReport, HistoryEvent, HistoryPage, HistoryQuery,
     MovedReport, Operator, OpsError, PendingQuery, PendingReport, PublishReport, ReplayReport, ReplayRequest,
-    Selection, StatsReport, StreamReport, WorkerStatus,
+    SchemaDocument, SchemaQuery, SchemaReport, Selection, StatsReport, StreamReport, WorkerStatus,
 };
 use wasmill::outcome::Due;
 
@@ -38,6 +38,11 @@ pub struct AdminArgs {
 }
 
 impl AdminArgs {
+    /// Whether a worker is meant.
+    pub fn is_given(&self) -> bool {
+        self.admin.is_some()
+    }
+
     /// The worker that is meant, if one is.
     pub fn client(&self) -> Result<Option<Client>, Report> {
         let Some(text) = &self.admin else { return Ok(None) };
@@ -272,6 +277,22 @@ impl Target {
             (Target::Broker(operator), _) => Ok(operator.doctor(fix).await?),
             (Target::Worker(client), true) => client.post(&["doctor"], &()).await,
             (Target::Worker(client), false) => client.get(&["doctor"], &()).await,
+        }
+    }
+
+    /// All types that have schemas.
+    pub async fn schemas(&self) -> Result<Vec<SchemaReport>, Report> {
+        match self {
+            Target::Broker(operator) => Ok(operator.schemas()),
+            Target::Worker(client) => client.get(&["schemas"], &()).await,
+        }
+    }
+
+    /// The schema of a type.
+    pub async fn schema(&self, r#type: &str, query: &SchemaQuery) -> Result<SchemaDocument, Report> {
+        match self {
+            Target::Broker(operator) => Ok(operator.schema(r#type, query.version.as_deref())?),
+            Target::Worker(client) => client.get(&["schemas", r#type], query).await,
         }
     }
 
