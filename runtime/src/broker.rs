@@ -259,11 +259,15 @@ pub trait Broker: Send + Sync {
     /// Takes up to `limit` of the entries pending under `from`, oldest first, which counts as an attempt; if `from` is
     /// `consumer` itself it does not, since what was lost on its way here has not been run. An entry that had been
     /// handed out at least twice before may be what killed its worker: it is taken alone.
+    ///
+    /// With `min_idle` they are those of another program: only entries that were handed out at least so long ago are
+    /// taken, and how often they were handed out before does not count.
     async fn claim_from(
         &self,
         source: &Source,
         consumer: &str,
         from: &str,
+        min_idle: Option<Duration>,
         limit: usize,
     ) -> Result<Claimed, BrokerError>;
 

@@ -109,6 +109,8 @@ pub struct Deployment {
     pub sources: Vec<Subscription>,
     /// How failures are tried again.
     pub retry: RetryPolicy,
+    /// How long entries are idle under consumers of other programs until they are taken over.
+    pub take_over_idle: Duration,
     /// Whether and how it knows events that it has handled before.
     pub dedup: Option<Dedup>,
     /// The Redis key of its dead-letter stream.
@@ -156,10 +158,18 @@ pub struct Worker {
 enum Command {
     /// The stream has something new.
     Wake(Arc<str>),
-    /// Take the entries that are pending under `from`, a consumer of a dead worker.
-    Inherit { handler: Arc<str>, source: usize, from: String },
+    /// Take the entries that are pending under a consumer of a dead worker or of another program.
+    Inherit { handler: Arc<str>, source: usize, from: Heirloom },
     /// Finish what has been read, by then at the latest.
     Drain { until: Instant },
+}
+
+/// A consumer whose entries are to be taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Heirloom {
+    consumer: String,
+    /// It belongs to another program and may be alive: only what has been idle for so long is taken.
+    min_idle: Option<Duration>,
 }
 
 /// The counters of all handlers, by name.

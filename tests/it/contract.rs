@@ -99,6 +99,7 @@ over_both_brokers! {
     takeover::{
         a_takeover_counts_and_goes_oldest_first,
         what_one_takes_from_oneself_counts_no_attempt,
+        entries_of_another_program_are_taken_when_they_have_been_idle,
         a_suspect_is_taken_alone,
         a_suspect_stops_what_comes_before_it,
         a_zombie_may_neither_park_nor_give_up,

@@ -11,6 +11,7 @@ mod delayed;
 mod dlq;
 mod faults;
 mod generate;
+mod groups;
 mod handlers;
 mod intake;
 mod invoke;

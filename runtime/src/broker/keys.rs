@@ -91,15 +91,15 @@ impl Namespace {
     }
 
     /// A stream as the group of a handler reads it.
-    pub fn source(&self, name: &str, handler: &str) -> Source {
+    pub fn source(&self, name: &str, group: &str) -> Source {
         let key = self.stream(name);
-        Source { stream: name.to_owned(), due_key: due(handler, &key), key, group: handler.into() }
+        Source { stream: name.to_owned(), due_key: due(group, &key), key, group: group.into() }
     }
 
-    /// The inbox as its handler reads it.
-    pub fn inbox_source(&self, handler: &str) -> Source {
+    /// The inbox of a handler as its group reads it.
+    pub fn inbox_source(&self, handler: &str, group: &str) -> Source {
         let key = self.inbox(handler);
-        Source { stream: key.to_string(), due_key: due(handler, &key), key, group: handler.into() }
+        Source { stream: key.to_string(), due_key: due(group, &key), key, group: group.into() }
     }
 }
 

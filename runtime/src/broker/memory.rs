@@ -127,9 +127,10 @@ impl Broker for MemoryBroker {
         source: &Source,
         consumer: &str,
         from: &str,
+        min_idle: Option<Duration>,
         limit: usize,
     ) -> Result<Claimed, BrokerError> {
-        self.state().claim_from(source, consumer, from, limit)
+        self.state().claim_from(source, consumer, from, min_idle, limit)
     }
 
     async fn consumers(&self, source: &Source) -> Result<Vec<ConsumerInfo>, BrokerError> {

@@ -175,11 +175,14 @@ impl Broker for RedisBroker {
         source: &Source,
         consumer: &str,
         from: &str,
+        min_idle: Option<Duration>,
         limit: usize,
     ) -> Result<Claimed, BrokerError> {
         let reply = Script::ClaimFrom
             .run(&self.requests, &[&source.key], |command| {
                 command.arg(&*source.group).arg(consumer).arg(from).arg(limit);
+                command
+                    .arg(min_idle.map(|idle| u64::try_from(idle.as_millis()).unwrap_or(u64::MAX).max(1)).unwrap_or(0));
             })
             .await?;
         claimed(reply)

@@ -103,6 +103,8 @@ fn resolve(config: &Config, args: &Args) -> Result<ResolvedHandler, Report> {
             limits: ResolvedLimits::from(&config.limits),
             retry: RetryPolicy::from(&config.retry),
             publishes: Vec::new(),
+            group: String::new(),
+            take_over_idle: Duration::ZERO,
             dedup: None,
             dead_letter: String::new(),
             config: Default::default(),

@@ -15,8 +15,12 @@ use crate::route::Types;
 /// A handler with everything that holds for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResolvedHandler {
-    /// Its name, which is also that of its consumer group.
+    /// Its name.
     pub name: String,
+    /// The consumer group that it reads through.
+    pub group: String,
+    /// How long entries are idle under consumers of other programs until they are taken over.
+    pub take_over_idle: Duration,
     /// The component's file, joined with the directory of the configuration file.
     pub component: PathBuf,
     /// The streams that it reads.
@@ -106,6 +110,8 @@ impl Config {
     fn resolve(&self, name: &str, handler: &HandlerConfig) -> ResolvedHandler {
         ResolvedHandler {
             name: name.to_owned(),
+            group: handler.group.clone().unwrap_or_else(|| name.to_owned()),
+            take_over_idle: handler.take_over_idle,
             component: handler.component.clone(),
             streams: handler.streams.clone(),
             types: Types::new(&handler.types),

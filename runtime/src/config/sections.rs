@@ -304,6 +304,12 @@ pub struct HandlerConfig {
     pub retry: RetryOverride,
     /// The streams that it may publish to, by their exact names.
     pub publishes: Vec<String>,
+    /// The consumer group that it reads through; its name when not set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+    /// How long entries are idle under consumers of other programs until they are taken over; at least 1 second.
+    #[serde(with = "duration")]
+    pub take_over_idle: Duration,
     /// How long it knows events that it has handled, 1 second to 30 days; not at all when not set.
     #[serde(with = "duration_option", skip_serializing_if = "Option::is_none")]
     pub dedup: Option<Duration>,
@@ -327,6 +333,8 @@ impl Default for HandlerConfig {
             limits: LimitsOverride::default(),
             retry: RetryOverride::default(),
             publishes: Vec::new(),
+            group: None,
+            take_over_idle: Duration::from_secs(300),
             dedup: None,
             dedup_by: DedupBy::Id,
             dead_letter: None,

@@ -80,6 +80,7 @@ fn the_handler_in_the_reference_shows_the_defaults() {
         types: handler.types.clone(),
         publishes: handler.publishes.clone(),
         dedup: handler.dedup,
+        group: handler.group.clone(),
         limits: handler.limits.clone(),
         retry: handler.retry.clone(),
         dead_letter: handler.dead_letter.clone(),

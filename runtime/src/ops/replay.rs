@@ -71,7 +71,7 @@ impl Operator {
         // What comes meanwhile is not past; follow-ups of the replay itself would go round for ever.
         to = to.min(info.last);
         let run = request.run.clone().unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
-        let inbox = self.namespace.inbox_source(&resolved.name);
+        let inbox = self.namespace.inbox_source(&resolved.name, &resolved.group);
         let mut report =
             ReplayReport { to: to.to_string(), run, backlog: self.backlog(&inbox).await?, ..ReplayReport::default() };
         report.workers = self.serving(handler).await?;

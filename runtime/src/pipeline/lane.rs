@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::Deployment;
+use super::{Deployment, Heirloom};
 use crate::broker::{Entry, EntryId, Source};
 use crate::stats::HandlerStats;
 use crate::wasm::WarmInstance;
@@ -41,8 +41,8 @@ pub(super) struct LaneSource {
     pub(super) lost: bool,
     /// Failures in a row.
     pub(super) failures: u32,
-    /// Consumers of dead workers whose entries are to be taken.
-    pub(super) heirlooms: VecDeque<String>,
+    /// Consumers whose entries are to be taken.
+    pub(super) heirlooms: VecDeque<Heirloom>,
 }
 
 /// An entry that waits for its turn.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::shard::backoff;
-use super::{Backend, Command, Deployment, PipelineError, Worker};
+use super::{Backend, Command, Deployment, Heirloom, PipelineError, Worker};
 use crate::broker::redis::{RedisBroker, RedisSettings};
 use crate::broker::{Broker, BrokerError, Refusal, keys};
 use crate::fleet::WorkerReport;
@@ -169,9 +169,15 @@ async fn look_for_dead(
                 Err(error) => return Err(error),
             };
             for consumer in consumers {
-                let owner = keys::worker_of(&consumer.name).filter(|owner| *owner != &*worker.id);
-                if let Some(owner) = owner {
-                    found.push((deployment, at, owner.to_owned(), consumer));
+                match keys::worker_of(&consumer.name) {
+                    Some(owner) if owner == &*worker.id => {}
+                    Some(owner) => found.push((deployment, at, owner.to_owned(), consumer)),
+                    // Nobody says whether other programs live: what has been idle for long is taken from them.
+                    None if consumer.name == keys::PARKED_CONSUMER || consumer.pending == 0 => {}
+                    None => {
+                        let from = Heirloom { consumer: consumer.name, min_idle: Some(deployment.take_over_idle) };
+                        inherit(deployment, at, from, shards);
+                    }
                 }
             }
         }
@@ -181,7 +187,7 @@ async fn look_for_dead(
     let alive = broker.alive(&owners).await?;
     let dead: BTreeSet<&String> =
         owners.iter().zip(alive).filter(|(_, alive)| !alive).map(|(owner, _)| owner).collect();
-    for (number, (deployment, source, owner, consumer)) in found.iter().enumerate() {
+    for (deployment, source, owner, consumer) in &found {
         if !dead.contains(owner) {
             continue;
         }
@@ -195,16 +201,23 @@ async fn look_for_dead(
             pending = consumer.pending,
             "taking over the events of a dead worker"
         );
-        let command = Command::Inherit {
-            handler: deployment.handler.policy.handler.clone(),
-            source: *source,
-            from: consumer.name.clone(),
-        };
-        // A handler with little concurrency is not on every thread: those that do not have it ignore the command.
-        match deployment.concurrency < shards.len() {
-            true => shards.iter().for_each(|shard| drop(shard.send(command.clone()))),
-            false => drop(shards[number % shards.len()].send(command)),
-        }
+        inherit(deployment, *source, Heirloom { consumer: consumer.name.clone(), min_idle: None }, shards);
     }
     Ok(())
+}
+
+/// Has a thread take the entries of a consumer.
+fn inherit(deployment: &Deployment, source: usize, from: Heirloom, shards: &[mpsc::UnboundedSender<Command>]) {
+    let handler = deployment.handler.policy.handler.clone();
+    // A handler with little concurrency is not on every thread: those that do not have it ignore the command.
+    match deployment.concurrency < shards.len() {
+        true => shards.iter().for_each(|shard| {
+            let command = Command::Inherit { handler: handler.clone(), source, from: from.clone() };
+            drop(shard.send(command));
+        }),
+        false => {
+            let shard = &shards[rand::random_range(0..shards.len())];
+            drop(shard.send(Command::Inherit { handler, source, from }));
+        }
+    }
 }

@@ -161,7 +161,7 @@ impl Fixture {
     }
 
     pub async fn claim_from(&self, source: &Source, consumer: &str, from: &str, limit: usize) -> Claimed {
-        self.broker().claim_from(source, consumer, from, limit).await.expect("entries are taken over")
+        self.broker().claim_from(source, consumer, from, None, limit).await.expect("entries are taken over")
     }
 
     /// All entries of a stream.

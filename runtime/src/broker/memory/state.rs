@@ -243,7 +243,6 @@ impl State {
             return None;
         };
         let pending = group.pending.get_mut(&id)?;
-        pending.since = Instant::now();
         if pending.consumer != consumer {
             pending.attempt += 1;
             pending.consumer = consumer.to_owned();
@@ -284,12 +283,22 @@ impl State {
         source: &Source,
         consumer: &str,
         from: &str,
+        min_idle: Option<Duration>,
         limit: usize,
     ) -> Result<Claimed, BrokerError> {
         let (group, _) = self.group(source)?;
-        let mut theirs = group.pending.iter().filter(|(_, pending)| pending.consumer == from);
-        let wanted: Vec<(EntryId, u32)> =
-            theirs.by_ref().take(limit + 1).map(|(&id, pending)| (id, pending.attempt)).collect();
+        let idle = min_idle.unwrap_or_default();
+        let theirs = group.pending.iter_mut().filter(|(_, it)| it.consumer == from && it.since.elapsed() >= idle);
+        let wanted: Vec<(EntryId, u32)> = theirs
+            .take(limit + 1)
+            .map(|(&id, pending)| {
+                if min_idle.is_some() {
+                    // Attempts of another program do not count.
+                    pending.attempt = 0;
+                }
+                (id, pending.attempt)
+            })
+            .collect();
         let mut claimed = Claimed::default();
         for (at, &(id, handed_out)) in wanted.iter().enumerate() {
             let suspect = handed_out + u32::from(from != consumer) > 2;

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use super::super::batch::SettleDone;
-use super::super::dedup;
 use super::super::lane::ReadState;
+use super::super::{Heirloom, dedup};
 use super::Shard;
 use crate::broker::{BrokerError, Claimed, Entry, EntryId};
 
@@ -31,7 +31,7 @@ pub(super) enum IoDone {
     Heirlooms {
         lane: usize,
         source: usize,
-        from: String,
+        from: Heirloom,
         result: Result<Claimed, BrokerError>,
     },
     /// What was pending under this very consumer.
@@ -82,7 +82,7 @@ impl Shard {
             source.state = ReadState::Busy;
             let (broker, consumer, stream) = (self.broker.clone(), self.consumer.clone(), source.source.clone());
             self.io.push(Box::pin(async move {
-                let result = broker.claim_from(&stream, &consumer, &consumer, count).await;
+                let result = broker.claim_from(&stream, &consumer, &consumer, None, count).await;
                 IoDone::Found { lane: lane_at, source: at, result }
             }));
         }
@@ -113,7 +113,7 @@ impl Shard {
                 lane.inheriting = true;
                 lane.claims += 1;
                 self.io.push(Box::pin(async move {
-                    let result = broker.claim_from(&stream, &consumer, &from, count).await;
+                    let result = broker.claim_from(&stream, &consumer, &from.consumer, from.min_idle, count).await;
                     IoDone::Heirlooms { lane: lane_at, source: at, from, result }
                 }));
             }
@@ -152,6 +152,15 @@ impl Shard {
                 lane.inheriting = false;
                 match result {
                     Ok(claimed) => {
+                        if from.min_idle.is_some() && !claimed.entries.is_empty() {
+                            tracing::info!(
+                                handler = lane.deployment.name(),
+                                stream = lane.sources[source].source.stream,
+                                consumer = from.consumer,
+                                count = claimed.entries.len(),
+                                "taking over events that have been idle under another program"
+                            );
+                        }
                         if claimed.more {
                             lane.sources[source].heirlooms.push_back(from);
                         }
