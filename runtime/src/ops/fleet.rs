@@ -86,7 +86,9 @@ impl Operator {
             status.counts.add(report);
             status.workers += 1;
         }
+        let paused = self.broker.paused().await?;
         for (name, status) in &mut handlers {
+            status.paused = paused.contains(name);
             self.backlog_of(name, status).await?;
         }
         Ok(StatsReport { at_ms: now_ms(), workers: workers.len(), handlers })
