@@ -92,6 +92,8 @@ pub fn router(state: AdminState) -> Router {
     let fleet = Router::new()
         .route("/v1/workers", get(routes::workers))
         .route("/v1/stats", get(routes::stats))
+        .route("/v1/schemas", get(routes::schemas))
+        .route("/v1/schemas/{type}", get(routes::schema))
         .route("/v1/doctor", get(routes::doctor).post(routes::doctor_fix))
         .route("/metrics", get(metrics))
         .route("/openapi.json", get(openapi::page));

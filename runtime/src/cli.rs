@@ -131,7 +131,12 @@ impl Context {
         }
     }
 
-    /// The same, without connecting yet.
+    /// Whether a worker does the operations.
+    pub fn is_by_worker(&self) -> bool {
+        self.admin.is_given()
+    }
+
+    /// The same as [`Context::target`], without connecting yet.
     pub fn lazy_target(&self, config: &Config) -> Result<Target, Report> {
         match self.admin.client()? {
             Some(client) => Ok(Target::Worker(client)),

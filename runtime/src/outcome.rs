@@ -181,6 +181,14 @@ impl Publication {
         Publication { envelope: envelope.cloned(), ..self }
     }
 
+    /// Hands the fields of the entry that it becomes to `put`, in order.
+    pub fn encode(&self, mut put: impl FnMut(&[u8], &[u8])) {
+        match &self.envelope {
+            None => envelope::encode(&self.event, |name, value| put(name.as_bytes(), value)),
+            Some(envelope) => envelope.fields(&self.event).iter().for_each(|(name, value)| put(name, value)),
+        }
+    }
+
     /// The fields of the entry that it becomes.
     pub fn fields(&self) -> Fields {
         match &self.envelope {

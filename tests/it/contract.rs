@@ -6,6 +6,7 @@ mod dead_letters;
 mod dedup;
 mod delayed;
 mod fixture;
+mod publishing;
 mod pubsub;
 mod races;
 mod reading;
@@ -43,6 +44,10 @@ macro_rules! over_both_brokers {
 }
 
 over_both_brokers! {
+    publishing::{
+        events_that_look_alike_keep_what_they_differ_in,
+        events_with_other_fields_and_streams_go_together,
+    }
     reading::{
         ids_ascend_and_fields_stay_in_order,
         an_entry_goes_to_one_consumer_of_a_group,

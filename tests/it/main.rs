@@ -23,4 +23,5 @@ mod retention;
 mod schema;
 mod send;
 mod shutdown;
+mod snapshots;
 mod tidy;

@@ -118,6 +118,9 @@ fn what_is_sent_is_checked_and_carries_its_version() {
     let arguments = [&send[..], &["--batch", "--msgpack", "--schema-version", "2"]].concat();
     let output = shop.run_with_stdin(&arguments, b"{\"order_id\": 1}\n{}\n");
     assert!(code(&output) == 2 && said(&output).contains("line 2: the data is no order_placed"), "{}", said(&output));
+    let arguments = [&send[..], &["--batch", "--schema-version", "2"]].concat();
+    let output = shop.run_with_stdin(&arguments, format!("{}{{}}\n", "{\"order_id\": 1}\n".repeat(600)).as_bytes());
+    assert!(code(&output) == 2 && said(&output).contains("line 601: the data is no order_placed"), "{}", said(&output));
     assert!(entries().is_empty(), "nothing of that was published");
 
     assert_eq!(code(&shop.run(&[&send[..], &["{}"]].concat())), 0);

@@ -108,22 +108,88 @@ fn an_empty_batch_is_no_fault() {
     assert_eq!(entries(&server, "s").len(), 0);
 }
 
-/// Whoever has a bad line has to know which events are published already: those whose ids were printed, and no other.
+/// The whole input is checked before anything is written.
 #[test]
-fn a_bad_line_ends_a_batch_and_the_ids_tell_what_was_published() {
+fn a_bad_line_publishes_nothing() {
     for (good, bad, words) in
-        [(1, "{", "line 2"), (1800, "x", "line 1801"), (5200, "{]", "line 5201"), (3, "\"\u{1}\"", "line 4")]
+        [(1, "{", "line 2"), (5200, "{]", "line 5201"), (99_998, "x", "line 99999"), (3, "\"\u{1}\"", "line 4")]
     {
         let server = RedisServer::start();
         let input = format!("{}{bad}\n{}", lines(good), lines(10));
         let output = place(&server, "").run_with_stdin(&["send", "s", "t", "--batch"], input.as_bytes());
         assert!(code(&output) == 2 && said(&output).contains(words), "{words}: {}", said(&output));
-        let printed: Vec<String> = String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect();
-        let written: Vec<String> = entries(&server, "s").iter().map(|entry| text(entry, "ce_id").to_owned()).collect();
-        assert!(written.len() <= good, "{} of {good}", written.len());
-        assert_eq!(printed.len(), written.len(), "{words}: printed ids, published events");
-        assert_eq!(printed, written);
+        assert!(said(&output).contains("nothing was published"), "{}", said(&output));
+        assert_eq!((entries(&server, "s").len(), output.stdout.len()), (0, 0), "{words}");
     }
+}
+
+/// Whoever has a bad line in an input that is published while it is read has to know which events are published
+/// already: those whose ids were printed, and no other. An input beyond 64 MiB is one of them.
+#[test]
+fn a_bad_line_ends_an_unchecked_batch_and_the_ids_tell_what_was_published() {
+    let huge = format!("\"{}\"\n", "x".repeat(900_000)).repeat(76);
+    assert!(huge.len() > 64 << 20);
+    for (before, good, more) in [("", 1800, &["--unchecked"][..]), (&huge, 76 + 1000, &[])] {
+        let server = RedisServer::start();
+        let input = format!("{before}{}x\n{}", lines(good - before.lines().count()), lines(10));
+        let arguments = [&["send", "s", "t", "--batch"], more].concat();
+        let output = place(&server, "").run_with_stdin(&arguments, input.as_bytes());
+        let words = format!("line {}", good + 1);
+        assert!(code(&output) == 2 && said(&output).contains(&words), "{words}: {}", said(&output));
+        let printed: Vec<String> = String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect();
+        let mut redis = connect(&server);
+        let written: usize = redis::cmd("XLEN").arg("s").query(&mut redis).unwrap();
+        assert!(written >= 76 && written <= good, "{written} of {good}");
+        assert_eq!(printed.len(), written, "{words}: printed ids, published events");
+    }
+}
+
+#[test]
+fn only_the_lines_that_are_asked_for_are_published() {
+    let server = RedisServer::start();
+    let place = place(&server, "");
+    // What is not asked for is not looked at.
+    let input = format!("not json\n{}", lines(2000));
+    let arguments = ["send", "s", "t", "--batch", "--lines", "3-4,10,1995-"];
+    let output = place.run_with_stdin(&arguments, input.as_bytes());
+    assert_eq!(code(&output), 0, "{}", said(&output));
+    let numbers = |stream: &str| -> Vec<u64> {
+        let data = |entry: &Entry| serde_json::from_slice::<Value>(bytes(entry, "data")).unwrap();
+        entries(&server, stream).iter().map(|entry| data(entry)["n"].as_u64().unwrap()).collect()
+    };
+    assert_eq!(numbers("s"), [1, 2, 8, 1993, 1994, 1995, 1996, 1997, 1998, 1999]);
+    for wrong in ["0-3", "4-3", "x", ""] {
+        let output = place.run_with_stdin(&["send", "s", "t", "--batch", "--lines", wrong], b"{}\n");
+        assert_eq!(code(&output), 2, "{wrong}: {}", said(&output));
+    }
+}
+
+/// Memory runs out in the middle; what the message says is enough to go on without losing or doubling an event.
+#[test]
+fn a_batch_that_was_refused_in_the_middle_goes_on_where_it_ended() {
+    let server = RedisServer::start();
+    let place = place(&server, "");
+    let limit = |bytes: &str| {
+        redis::cmd("CONFIG").arg(&["SET", "maxmemory", bytes]).query::<()>(&mut connect(&server)).unwrap();
+    };
+    limit("6mb");
+    let input = lines(100_000);
+    let output = place.run_with_stdin(&["send", "s", "t", "--batch"], input.as_bytes());
+    let printed = said(&output);
+    assert!(code(&output) == 1 && printed.contains("maxmemory") && !printed.contains("may be published"), "{printed}");
+    let published = entries(&server, "s").len();
+    assert!(published > 0 && published < 100_000, "{published}");
+    assert_eq!(String::from_utf8_lossy(&output.stdout).lines().count(), published);
+    let rest = printed.rsplit_once("--lines ").expect("the message says how to go on").1.trim();
+    limit("0");
+    let output = place.run_with_stdin(&["send", "s", "t", "--batch", "--lines", rest], input.as_bytes());
+    assert_eq!(code(&output), 0, "{}", said(&output));
+    let mut numbers: Vec<u64> = entries(&server, "s")
+        .iter()
+        .map(|entry| serde_json::from_slice::<Value>(bytes(entry, "data")).unwrap()["n"].as_u64().unwrap())
+        .collect();
+    numbers.sort_unstable();
+    assert_eq!(numbers, (0..100_000).collect::<Vec<_>>());
 }
 
 #[test]
@@ -175,4 +241,32 @@ fn nobody_listening_is_told_at_once_and_with_the_address() {
     let printed = said(&output);
     assert!(code(&output) == 1 && printed.contains("cannot be reached"), "{printed}");
     assert!(printed.contains(&format!("127.0.0.1:{port}")) && !printed.contains("secret"), "{printed}");
+}
+
+/// Without the right to run transactions a batch goes another way, and is still all or none.
+#[test]
+fn a_batch_needs_no_more_rights_than_the_documented_ones_and_is_whole_or_not_at_all() {
+    let server = RedisServer::start();
+    let mut redis = connect(&server);
+    let port = server.port();
+    let usual = "on >pw resetkeys ~wasmill:* ~allowed resetchannels -@all +ping +info +time +type +exists +evalsha \
+                 +script|load +client +xadd +xinfo";
+    for (user, more) in [("slow", ""), ("fast", " +multi +exec")] {
+        let rules: Vec<&str> = usual.split(' ').chain(more.split(' ').filter(|rule| !rule.is_empty())).collect();
+        redis::cmd("ACL").arg("SETUSER").arg(user).arg(&rules).query::<()>(&mut redis).unwrap();
+        let place = Place::new(&format!("[redis]\nurl = \"redis://{user}:pw@127.0.0.1:{port}\"\n"));
+        let send = |stream: &str| place.run_with_stdin(&["send", stream, "t", "--batch"], lines(1200).as_bytes());
+        redis::cmd("DEL").arg(&["allowed", "forbidden"]).query::<()>(&mut redis).unwrap();
+        let output = send("allowed");
+        assert_eq!(code(&output), 0, "{user}: {}", said(&output));
+        assert_eq!(entries(&server, "allowed").len(), 1200, "{user}");
+        let output = send("forbidden");
+        assert!(code(&output) == 1 && said(&output).contains("no permission"), "{user}: {}", said(&output));
+        assert!(said(&output).contains("--lines 1-"), "{user}: {}", said(&output));
+        assert_eq!(entries(&server, "forbidden").len(), 0, "{user}");
+        redis::cmd("SET").arg(&["allowed", "no stream"]).query::<()>(&mut redis).unwrap();
+        let output = send("allowed");
+        assert!(code(&output) == 1 && said(&output).contains("WRONGTYPE"), "{user}: {}", said(&output));
+        assert!(output.stdout.is_empty() && said(&output).contains("--lines 1-"), "{user}: {}", said(&output));
+    }
 }

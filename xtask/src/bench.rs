@@ -4,11 +4,12 @@
 //! started, and the follow-ups are counted while they arrive.
 
 mod measure;
+mod publish;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
 use self::measure::{Case, Consumer, Round, Server, start_up};
@@ -16,12 +17,31 @@ use self::measure::{Case, Consumer, Round, Server, start_up};
 /// Arguments of `bench`.
 #[derive(Args)]
 pub struct BenchArgs {
+    /// What is measured
+    #[arg(value_enum, default_value_t = Subject::Handlers)]
+    subject: Subject,
     /// Fewer events and rounds: under a minute once built
     #[arg(long)]
     quick: bool,
     /// Print one JSON document
     #[arg(long, value_parser = ["text", "json"], default_value = "text")]
     output: String,
+}
+
+/// What can be measured.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Subject {
+    /// Running handlers, against a native loop
+    Handlers,
+    /// Publishing a batch, against redis-benchmark
+    Publish,
+}
+
+impl BenchArgs {
+    /// Whether the components of handlers are needed.
+    pub fn needs_guests(&self) -> bool {
+        self.subject == Subject::Handlers
+    }
 }
 
 /// Sizes of the payload, in bytes.
@@ -31,6 +51,19 @@ use crate::cmd::Result;
 
 /// Measures and prints.
 pub fn run(root: &Path, args: &BenchArgs) -> Result<()> {
+    let (report, print_text): (Value, fn(&Value)) = match args.subject {
+        Subject::Handlers => (handlers(root, args)?, print_text),
+        Subject::Publish => (publish::run(root, args.quick)?, publish::print_text),
+    };
+    match args.output.as_str() {
+        "json" => println!("{report:#}"),
+        _ => print_text(&report),
+    }
+    Ok(())
+}
+
+/// Runs handlers; the report as JSON.
+fn handlers(root: &Path, args: &BenchArgs) -> Result<Value> {
     let (rounds, events) = if args.quick { (3, 60_000) } else { (5, 200_000) };
     let server = Server::start()?;
     let mut results: BTreeMap<String, Vec<Round>> = BTreeMap::new();
@@ -52,8 +85,7 @@ pub fn run(root: &Path, args: &BenchArgs) -> Result<()> {
         let native = ["native1", "native2"].map(|native| rate(&format!("{native}_{size}")));
         rate(&format!("{consumer}_{size}")) / native[0].max(native[1])
     };
-    let rounded = |value: f64| (value * 1000.0).round() / 1000.0;
-    let report = json!({
+    Ok(json!({
         "ratios": {
             "fresh_100": rounded(ratio("fresh", 100)),
             "reuse_100": rounded(ratio("reuse", 100)),
@@ -65,13 +97,12 @@ pub fn run(root: &Path, args: &BenchArgs) -> Result<()> {
         "events_per_round": events,
         "rounds": rounds,
         "cases": cases,
-    });
-    if args.output == "json" {
-        println!("{report:#}");
-    } else {
-        print_text(&report);
-    }
-    Ok(())
+    }))
+}
+
+/// To three decimal places.
+fn rounded(value: f64) -> f64 {
+    (value * 1000.0).round() / 1000.0
 }
 
 fn median(values: impl Iterator<Item = f64>) -> f64 {

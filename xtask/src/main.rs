@@ -35,7 +35,7 @@ enum Verb {
     },
     /// Build the example handlers into target/guests/
     Guests,
-    /// Measure wasmill against a native loop
+    /// Measure wasmill against a native loop, or against redis-benchmark
     Bench(bench::BenchArgs),
     /// Check formatting, lints, documentation and dependencies
     Ci,
@@ -70,7 +70,9 @@ fn demo(root: &Path, arguments: &[String]) -> cmd::Result<ExitCode> {
 }
 
 fn bench(root: &Path, args: &bench::BenchArgs) -> cmd::Result<ExitCode> {
-    guests::build(root)?;
+    if args.needs_guests() {
+        guests::build(root)?;
+    }
     let packages = ["build", "--release", "--package", "wasmill", "--package", "xtask"];
     cmd::run(cmd::cargo(root).args(packages))?;
     bench::run(root, args).map(|()| ExitCode::SUCCESS)

@@ -1,29 +1,55 @@
 //! Publishing by HTTP, in the three modes of the CloudEvents HTTP binding: structured, batched and binary.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::{Path, State};
+use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
+use serde::Deserialize;
 use serde_json::value::RawValue;
+use utoipa::IntoParams;
 
 use super::{AdminState, Problem};
 use crate::clock::now_ms;
-use crate::envelope::structured;
-use crate::envelope::{DecodeError, decode};
+use crate::envelope::{DecodeError, decode, parse_time, structured};
 use crate::event::{Event, TRACEPARENT, TRACESTATE};
 use crate::ops::PublishReport;
+use crate::outcome::Due;
 
 /// The media type of several events in structured mode.
 const BATCH_MEDIA_TYPE: &str = "application/cloudevents-batch+json";
 /// The prefix of the headers that are CloudEvents attributes.
 const PREFIX: &str = "ce-";
 
+/// When events enter the stream.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(default, deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct When {
+    /// So many milliseconds later, at most 30 days
+    delay_ms: Option<u64>,
+    /// At this time (RFC 3339); a time that is over means at once
+    at: Option<String>,
+}
+
+impl When {
+    fn due(&self) -> Result<Due, String> {
+        match (self.delay_ms, &self.at) {
+            (Some(_), Some(_)) => Err("`delay_ms` and `at` exclude each other".to_owned()),
+            (Some(ms), None) => Ok(Due::After(Duration::from_millis(ms))),
+            (None, Some(text)) => parse_time(text).map(Due::At).ok_or_else(|| format!("`at` is no time: `{text}`")),
+            (None, None) => Ok(Due::Now),
+        }
+    }
+}
+
 /// Publish events, all or none
 ///
 /// The body is a CloudEvent (`application/cloudevents+json`), a list of them (`application/cloudevents-batch+json`), or
 /// the data of one whose attributes are in headers (`ce-id`, `ce-source`, `ce-type` ...).
 #[utoipa::path(post, path = "/v1/streams/{stream}/events", tag = "streams",
-    params(("stream" = String, Path)),
+    params(("stream" = String, Path), When),
     request_body(content(
         (serde_json::Value = "application/cloudevents+json"),
         (Vec<serde_json::Value> = "application/cloudevents-batch+json"),
@@ -33,11 +59,13 @@ const PREFIX: &str = "ce-";
 pub(super) async fn publish(
     State(state): State<AdminState>,
     Path(stream): Path<String>,
+    Query(when): Query<When>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<(StatusCode, Json<PublishReport>), Problem> {
-    let events = events(&headers, &body).map_err(|detail| Problem::new(400, "invalid", detail))?;
-    Ok((StatusCode::CREATED, Json(state.operator.publish(&stream, events).await?)))
+    let invalid = |detail| Problem::new(400, "invalid", detail);
+    let (due, events) = (when.due().map_err(invalid)?, events(&headers, &body).map_err(invalid)?);
+    Ok((StatusCode::CREATED, Json(state.operator.publish(&stream, due, events).await?)))
 }
 
 /// The events of a request.

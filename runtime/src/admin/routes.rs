@@ -8,7 +8,8 @@ use utoipa::IntoParams;
 use super::{AdminState, Problem};
 use crate::ops::{
     DeadLetterPage, DeadLetterQuery, DeadLetterReport, DoctorReport, HistoryPage, HistoryQuery, MovedReport,
-    PendingQuery, PendingReport, ReplayReport, ReplayRequest, Selection, StatsReport, StreamReport, WorkerStatus,
+    PendingQuery, PendingReport, ReplayReport, ReplayRequest, SchemaDocument, SchemaQuery, SchemaReport, Selection,
+    StatsReport, StreamReport, WorkerStatus,
 };
 
 /// An answer, or why there is none.
@@ -149,4 +150,23 @@ pub(super) async fn doctor(State(state): State<AdminState>) -> Answer<DoctorRepo
     responses((status = 200, body = DoctorReport), (status = "default", response = super::openapi::ProblemResponse)))]
 pub(super) async fn doctor_fix(State(state): State<AdminState>) -> Answer<DoctorReport> {
     Ok(Json(state.operator.doctor(true).await?))
+}
+
+/// The schemas: types with their versions
+#[utoipa::path(get, path = "/v1/schemas", tag = "schemas",
+    responses((status = 200, body = Vec<SchemaReport>), (status = "default", response = super::openapi::ProblemResponse)))]
+pub(super) async fn schemas(State(state): State<AdminState>) -> Json<Vec<SchemaReport>> {
+    Json(state.operator.schemas())
+}
+
+/// The JSON Schema of a type, of its greatest version if none is named
+#[utoipa::path(get, path = "/v1/schemas/{type}", tag = "schemas",
+    params(("type" = String, Path), SchemaQuery),
+    responses((status = 200, body = SchemaDocument), (status = "default", response = super::openapi::ProblemResponse)))]
+pub(super) async fn schema(
+    State(state): State<AdminState>,
+    Path(r#type): Path<String>,
+    Query(query): Query<SchemaQuery>,
+) -> Answer<SchemaDocument> {
+    Ok(Json(state.operator.schema(&r#type, query.version.as_deref())?))
 }

@@ -1,11 +1,12 @@
 //! The broker on Redis Streams, Redis 7.0 command set.
 //!
-//! [`link`] keeps the connections, [`settle`] writes decisions, [`reply`] reads answers. Every step that must be atomic
-//! is a Lua script in `redis/*.lua`.
+//! [`link`] keeps the connections, [`settle`] writes decisions, [`publish`] writes events, [`reply`] reads answers. Every
+//! step that must be atomic is a Lua script in `redis/*.lua`, or a transaction where that is enough.
 
 mod delayed;
 mod inspect;
 mod link;
+mod publish;
 mod pubsub;
 mod reply;
 mod script;
@@ -19,7 +20,7 @@ use async_trait::async_trait;
 use self::link::Link;
 pub use self::link::{InvalidSettings, RedisSettings};
 use self::reply::{claimed, entries};
-use self::script::{KeyTable, Script};
+use self::script::Script;
 use super::{
     Broker, BrokerError, Claimed, ConsumerInfo, Cursor, DelayedMoved, Entry, EntryId, Refusal, Settled, Source, keys,
 };
@@ -40,12 +41,17 @@ pub struct Warning(pub String);
 pub struct RedisBroker {
     requests: Link,
     waits: Link,
+    transactions: publish::Transactions,
 }
 
 impl RedisBroker {
     /// A broker that connects when it is first used.
     pub fn new(settings: RedisSettings) -> RedisBroker {
-        RedisBroker { requests: Link::new(settings.clone()), waits: Link::new(settings.for_waiting()) }
+        RedisBroker {
+            requests: Link::new(settings.clone()),
+            waits: Link::new(settings.for_waiting()),
+            transactions: publish::Transactions::new(),
+        }
     }
 
     /// Connects; fails if the server cannot be reached or refuses.
@@ -238,17 +244,7 @@ impl Broker for RedisBroker {
         if publications.is_empty() {
             return Ok(Vec::new());
         }
-        let mut keys = KeyTable::default();
-        for publication in publications {
-            keys.index(settle::key_of(publication));
-        }
-        let table = keys.0.clone();
-        let write = |command: &mut ::redis::Cmd| {
-            publications.iter().for_each(|publication| settle::write_publication(command, publication, &mut keys));
-        };
-        let reply = Script::Publish.run(&self.requests, &table, write).await?;
-        let ids: Vec<Option<String>> = ::redis::from_redis_value(reply).map_err(reply::unexpected)?;
-        ids.into_iter().map(|id| id.map(|id| id.parse().map_err(reply::unexpected)).transpose()).collect()
+        publish::publish(&self.requests, &self.transactions, publications).await
     }
 
     async fn move_delayed(&self, limit: usize) -> Result<DelayedMoved, BrokerError> {

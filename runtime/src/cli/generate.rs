@@ -17,6 +17,8 @@ use wasmill::envelope::structured;
 use wasmill::event::Event;
 use wasmill::generate::{Pattern, Shop, TYPES, Timing};
 
+use wasmill::outcome::Due;
+
 use super::target::Target;
 use super::{Context, Report, block_on, print_json};
 
@@ -180,7 +182,7 @@ impl Source {
                 }
             }
             let published = chunk.len() as u64;
-            if let Err(error) = run.target.publish(run.stream, chunk).await {
+            if let Err(error) = run.target.publish(run.stream, Due::Now, chunk).await {
                 // The others finish the step that is on its way.
                 run.stop.send_replace(true);
                 return Err(error);

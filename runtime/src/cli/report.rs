@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use wasmill::broker::BrokerError;
+
 /// Something did not work.
 pub const FAILURE: u8 = 1;
 /// The arguments or the configuration are wrong.
@@ -13,17 +15,24 @@ pub struct Report {
     message: String,
     /// The exit code of the process.
     pub code: u8,
+    /// Whether what was asked for may have been done all the same: no answer came.
+    pub uncertain: bool,
 }
 
 impl Report {
     /// Arguments or configuration are wrong: exit code 2.
     pub fn usage(error: impl fmt::Display) -> Report {
-        Report { message: error.to_string(), code: USAGE }
+        Report { message: error.to_string(), code: USAGE, uncertain: false }
+    }
+
+    /// What was asked for may have been done all the same.
+    pub fn uncertain(self) -> Report {
+        Report { uncertain: true, ..self }
     }
 
     /// Something did not work: exit code 1.
     pub fn failure(error: impl fmt::Display) -> Report {
-        Report { message: error.to_string(), code: FAILURE }
+        Report { message: error.to_string(), code: FAILURE, uncertain: false }
     }
 }
 
@@ -33,8 +42,9 @@ impl fmt::Display for Report {
     }
 }
 
-impl From<wasmill::broker::BrokerError> for Report {
-    fn from(error: wasmill::broker::BrokerError) -> Report {
-        Report::failure(error)
+impl From<BrokerError> for Report {
+    fn from(error: BrokerError) -> Report {
+        let uncertain = !matches!(error, BrokerError::Refused { .. } | BrokerError::NotRedrivable { .. });
+        Report { uncertain, ..Report::failure(error) }
     }
 }

@@ -1,31 +1,28 @@
 //! `wasmill send`: publish one event, or many from stdin.
 
-use std::io::{BufRead, IsTerminal as _, Read as _};
+mod batch;
+mod lines;
+
+use std::io::Read as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
-use futures::stream::{FuturesOrdered, StreamExt as _};
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use wasmill::app;
-use wasmill::broker::keys::Namespace;
-use wasmill::broker::{Broker, BrokerError, EntryId};
 use wasmill::clock::now_ms;
 use wasmill::config::units::{format_duration, parse_duration};
 use wasmill::envelope::parse_time;
 use wasmill::event::{Event, is_attribute_name};
-use wasmill::outcome::{Due, MAX_DELAY, Publication};
+use wasmill::ops::PublishReport;
+use wasmill::outcome::{Due, MAX_DELAY};
 use wasmill::schema::Schemas;
 
+use self::lines::Range;
+use super::target::Target;
 use super::{Context, Report, block_on, print_json};
-
-/// Events that are published in one step.
-const CHUNK: usize = 500;
-/// Steps that are on their way at the same time.
-const IN_FLIGHT: usize = 4;
 
 /// Arguments of `send`.
 #[derive(Parser)]
@@ -43,6 +40,12 @@ pub struct Args {
     /// Read many events from stdin: NDJSON, the data of one event a line
     #[arg(long)]
     batch: bool,
+    /// Only these lines of the input, such as 500-999,2000-
+    #[arg(long, value_name = "RANGES", value_delimiter = ',', requires = "batch")]
+    lines: Vec<Range>,
+    /// Publish while reading, instead of checking all lines (of a pipe: up to 64 MiB of them) first
+    #[arg(long, requires = "batch")]
+    unchecked: bool,
     /// Write the JSON data as MsgPack
     #[arg(long)]
     msgpack: bool,
@@ -73,6 +76,13 @@ pub struct Args {
     /// A further attribute; may be given more than once
     #[arg(long = "attribute", value_name = "NAME=VALUE", value_parser = attribute)]
     attributes: Vec<(String, String)>,
+}
+
+impl Args {
+    /// Whether the line with this number, from 1, is to be published.
+    fn is_wanted(&self, number: u64) -> bool {
+        self.lines.is_empty() || self.lines.iter().any(|range| (range.first..=range.last).contains(&number))
+    }
 }
 
 fn attribute(text: &str) -> Result<(String, String), String> {
@@ -109,6 +119,16 @@ struct Rules {
     schemas: Arc<Schemas>,
 }
 
+impl Rules {
+    fn check_size(&self, bytes: usize) -> Result<(), String> {
+        let limit = self.event_bytes;
+        match bytes as u64 > limit {
+            true => Err(format!("the event has {bytes} bytes; limits.event_bytes is {limit}")),
+            false => Ok(()),
+        }
+    }
+}
+
 /// Publishes and prints the ids.
 pub fn run(context: &Context, args: Args) -> Result<ExitCode, Report> {
     let config = context.config_with_log()?;
@@ -120,27 +140,22 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode, Report> {
         schemas: app::schemas(&config).map_err(Report::usage)?,
     };
     let published = block_on(async {
-        let broker = context.redis(&config).await?;
+        let target = context.target(&config).await?;
         if args.batch {
-            send_batch(context, &rules, broker, &args).await
+            batch::send(context, &rules, target, &args).await
         } else {
-            send_one(&rules, broker, &args).await
+            send_one(&rules, target, &args).await
         }
     })?;
     if context.is_json() {
-        let (ids, entries): (Vec<String>, Vec<Option<String>>) =
-            published.into_iter().map(|(id, entry)| (id, entry.map(|entry| entry.to_string()))).unzip();
-        print_json(&json!({"stream": args.stream, "ids": ids, "entries": entries}));
+        print_json(&json!(published));
     } else if !args.batch {
-        published.iter().for_each(|(id, _)| say!("{id}"));
+        published.ids.iter().for_each(|id| say!("{id}"));
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// An event's id and its place in the stream, if it is there already.
-type Published = (String, Option<EntryId>);
-
-async fn send_one(rules: &Rules, broker: Arc<dyn Broker>, args: &Args) -> Result<Vec<Published>, Report> {
+async fn send_one(rules: &Rules, target: Target, args: &Args) -> Result<PublishReport, Report> {
     let data = match (&args.data, &args.file) {
         (Some(data), _) => data.clone().into_bytes(),
         (None, Some(path)) => {
@@ -153,81 +168,7 @@ async fn send_one(rules: &Rules, broker: Arc<dyn Broker>, args: &Args) -> Result
         }
     };
     let event = event(rules, args, data).map_err(Report::usage)?;
-    let id = event.id.clone();
-    let key = Namespace::default().stream(&args.stream);
-    let entries = broker.publish(&[Publication { key, event, when: when(args), envelope: None }]).await?;
-    Ok(entries.into_iter().map(|entry| (id.clone(), entry)).collect())
-}
-
-async fn send_batch(
-    context: &Context,
-    rules: &Rules,
-    broker: Arc<dyn Broker>,
-    args: &Args,
-) -> Result<Vec<Published>, Report> {
-    let progress = if std::io::stderr().is_terminal() { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
-    let style = ProgressStyle::with_template("{spinner} {human_pos} events, {per_sec}").map_err(Report::failure)?;
-    progress.set_style(style);
-    let mut lines = std::io::stdin().lock().lines().enumerate();
-    let mut in_flight = FuturesOrdered::new();
-    let mut published = Vec::new();
-    let mut end = None;
-    while end.is_none() || !in_flight.is_empty() {
-        while end.is_none() && in_flight.len() < IN_FLIGHT {
-            match next_chunk(rules, args, &mut lines) {
-                Ok(chunk) => {
-                    end = (chunk.len() < CHUNK).then_some(Ok(()));
-                    if !chunk.is_empty() {
-                        in_flight.push_back(publish(broker.clone(), chunk));
-                    }
-                }
-                // What is on its way will be published: its ids are printed before the fault is told.
-                Err(fault) => end = Some(Err(fault)),
-            }
-        }
-        if let Some(result) = in_flight.next().await {
-            let result: Vec<Published> = result?;
-            progress.inc(result.len() as u64);
-            if context.is_json() {
-                published.extend(result);
-            } else {
-                let text: String = result.iter().flat_map(|(id, _)| [id, "\n"]).collect();
-                say!("{}", text.trim_end());
-            }
-        }
-    }
-    progress.finish();
-    end.unwrap_or(Ok(()))?;
-    Ok(published)
-}
-
-async fn publish(broker: Arc<dyn Broker>, chunk: Vec<Publication>) -> Result<Vec<Published>, BrokerError> {
-    let entries = broker.publish(&chunk).await?;
-    Ok(chunk.into_iter().map(|publication| publication.event.id).zip(entries).collect())
-}
-
-/// The next events of the input; fewer than [`CHUNK`] at its end.
-fn next_chunk(
-    rules: &Rules,
-    args: &Args,
-    lines: &mut impl Iterator<Item = (usize, std::io::Result<String>)>,
-) -> Result<Vec<Publication>, Report> {
-    let key = Namespace::default().stream(&args.stream);
-    let mut chunk = Vec::with_capacity(CHUNK);
-    while chunk.len() < CHUNK {
-        let Some((number, line)) = lines.next() else { break };
-        let fault = |error: String| Report::usage(format!("stdin, line {}: {error}", number + 1));
-        let line = line.map_err(|error| fault(error.to_string()))?;
-        if line.trim().is_empty() {
-            continue;
-        }
-        if let Err(error) = serde_json::from_str::<serde::de::IgnoredAny>(&line) {
-            return Err(fault(format!("not JSON: {error}")));
-        }
-        let event = event(rules, args, line.into_bytes()).map_err(fault)?;
-        chunk.push(Publication { key: key.clone(), event, when: when(args), envelope: None });
-    }
-    Ok(chunk)
+    target.publish(&args.stream, when(args), vec![event]).await
 }
 
 fn event(rules: &Rules, args: &Args, data: Vec<u8>) -> Result<Event, String> {
@@ -250,10 +191,7 @@ fn event(rules: &Rules, args: &Args, data: Vec<u8>) -> Result<Event, String> {
         attributes: args.attributes.clone(),
         data,
     };
-    let limit = rules.event_bytes;
-    if event.size() as u64 > limit {
-        return Err(format!("the event has {} bytes; limits.event_bytes is {limit}", event.size()));
-    }
+    rules.check_size(event.size())?;
     rules.schemas.admit(&mut event).map_err(|violation| violation.to_string())?;
     Ok(event)
 }

@@ -9,13 +9,14 @@ use reqwest::{RequestBuilder, StatusCode, Url};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use wasmill::admin::{PROBLEM_PREFIX, Problem};
-use wasmill::envelope::structured;
+use wasmill::envelope::{format_time, structured};
 use wasmill::event::Event;
 use wasmill::ops::{
     DeadLetterPage, DeadLetterQuery, DeadLetterReport, DoctorReport, HistoryEvent, HistoryPage, HistoryQuery,
     MovedReport, Operator, OpsError, PendingQuery, PendingReport, PublishReport, ReplayReport, ReplayRequest,
-    Selection, StatsReport, StreamReport, WorkerStatus,
+    SchemaDocument, SchemaQuery, SchemaReport, Selection, StatsReport, StreamReport, WorkerStatus,
 };
+use wasmill::outcome::Due;
 
 use super::Report;
 
@@ -37,6 +38,11 @@ pub struct AdminArgs {
 }
 
 impl AdminArgs {
+    /// Whether a worker is meant.
+    pub fn is_given(&self) -> bool {
+        self.admin.is_some()
+    }
+
     /// The worker that is meant, if one is.
     pub fn client(&self) -> Result<Option<Client>, Report> {
         let Some(text) = &self.admin else { return Ok(None) };
@@ -93,7 +99,7 @@ impl Client {
             Some(token) => request.bearer_auth(token),
             None => request,
         };
-        let failed = |error: reqwest::Error| self.failure(&cause(&error));
+        let failed = |error: reqwest::Error| self.failure(&cause(&error)).uncertain();
         let response = request.send().await.map_err(failed)?;
         let status = response.status();
         let body = response.bytes().await.map_err(failed)?;
@@ -109,7 +115,8 @@ impl Client {
             (_, "schema" | "unknown-dead-letter" | "not-redrivable") => Report::failure(detail),
             (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, _) => self.failure(&detail),
             _ if status.is_client_error() => Report::usage(detail),
-            _ => self.failure(&detail),
+            (_, "broker-refuses") => self.failure(&detail),
+            _ => self.failure(&detail).uncertain(),
         })
     }
 }
@@ -273,14 +280,35 @@ impl Target {
         }
     }
 
-    /// Publishes all of the events, or none.
-    pub async fn publish(&self, stream: &str, events: Vec<Event>) -> Result<PublishReport, Report> {
+    /// All types that have schemas.
+    pub async fn schemas(&self) -> Result<Vec<SchemaReport>, Report> {
         match self {
-            Target::Broker(operator) => Ok(operator.publish(stream, events).await?),
+            Target::Broker(operator) => Ok(operator.schemas()),
+            Target::Worker(client) => client.get(&["schemas"], &()).await,
+        }
+    }
+
+    /// The schema of a type.
+    pub async fn schema(&self, r#type: &str, query: &SchemaQuery) -> Result<SchemaDocument, Report> {
+        match self {
+            Target::Broker(operator) => Ok(operator.schema(r#type, query.version.as_deref())?),
+            Target::Worker(client) => client.get(&["schemas", r#type], query).await,
+        }
+    }
+
+    /// Publishes all of the events, or none.
+    pub async fn publish(&self, stream: &str, when: Due, events: Vec<Event>) -> Result<PublishReport, Report> {
+        match self {
+            Target::Broker(operator) => Ok(operator.publish(stream, when, events).await?),
             Target::Worker(client) => {
                 let documents: Vec<_> = events.iter().map(structured::to_json).collect();
                 let url = client.url(&["streams", stream, "events"])?;
                 let request = client.http.post(url).json(&documents);
+                let request = match when {
+                    Due::Now => request,
+                    Due::After(delay) => request.query(&[("delay_ms", delay.as_millis().to_string())]),
+                    Due::At(ms) => request.query(&[("at", format_time(ms))]),
+                };
                 client.answer(request.header("content-type", "application/cloudevents-batch+json")).await
             }
         }

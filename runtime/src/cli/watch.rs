@@ -55,7 +55,9 @@ async fn watch(target: &Target, interval: Duration, terminal: &mut ratatui::Defa
                 while event::poll(Duration::ZERO).map_err(Report::failure)? {
                     match event::read().map_err(Report::failure)? {
                         Event::Key(key) if is_end(key.code, key.modifiers) => return Ok(()),
-                        Event::Resize(..) => drop(terminal.draw(|frame| view.draw(frame)).map_err(Report::failure)?),
+                        Event::Resize(..) => {
+                            terminal.draw(|frame| view.draw(frame)).map_err(Report::failure)?;
+                        }
                         _ => {}
                     }
                 }

@@ -95,7 +95,7 @@ impl Envelope {
         match self.settings.time_format {
             TimeFormat::Rfc3339 => format_time(ms).into(),
             TimeFormat::Milliseconds => ms.into(),
-            TimeFormat::Seconds if ms % 1000 == 0 => (ms / 1000).into(),
+            TimeFormat::Seconds if ms.is_multiple_of(1000) => (ms / 1000).into(),
             TimeFormat::Seconds => (ms as f64 / 1000.0).into(),
         }
     }

@@ -4,8 +4,10 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{Operator, OpsError};
+use crate::clock::now_ms;
+use crate::config::units::format_duration;
 use crate::event::Event;
-use crate::outcome::Publication;
+use crate::outcome::{Due, MAX_DELAY, Publication};
 
 /// The most events of one request.
 pub const MAX_PUBLISH: usize = 10_000;
@@ -25,7 +27,7 @@ pub struct PublishReport {
 
 impl Operator {
     /// Publishes all of the events, or none.
-    pub async fn publish(&self, stream: &str, mut events: Vec<Event>) -> Result<PublishReport, OpsError> {
+    pub async fn publish(&self, stream: &str, when: Due, mut events: Vec<Event>) -> Result<PublishReport, OpsError> {
         if !(1..=MAX_STREAM_NAME).contains(&stream.len()) || stream.chars().any(char::is_control) {
             let problem =
                 format!("{stream:?} is no name of a stream: 1 to {MAX_STREAM_NAME} bytes, no control characters");
@@ -33,6 +35,17 @@ impl Operator {
         }
         if stream.starts_with("wasmill:") {
             return Err(OpsError::Invalid(format!("`{stream}`: names that begin with `wasmill:` are wasmill's own")));
+        }
+        let is_too_late = match when {
+            Due::Now => false,
+            Due::After(delay) => delay > MAX_DELAY,
+            Due::At(ms) => ms > now_ms().saturating_add(MAX_DELAY.as_millis() as u64),
+        };
+        if is_too_late {
+            return Err(OpsError::Invalid(format!(
+                "events can be held back for {} at most",
+                format_duration(MAX_DELAY)
+            )));
         }
         if events.len() > MAX_PUBLISH {
             let count = events.len();
@@ -49,8 +62,10 @@ impl Operator {
         let key = self.namespace.stream(stream);
         let envelope = self.envelopes.of(stream);
         let ids = events.iter().map(|event| event.id.clone()).collect();
-        let publications: Vec<Publication> =
-            events.into_iter().map(|event| Publication::now(key.clone(), event).with_envelope(envelope)).collect();
+        let publications: Vec<Publication> = events
+            .into_iter()
+            .map(|event| Publication { key: key.clone(), event, when, envelope: envelope.cloned() })
+            .collect();
         let entries = self.broker.publish(&publications).await?;
         let entries = entries.iter().map(|entry| entry.map(|entry| entry.to_string())).collect();
         Ok(PublishReport { stream: stream.to_owned(), ids, entries })

@@ -97,7 +97,8 @@ impl Operator {
     async fn backlog(&self, inbox: &crate::broker::Source) -> Result<usize, OpsError> {
         let Some(info) = self.broker.stream(&inbox.key).await? else { return Ok(0) };
         let group = info.groups.iter().find(|group| *group.name == *inbox.group);
-        Ok(group.and_then(|group| group.lag).unwrap_or(0))
+        // Without a group nobody has read anything; what the broker cannot tell is at most all that is there.
+        Ok(group.and_then(|group| group.lag).unwrap_or(info.length))
     }
 
     async fn serving(&self, handler: &str) -> Result<usize, OpsError> {

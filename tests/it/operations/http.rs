@@ -121,7 +121,7 @@ fn another_address_needs_a_token() {
         std::fs::write(dir.path().join("token"), token).unwrap();
         let handler = faults_section("");
         std::fs::write(&path, format!("[admin]\nlisten = \"0.0.0.0:0\"\n{admin}\n{handler}")).unwrap();
-        let output = wasmill([&"check", &"--config", path.to_str().unwrap()]);
+        let output = wasmill(["check", "--config", path.to_str().unwrap()]);
         (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
     };
     let (code, said) = check("", "");

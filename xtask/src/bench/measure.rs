@@ -94,11 +94,18 @@ impl Server {
         Ok(server)
     }
 
-    fn url(&self) -> String {
+    /// The port on 127.0.0.1.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Where clients connect to.
+    pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    fn connection(&self) -> redis::RedisResult<redis::Connection> {
+    /// A new connection.
+    pub fn connection(&self) -> redis::RedisResult<redis::Connection> {
         redis::Client::open(self.url())?.get_connection()
     }
 
