@@ -286,6 +286,9 @@ pub trait Broker: Send + Sync {
     /// Whether each of the workers has a heartbeat.
     async fn alive(&self, workers: &[String]) -> Result<Vec<bool>, BrokerError>;
 
+    /// The names of the handlers that are paused, in no order.
+    async fn paused(&self) -> Result<Vec<String>, BrokerError>;
+
     /// Whether each of the marks is there.
     async fn seen(&self, marks: &[Arc<str>]) -> Result<Vec<bool>, BrokerError>;
 
@@ -441,6 +444,9 @@ pub trait Inspect: Send + Sync {
     /// Moves the dead letter back to the inbox of its handler, in one step; `false` if it is no longer there. Fails with
     /// [`BrokerError::NotRedrivable`] for what is no dead letter, or holds no original.
     async fn redrive(&self, dead_key: &str, entry: EntryId, inbox_key: &str) -> Result<bool, BrokerError>;
+
+    /// Pauses a handler on all workers, or lets it go on; `true` if that is a change. Lasts until it is changed again.
+    async fn set_paused(&self, handler: &str, paused: bool) -> Result<bool, BrokerError>;
 
     /// Deletes streams with all that is in them.
     async fn remove_streams(&self, keys: &[&str]) -> Result<(), BrokerError>;

@@ -8,13 +8,14 @@ mod batch;
 mod dedup;
 mod intake;
 mod lane;
+mod pause;
 mod recover;
 mod retention;
 mod run;
 mod shard;
 mod watch;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -160,6 +161,8 @@ enum Command {
     Wake(Arc<str>),
     /// Take the entries that are pending under a consumer of a dead worker or of another program.
     Inherit { handler: Arc<str>, source: usize, from: Heirloom },
+    /// Begin nothing of this handler any more, or go on with it.
+    Pause { handler: Arc<str>, paused: bool },
     /// Finish what has been read, by then at the latest.
     Drain { until: Instant },
 }
@@ -206,13 +209,13 @@ pub async fn serve(
 ) -> Result<(), PipelineError> {
     tokio::pin!(shutdown);
     let worker = Arc::new(worker);
-    let broker = tokio::select! {
-        broker = recover::set_up(&worker, &backend, &deployments, readiness) => broker?,
+    let (broker, paused) = tokio::select! {
+        ready = recover::set_up(&worker, &backend, &deployments, readiness) => ready?,
         () = &mut shutdown => return Ok(()),
     };
     let report = || report(&worker, &deployments, stats);
     let watch = Arc::new(Watch::default());
-    let mut shards = start_shards(&worker, &backend, &deployments, stats, &watch)?;
+    let mut shards = start_shards(&worker, &backend, &deployments, stats, &watch, &paused)?;
     readiness.set(Phase::Ready);
     tracing::info!("ready");
     let (inspect, pubsub) = (backend.inspect(), backend.pubsub());
@@ -223,6 +226,7 @@ pub async fn serve(
             () = recover::beat(&*broker, &worker, report, readiness) => false,
             () = recover::take_over(&*broker, &worker, &deployments, &commands) => false,
             () = recover::move_delayed(&*broker) => false,
+            () = pause::follow(&*broker, &deployments, paused, &commands) => false,
             () = watch.run(&*broker) => false,
             () = retention::run(&*inspect, &worker) => false,
             () = intake::run(&*pubsub, &worker) => false,
@@ -296,6 +300,7 @@ fn start_shards(
     deployments: &[Arc<Deployment>],
     stats: &Stats,
     watch: &Arc<Watch>,
+    paused: &BTreeSet<String>,
 ) -> std::io::Result<Vec<RunningShard>> {
     let threads = worker.threads.max(1);
     let slots: usize = deployments.iter().map(|deployment| deployment.concurrency.max(1)).sum();
@@ -305,14 +310,15 @@ fn start_shards(
             let (sender, receiver) = mpsc::unbounded_channel();
             let (ended_sender, ended) = tokio::sync::oneshot::channel();
             let (worker, backend, watch) = (worker.clone(), backend.clone(), watch.clone());
-            let lanes: Vec<(Arc<Deployment>, Arc<HandlerStats>, usize)> = deployments
+            let lanes: Vec<(Arc<Deployment>, Arc<HandlerStats>, usize, bool)> = deployments
                 .iter()
                 .enumerate()
                 .map(|(at, deployment)| {
                     let stats = stats.get(deployment.name()).cloned().unwrap_or_default();
-                    (deployment.clone(), stats, share(deployment.concurrency, threads, at + number))
+                    let share = share(deployment.concurrency, threads, at + number);
+                    (deployment.clone(), stats, share, paused.contains(deployment.name()))
                 })
-                .filter(|(.., share)| *share > 0)
+                .filter(|(_, _, share, _)| *share > 0)
                 .collect();
             let commands = sender.clone();
             let thread = std::thread::Builder::new().name(format!("shard-{number}")).spawn(move || {
@@ -320,8 +326,8 @@ fn start_shards(
                 let runtime = runtime.expect("a runtime needs nothing but an epoll descriptor");
                 runtime.block_on(async move {
                     let consumer: Arc<str> = format!("{}.{number}", worker.id).into();
-                    let lanes = lanes.into_iter().map(|(deployment, stats, share)| Lane::new(deployment, stats, share));
-                    let lanes = lanes.collect();
+                    let lane = |(deployment, stats, share, paused)| Lane::new(deployment, stats, share, paused);
+                    let lanes = lanes.into_iter().map(lane).collect();
                     let shard =
                         Shard::new(worker, backend.broker(), consumer, lanes, max_running, receiver, sender, watch);
                     shard.run().await;

@@ -107,6 +107,7 @@ over_both_brokers! {
         entries_whose_payload_is_gone_are_settled,
         a_worker_lives_as_long_as_its_heartbeat,
         consumers_are_removed_only_when_nothing_is_pending,
+        a_handler_is_paused_until_it_goes_on,
     }
     dead_letters::{
         a_dead_letter_keeps_the_original_byte_for_byte,

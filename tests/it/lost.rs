@@ -175,6 +175,10 @@ impl Broker for Faulty {
         self.memory.publish(publications).await
     }
 
+    async fn paused(&self) -> Result<Vec<String>, BrokerError> {
+        self.memory.paused().await
+    }
+
     async fn seen(&self, marks: &[Arc<str>]) -> Result<Vec<bool>, BrokerError> {
         self.memory.seen(marks).await
     }

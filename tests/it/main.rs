@@ -17,6 +17,7 @@ mod intake;
 mod invoke;
 mod lost;
 mod operations;
+mod pause;
 mod recovery;
 mod retention;
 mod schema;

@@ -19,7 +19,8 @@ pub(super) struct ProblemResponse(Problem);
     paths(
         routes::streams, routes::stream, routes::history, events::publish, routes::pending, routes::dead_letters,
         routes::dead_letter, routes::redrive, routes::drop_dead_letters, routes::replay, routes::workers,
-        routes::stats, routes::doctor, routes::doctor_fix, routes::schemas, routes::schema,
+        routes::stats, routes::doctor, routes::doctor_fix, routes::schemas, routes::schema, routes::pause,
+        routes::resume,
     ),
     components(responses(ProblemResponse), schemas(Problem)),
     modifiers(&Bearer),

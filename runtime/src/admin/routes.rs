@@ -8,8 +8,8 @@ use utoipa::IntoParams;
 use super::{AdminState, Problem};
 use crate::ops::{
     DeadLetterPage, DeadLetterQuery, DeadLetterReport, DoctorReport, HistoryPage, HistoryQuery, MovedReport,
-    PendingQuery, PendingReport, ReplayReport, ReplayRequest, SchemaDocument, SchemaQuery, SchemaReport, Selection,
-    StatsReport, StreamReport, WorkerStatus,
+    PauseReport, PendingQuery, PendingReport, ReplayReport, ReplayRequest, SchemaDocument, SchemaQuery, SchemaReport,
+    Selection, StatsReport, StreamReport, WorkerStatus,
 };
 
 /// An answer, or why there is none.
@@ -122,6 +122,20 @@ pub(super) async fn replay(
     Json(request): Json<ReplayRequest>,
 ) -> Answer<ReplayReport> {
     Ok(Json(state.operator.replay(&handler, &request).await?))
+}
+
+/// Pause a handler on all workers; what is running finishes
+#[utoipa::path(post, path = "/v1/handlers/{handler}/pause", tag = "handlers", params(("handler" = String, Path)),
+    responses((status = 200, body = PauseReport), (status = "default", response = super::openapi::ProblemResponse)))]
+pub(super) async fn pause(State(state): State<AdminState>, Path(handler): Path<String>) -> Answer<PauseReport> {
+    Ok(Json(state.operator.set_paused(&handler, true).await?))
+}
+
+/// Let a handler go on that was paused
+#[utoipa::path(post, path = "/v1/handlers/{handler}/resume", tag = "handlers", params(("handler" = String, Path)),
+    responses((status = 200, body = PauseReport), (status = "default", response = super::openapi::ProblemResponse)))]
+pub(super) async fn resume(State(state): State<AdminState>, Path(handler): Path<String>) -> Answer<PauseReport> {
+    Ok(Json(state.operator.set_paused(&handler, false).await?))
 }
 
 /// The workers that are alive

@@ -37,6 +37,9 @@ pub fn heartbeat(worker: &str) -> String {
     format!("wasmill:worker:{worker}")
 }
 
+/// The handlers that are paused: a hash, field handler, value since when in milliseconds.
+pub const PAUSED: &str = "wasmill:paused";
+
 /// The mark of an event that the group has handled: exists as long as it is remembered.
 pub fn seen(group: &str, hash: [u8; 16]) -> Arc<str> {
     format!("wasmill:seen:{group}:{:032x}", u128::from_be_bytes(hash)).into()

@@ -156,6 +156,10 @@ impl Broker for MemoryBroker {
         Ok(workers.iter().map(|worker| state.is_alive(worker)).collect())
     }
 
+    async fn paused(&self) -> Result<Vec<String>, BrokerError> {
+        Ok(self.state().paused.iter().cloned().collect())
+    }
+
     async fn seen(&self, marks: &[Arc<str>]) -> Result<Vec<bool>, BrokerError> {
         let state = self.state();
         Ok(marks.iter().map(|mark| state.marks.contains(mark)).collect())
@@ -266,6 +270,11 @@ impl Inspect for MemoryBroker {
         let moved = self.state().redrive(dead_key, entry, inbox_key)?;
         self.shared.appended.notify_waiters();
         Ok(moved)
+    }
+
+    async fn set_paused(&self, handler: &str, paused: bool) -> Result<bool, BrokerError> {
+        let mut state = self.state();
+        Ok(if paused { state.paused.insert(handler.to_owned()) } else { state.paused.remove(handler) })
     }
 
     async fn remove_streams(&self, keys: &[&str]) -> Result<(), BrokerError> {

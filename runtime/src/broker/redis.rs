@@ -232,6 +232,10 @@ impl Broker for RedisBroker {
         self.exist(workers.iter().map(|worker| keys::heartbeat(worker))).await
     }
 
+    async fn paused(&self) -> Result<Vec<String>, BrokerError> {
+        self.requests.query(::redis::cmd("HKEYS").arg(keys::PAUSED)).await
+    }
+
     async fn seen(&self, marks: &[Arc<str>]) -> Result<Vec<bool>, BrokerError> {
         self.exist(marks.iter().map(|mark| &**mark)).await
     }

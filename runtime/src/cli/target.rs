@@ -13,8 +13,8 @@ use wasmill::envelope::{format_time, structured};
 use wasmill::event::Event;
 use wasmill::ops::{
     DeadLetterPage, DeadLetterQuery, DeadLetterReport, DoctorReport, HistoryEvent, HistoryPage, HistoryQuery,
-    MovedReport, Operator, OpsError, PendingQuery, PendingReport, PublishReport, ReplayReport, ReplayRequest,
-    SchemaDocument, SchemaQuery, SchemaReport, Selection, StatsReport, StreamReport, WorkerStatus,
+    MovedReport, Operator, OpsError, PauseReport, PendingQuery, PendingReport, PublishReport, ReplayReport,
+    ReplayRequest, SchemaDocument, SchemaQuery, SchemaReport, Selection, StatsReport, StreamReport, WorkerStatus,
 };
 use wasmill::outcome::Due;
 
@@ -268,6 +268,16 @@ impl Target {
         match self {
             Target::Broker(operator) => Ok(operator.stats().await?),
             Target::Worker(client) => client.get(&["stats"], &()).await,
+        }
+    }
+
+    /// Pauses a handler, or lets it go on.
+    pub async fn set_paused(&self, handler: &str, paused: bool) -> Result<PauseReport, Report> {
+        match self {
+            Target::Broker(operator) => Ok(operator.set_paused(handler, paused).await?),
+            Target::Worker(client) => {
+                client.post(&["handlers", handler, if paused { "pause" } else { "resume" }], &()).await
+            }
         }
     }
 

@@ -18,17 +18,20 @@ const MAX_MOVED: usize = 100;
 /// How often delayed events are looked for that have been asked for meanwhile.
 const DELAYED_POLL: Duration = Duration::from_secs(1);
 
+/// The broker, and the handlers that are paused.
+pub(super) type Prepared = (Arc<dyn Broker>, BTreeSet<String>);
+
 /// Waits for the broker, checks it, says that this worker is alive, and creates the consumer groups.
 pub(super) async fn set_up(
     worker: &Worker,
     backend: &Backend,
     deployments: &[Arc<Deployment>],
     readiness: &Readiness,
-) -> Result<Arc<dyn Broker>, PipelineError> {
+) -> Result<Prepared, PipelineError> {
     let mut failures = 0;
     loop {
         match try_set_up(worker, backend, deployments).await {
-            Ok(broker) => return Ok(broker),
+            Ok(prepared) => return Ok(prepared),
             Err(error) if is_permanent(&error) => return Err(error.into()),
             Err(error) => {
                 failures += 1;
@@ -58,7 +61,7 @@ async fn try_set_up(
     worker: &Worker,
     backend: &Backend,
     deployments: &[Arc<Deployment>],
-) -> Result<Arc<dyn Broker>, BrokerError> {
+) -> Result<Prepared, BrokerError> {
     let broker: Arc<dyn Broker> = match backend {
         Backend::Redis(settings) => {
             let redis = RedisBroker::connect(RedisSettings::clone(settings)).await?;
@@ -76,7 +79,8 @@ async fn try_set_up(
             tracing::info!(stream = source.stream, group = &*source.group, "consumer group created");
         }
     }
-    Ok(broker)
+    let paused = broker.paused().await?.into_iter().collect();
+    Ok((broker, paused))
 }
 
 /// Says that the worker is alive, until the future is dropped.

@@ -167,13 +167,20 @@ impl Shard {
                     source.heirlooms.push_back(from);
                 }
             }
+            Command::Pause { handler, paused } => {
+                let lane = self.lanes.iter().position(|lane| lane.deployment.name() == &*handler);
+                if let Some(lane) = lane {
+                    self.lanes[lane].paused = paused;
+                    self.schedule.activate(lane);
+                }
+            }
             Command::Drain { until } => self.drain_until = Some(until),
         }
     }
 
     fn is_drained(&self) -> bool {
         let Some(until) = self.drain_until else { return false };
-        let quiet = self.lanes.iter().all(Lane::is_quiet) && self.batch.is_empty() && self.settles == 0;
+        let quiet = self.lanes.iter().all(Lane::may_leave) && self.batch.is_empty() && self.settles == 0;
         quiet || Instant::now() >= until
     }
 

@@ -167,3 +167,20 @@ pub async fn consumers_are_removed_only_when_nothing_is_pending(f: &Fixture) {
     assert!(f.broker().remove_consumer(&source, A).await.unwrap());
     assert!(names().await.is_empty());
 }
+
+pub async fn a_handler_is_paused_until_it_goes_on(f: &Fixture) {
+    let paused = async || {
+        let mut paused = f.broker().paused().await.unwrap();
+        paused.sort();
+        paused
+    };
+    let set = async |handler: &str, paused: bool| f.inspect().set_paused(handler, paused).await.unwrap();
+    assert!(paused().await.is_empty());
+    assert!(!set("billing", false).await, "nothing has changed");
+    assert!(set("billing", true).await);
+    assert!(set("a b\u{fc}", true).await);
+    assert!(!set("billing", true).await, "nothing has changed");
+    assert_eq!(paused().await, ["a b\u{fc}", "billing"]);
+    assert!(set("billing", false).await);
+    assert_eq!(paused().await, ["a b\u{fc}"]);
+}

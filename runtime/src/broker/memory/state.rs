@@ -23,6 +23,8 @@ pub(super) struct State {
     heartbeats: HashMap<String, Heartbeat>,
     pub(super) waiting: Waiting,
     pub(super) marks: Marks,
+    /// Handlers that are paused.
+    pub(super) paused: BTreeSet<String>,
 }
 
 struct Heartbeat {
