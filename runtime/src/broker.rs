@@ -10,6 +10,7 @@ pub mod memory;
 pub mod pubsub;
 pub mod redis;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
@@ -17,6 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::outcome::{Publication, Settlement};
 
@@ -44,6 +46,20 @@ impl EntryId {
             Some(seq) => EntryId { ms: self.ms, seq },
             None => self.ms.checked_add(1).map_or(EntryId::MAX, |ms| EntryId { ms, seq: 0 }),
         }
+    }
+}
+
+/// As its text.
+impl Serialize for EntryId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// From its text.
+impl<'de> Deserialize<'de> for EntryId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<EntryId, D::Error> {
+        Cow::<str>::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
     }
 }
 
