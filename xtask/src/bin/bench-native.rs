@@ -12,6 +12,8 @@ use sha2::{Digest as _, Sha256};
 mod work;
 
 const SETTLE: &str = include_str!("../../../runtime/src/broker/redis/settle.lua");
+/// What wasmill puts behind the first line of it.
+const APPENDING: &str = include_str!("../../../runtime/src/broker/redis/appending.lua");
 const IN: &str = "bench.in";
 const OUT: &str = "bench.out";
 const GROUP: &str = "native";
@@ -27,7 +29,9 @@ fn main() -> Result<()> {
     let created: redis::RedisResult<()> =
         redis::cmd("XGROUP").arg(&["CREATE", IN, GROUP, "0", "MKSTREAM"]).query(&mut client.get_connection()?);
     created?;
-    let sha: String = redis::cmd("SCRIPT").arg("LOAD").arg(SETTLE).query(&mut client.get_connection()?)?;
+    let (first, rest) = SETTLE.split_once('\n').ok_or("the script has one line")?;
+    let script = format!("{first}\n{APPENDING}{rest}");
+    let sha: String = redis::cmd("SCRIPT").arg("LOAD").arg(script).query(&mut client.get_connection()?)?;
     let threads: Vec<_> = (0..threads.parse()?)
         .map(|number: usize| {
             let (connection, sha) = (client.get_connection(), sha.clone());
@@ -100,7 +104,7 @@ fn settle(consumer: &str, sha: &str, entries: &[Entry]) -> Result<Cmd> {
         let mut follow_up = [0; 16];
         follow_up.copy_from_slice(&hash[..16]);
         let follow_up = uuid::Builder::from_custom_bytes(follow_up).into_uuid().to_string();
-        command.arg("A").arg(1).arg(GROUP).arg(&entry.id).arg(1).arg(2).arg(18);
+        command.arg("A").arg(1).arg(GROUP).arg(&entry.id).arg(0).arg(1).arg(2).arg("").arg(18);
         let fields: [(&str, &[u8]); 9] = [
             ("ce_specversion", b"1.0"),
             ("ce_id", follow_up.as_bytes()),
