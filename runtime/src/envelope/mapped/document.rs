@@ -198,6 +198,12 @@ pub(super) fn decode_msgpack(envelope: &Envelope, entry: Fields) -> Result<Event
             data = Some(member).filter(|data| !data.is_nil());
             continue;
         }
+        if parts.of(name) == Some(Part::Time)
+            && let Some(time) = value::time_of_msgpack(&member)
+        {
+            event.time = time;
+            continue;
+        }
         let json = value::to_json(&member);
         let json = json.ok_or_else(|| fault(envelope, name, "must be a value that JSON has, too"))?;
         take_in(envelope, &mut event, parts.of(name), name, json)?;

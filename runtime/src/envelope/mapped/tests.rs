@@ -205,6 +205,41 @@ fn dapr_is_read_wrapped_and_raw() {
 }
 
 #[test]
+fn a_flat_event_is_what_it_is_whatever_stands_in_its_data() {
+    let [id, r#type, time] = ["uuid", "event", "at"].map(|name| Some(name.to_owned()));
+    let names = Names { id, r#type, time, ..Names::default() };
+    let time_format = TimeFormat::Seconds;
+    let envelope = envelope(&EnvelopeSettings { names, time_format, ..settings(Preset::Flat) });
+    let fields = entry(&[("event", b"placed"), ("uuid", b"1"), ("at", b"1700000000.50"), ("total", b"5")]);
+    let event = envelope.decode(fields.clone(), ENTRY).expect("flat");
+    assert_eq!((event.r#type.as_str(), event.id.as_str(), event.time), ("placed", "1", 1_700_000_000_500));
+    let mut written = envelope.fields(&event);
+    written.retain(|(name, _)| !name.starts_with(b"ce_"));
+    written.sort();
+    let mut fields = fields;
+    fields.sort();
+    assert_eq!(written, fields, "to the byte, the time as well");
+    // A handler passes the data on in an event of its own.
+    let follow_up = Event { id: "2".into(), r#type: "paid".into(), time: 1_800_000_000_000, ..event };
+    let back = envelope.decode(envelope.fields(&follow_up), ENTRY).expect("it was written by us");
+    assert_eq!((back.r#type.as_str(), back.id.as_str(), back.time), ("paid", "2", 1_800_000_000_000));
+    let data: Value = serde_json::from_slice(&back.data).expect("JSON");
+    assert_eq!(data, json!({"event": "paid", "uuid": "2", "at": "1800000000", "total": "5"}));
+}
+
+#[test]
+fn a_timestamp_of_msgpack_itself_is_a_time() {
+    let time = rmpv::Value::Ext(-1, 1_700_000_000_u32.to_be_bytes().to_vec());
+    let document = rmpv::Value::Map(vec![("timestamp".into(), time.clone()), ("data".into(), 1.into())]);
+    let event = of(Preset::MsgPack).decode(entry(&[("data", &value::write_msgpack(&document))]), ENTRY);
+    assert_eq!(event.expect("a document").time, 1_700_000_000_000);
+    // Elsewhere it is nothing that an attribute could hold.
+    let document = rmpv::Value::Map(vec![("event_id".into(), time)]);
+    let error = of(Preset::MsgPack).decode(entry(&[("data", &value::write_msgpack(&document))]), ENTRY);
+    assert!(error.expect_err("no id").to_string().contains("at `/event_id`"));
+}
+
+#[test]
 fn what_is_wrong_is_named_with_its_place() {
     let json = |document: &[u8]| of(Preset::Json).decode(entry(&[("data", document)]), ENTRY).expect_err("a fault");
     assert!(json(b"{").to_string().starts_with("field `data`: is not a JSON object"), "{}", json(b"{"));
