@@ -8,6 +8,7 @@ mod cli;
 mod contract;
 mod delayed;
 mod dlq;
+mod envelopes;
 mod faults;
 mod generate;
 mod handlers;
