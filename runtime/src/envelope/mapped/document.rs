@@ -313,16 +313,20 @@ pub(super) fn encode_json(envelope: &Envelope, event: &Event) -> Vec<u8> {
 
 pub(super) fn encode_msgpack(envelope: &Envelope, event: &Event) -> Vec<u8> {
     let data = Data::new(event);
-    let usual = matches!(data, Data::Json(_)) && event.content_type == JSON;
-    let members = members(envelope, event, usual);
+    let json: Option<Value> = match &data {
+        // Not all that JSON allows is a value: 1e999, or half a character.
+        Data::Json(raw) => serde_json::from_str(raw.get()).ok(),
+        _ => None,
+    };
+    let members = members(envelope, event, json.is_some() && event.content_type == JSON);
     let mut map: Vec<(rmpv::Value, rmpv::Value)> =
         members.into_iter().map(|(name, member)| (name.into(), value::from_json(&member))).collect();
-    let data = match data {
-        Data::None => None,
-        Data::Json(raw) => serde_json::from_str(raw.get()).ok().map(|json| value::from_json(&json)),
-        Data::MsgPack(data) => Some(data),
-        Data::Text(text) => Some(text.into()),
-        Data::Bytes(bytes) => Some(bytes.into()),
+    let data = match (json, data) {
+        (Some(json), _) => Some(value::from_json(&json)),
+        (None, Data::None) => None,
+        (None, Data::MsgPack(data)) => Some(data),
+        (None, Data::Text(text)) => Some(text.into()),
+        (None, Data::Json(_) | Data::Bytes(_)) => Some(event.data.as_slice().into()),
     };
     let name = envelope.settings.names.data.as_deref().unwrap_or("data");
     map.extend(data.map(|data| (name.into(), data)));

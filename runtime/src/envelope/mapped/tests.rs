@@ -175,6 +175,20 @@ fn msgpack_that_json_cannot_say_stays_msgpack() {
     assert_eq!(back, event);
 }
 
+/// Python's `json` writes halves of characters, and numbers may be of any size.
+#[test]
+fn json_that_is_no_value_survives_in_msgpack() {
+    for data in [&br#"{"half": "\ud800"}"#[..], b"[1e999]"] {
+        let event = of(Preset::Json).decode(entry(&[("data", &[b"{\"data\":", data, b"}"].concat())]), ENTRY);
+        let event = event.expect("a document");
+        assert_eq!(event.data, data);
+        for preset in [Preset::Json, Preset::MsgPack, Preset::Named, Preset::Dapr] {
+            let back = of(preset).decode(of(preset).fields(&event), ENTRY);
+            assert_eq!(back.as_ref(), Ok(&event), "{preset:?}");
+        }
+    }
+}
+
 #[test]
 fn named_and_action_have_their_fields() {
     let event = of(Preset::Named).decode(entry(&[("name", b"placed"), ("body", b"{\"a\":1}")]), ENTRY).expect("named");
