@@ -47,7 +47,7 @@ function printable(_, value) {
 }
 
 async function main(url, stream, form, option) {
-  const redis = new Redis(url);
+  const redis = new Redis(url, { retryStrategy: () => null });
   const last = () => redis.xrevrangeBuffer(stream, "+", "-", "COUNT", 1);
   for (const [entry, list] of await (option === "last" ? last() : redis.xrangeBuffer(stream, "-", "+"))) {
     const fields = {};

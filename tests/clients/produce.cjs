@@ -81,7 +81,7 @@ function printable(_, value) {
 }
 
 async function main(url, stream, form, option) {
-  const redis = new Redis(url);
+  const redis = new Redis(url, { retryStrategy: () => null });
   const entries = option === "broken" ? (BROKEN[form]?.() ?? []) : FORMS[form]();
   const pipeline = redis.pipeline();
   entries.forEach(([fields]) => pipeline.xadd(stream, "*", ...fields));
