@@ -230,7 +230,7 @@ enum Data<'a> {
     Json(&'a RawValue),
     MsgPack(rmpv::Value),
     Text(&'a str),
-    Bytes(&'a [u8]),
+    Bytes,
 }
 
 impl<'a> Data<'a> {
@@ -239,12 +239,12 @@ impl<'a> Data<'a> {
             return Data::None;
         }
         if value::is_msgpack(&event.content_type) {
-            return value::read_msgpack(&event.data).map_or(Data::Bytes(&event.data), Data::MsgPack);
+            return value::read_msgpack(&event.data).map_or(Data::Bytes, Data::MsgPack);
         }
         match std::str::from_utf8(&event.data) {
             Ok(text) if !is_json(&event.content_type) => Data::Text(text),
-            Ok(text) => serde_json::from_str(text).map_or(Data::Bytes(&event.data), Data::Json),
-            Err(_) => Data::Bytes(&event.data),
+            Ok(text) => serde_json::from_str(text).map_or(Data::Bytes, Data::Json),
+            Err(_) => Data::Bytes,
         }
     }
 }
@@ -300,7 +300,7 @@ pub(super) fn encode_json(envelope: &Envelope, event: &Event) -> Vec<u8> {
             // To the byte, as it is.
             Data::Json(raw) => map.serialize_entry(name, raw)?,
             Data::Text(text) => map.serialize_entry(name, text)?,
-            Data::MsgPack(_) | Data::Bytes(_) => {
+            Data::MsgPack(_) | Data::Bytes => {
                 let (name, text) = base64(&event.data);
                 map.serialize_entry(&name, &text)?;
             }
@@ -326,7 +326,7 @@ pub(super) fn encode_msgpack(envelope: &Envelope, event: &Event) -> Vec<u8> {
         (None, Data::None) => None,
         (None, Data::MsgPack(data)) => Some(data),
         (None, Data::Text(text)) => Some(text.into()),
-        (None, Data::Json(_) | Data::Bytes(_)) => Some(event.data.as_slice().into()),
+        (None, Data::Json(_) | Data::Bytes) => Some(event.data.as_slice().into()),
     };
     let name = envelope.settings.names.data.as_deref().unwrap_or("data");
     map.extend(data.map(|data| (name.into(), data)));
