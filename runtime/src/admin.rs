@@ -88,10 +88,14 @@ pub fn router(state: AdminState) -> Router {
         .route("/v1/handlers/{handler}/dead-letters/{id}", get(routes::dead_letter))
         .route("/v1/handlers/{handler}/dead-letters/redrive", post(routes::redrive))
         .route("/v1/handlers/{handler}/dead-letters/drop", post(routes::drop_dead_letters))
+        .route("/v1/handlers/{handler}/pause", post(routes::pause))
+        .route("/v1/handlers/{handler}/resume", post(routes::resume))
         .route("/v1/handlers/{handler}/replay", post(routes::replay));
     let fleet = Router::new()
         .route("/v1/workers", get(routes::workers))
         .route("/v1/stats", get(routes::stats))
+        .route("/v1/schemas", get(routes::schemas))
+        .route("/v1/schemas/{type}", get(routes::schema))
         .route("/v1/doctor", get(routes::doctor).post(routes::doctor_fix))
         .route("/metrics", get(metrics))
         .route("/openapi.json", get(openapi::page));

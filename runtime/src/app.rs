@@ -182,13 +182,16 @@ fn deployment(
     let streams = resolved
         .streams
         .iter()
-        .map(|stream| Subscription { source: Arc::new(namespace.source(stream, &resolved.name)), is_inbox: false });
-    let inbox = Subscription { source: Arc::new(namespace.inbox_source(&resolved.name)), is_inbox: true };
+        .map(|stream| Subscription { source: Arc::new(namespace.source(stream, &resolved.group)), is_inbox: false });
+    let inbox =
+        Subscription { source: Arc::new(namespace.inbox_source(&resolved.name, &resolved.group)), is_inbox: true };
     Deployment {
         handler: Handler { component, policy: Arc::new(policy), isolation: isolation(resolved.isolation) },
         types: resolved.types.clone(),
         sources: streams.chain([inbox]).collect(),
         retry: resolved.retry,
+        dedup: resolved.dedup,
+        take_over_idle: resolved.take_over_idle,
         dead_key: namespace.stream(&resolved.dead_letter),
         concurrency: resolved.limits.concurrency.max(1),
         digest,

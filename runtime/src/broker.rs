@@ -10,6 +10,7 @@ pub mod memory;
 pub mod pubsub;
 pub mod redis;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
@@ -17,6 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::outcome::{Publication, Settlement};
 
@@ -44,6 +46,20 @@ impl EntryId {
             Some(seq) => EntryId { ms: self.ms, seq },
             None => self.ms.checked_add(1).map_or(EntryId::MAX, |ms| EntryId { ms, seq: 0 }),
         }
+    }
+}
+
+/// As its text.
+impl Serialize for EntryId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// From its text.
+impl<'de> Deserialize<'de> for EntryId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<EntryId, D::Error> {
+        Cow::<str>::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
     }
 }
 
@@ -125,6 +141,8 @@ pub enum Settled {
     Applied,
     /// The entry was settled, or is owned, by somebody else; nothing has been written.
     Superseded,
+    /// The mark of an ack was there already: the entry is acknowledged, and no effects have been written.
+    Duplicate,
     /// The broker cannot write this one for a reason outside of the event; nothing has been written.
     Refused(String),
 }
@@ -257,11 +275,15 @@ pub trait Broker: Send + Sync {
     /// Takes up to `limit` of the entries pending under `from`, oldest first, which counts as an attempt; if `from` is
     /// `consumer` itself it does not, since what was lost on its way here has not been run. An entry that had been
     /// handed out at least twice before may be what killed its worker: it is taken alone.
+    ///
+    /// With `min_idle` they are those of another program: only entries that were handed out at least so long ago are
+    /// taken, and how often they were handed out before does not count.
     async fn claim_from(
         &self,
         source: &Source,
         consumer: &str,
         from: &str,
+        min_idle: Option<Duration>,
         limit: usize,
     ) -> Result<Claimed, BrokerError>;
 
@@ -279,6 +301,12 @@ pub trait Broker: Send + Sync {
 
     /// Whether each of the workers has a heartbeat.
     async fn alive(&self, workers: &[String]) -> Result<Vec<bool>, BrokerError>;
+
+    /// The names of the handlers that are paused, in no order.
+    async fn paused(&self) -> Result<Vec<String>, BrokerError>;
+
+    /// Whether each of the marks is there.
+    async fn seen(&self, marks: &[Arc<str>]) -> Result<Vec<bool>, BrokerError>;
 
     /// Writes the events, all or none, and returns their entry ids in order; `None` for those that wait for their time.
     async fn publish(&self, publications: &[Publication]) -> Result<Vec<Option<EntryId>>, BrokerError>;
@@ -432,6 +460,9 @@ pub trait Inspect: Send + Sync {
     /// Moves the dead letter back to the inbox of its handler, in one step; `false` if it is no longer there. Fails with
     /// [`BrokerError::NotRedrivable`] for what is no dead letter, or holds no original.
     async fn redrive(&self, dead_key: &str, entry: EntryId, inbox_key: &str) -> Result<bool, BrokerError>;
+
+    /// Pauses a handler on all workers, or lets it go on; `true` if that is a change. Lasts until it is changed again.
+    async fn set_paused(&self, handler: &str, paused: bool) -> Result<bool, BrokerError>;
 
     /// Deletes streams with all that is in them.
     async fn remove_streams(&self, keys: &[&str]) -> Result<(), BrokerError>;

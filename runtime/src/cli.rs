@@ -16,6 +16,7 @@ mod execution;
 mod generate;
 mod history;
 mod invoke;
+mod pause;
 mod pending;
 mod replay;
 mod report;
@@ -93,6 +94,10 @@ enum Verb {
     Streams(streams::Args),
     /// List what has been handed out to a handler and is not settled
     Pending(pending::Args),
+    /// Stop a handler on all workers, until it is resumed; its events wait
+    Pause(pause::Args),
+    /// Let a handler go on that was paused
+    Resume(pause::Args),
     /// Show rates, durations, lag, retries and dead letters of all handlers
     Stats(stats::Args),
     /// List the workers that are alive
@@ -131,7 +136,12 @@ impl Context {
         }
     }
 
-    /// The same, without connecting yet.
+    /// Whether a worker does the operations.
+    pub fn is_by_worker(&self) -> bool {
+        self.admin.is_given()
+    }
+
+    /// The same as [`Context::target`], without connecting yet.
     pub fn lazy_target(&self, config: &Config) -> Result<Target, Report> {
         match self.admin.client()? {
             Some(client) => Ok(Target::Worker(client)),
@@ -202,6 +212,8 @@ pub fn dispatch(arguments: Arguments) -> Result<ExitCode, Report> {
         Verb::Replay(args) => replay::run(&context, &args),
         Verb::Streams(args) => streams::run(&context, &args),
         Verb::Pending(args) => pending::run(&context, &args),
+        Verb::Pause(args) => pause::run(&context, &args, true),
+        Verb::Resume(args) => pause::run(&context, &args, false),
         Verb::Stats(args) => stats::run(&context, &args),
         Verb::Workers(args) => workers::run(&context, &args),
         Verb::Doctor(args) => doctor::run(&context, &args),

@@ -49,6 +49,16 @@ impl Event {
         self.attributes.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
+    /// The SHA-256 of source and id: equal for what is the same event.
+    pub fn identity_hash(&self) -> ContentHash {
+        let mut hasher = Sha256::new();
+        // The length keeps ("ab", "c") and ("a", "bc") apart.
+        hasher.update((self.source.len() as u64).to_be_bytes());
+        hasher.update(self.source.as_bytes());
+        hasher.update(self.id.as_bytes());
+        ContentHash(hasher.finalize().into())
+    }
+
     /// The SHA-256 of type and data: equal for events that say the same, whatever their ids.
     pub fn content_hash(&self) -> ContentHash {
         let mut hasher = Sha256::new();
@@ -74,7 +84,7 @@ impl Event {
     }
 }
 
-/// The result of [`Event::content_hash`]; displays as lower-case hexadecimal.
+/// The result of [`Event::content_hash`] and [`Event::identity_hash`]; displays as lower-case hexadecimal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ContentHash(pub [u8; 32]);
 

@@ -11,6 +11,7 @@ mod pending;
 mod position;
 mod publish;
 mod replay;
+mod schemas;
 mod streams;
 
 use std::collections::BTreeMap;
@@ -24,6 +25,7 @@ pub use pending::{ConsumerPending, PendingQuery, PendingReport, PendingRow};
 pub use position::{InvalidPosition, Position};
 pub use publish::{MAX_PUBLISH, PublishReport};
 pub use replay::{MAX_REPLAY_BACKLOG, MAX_REPLAY_PAGE, ReplayReport, ReplayRequest};
+pub use schemas::{SchemaDocument, SchemaQuery, SchemaReport, SchemaVersion};
 pub use streams::{GroupReport, StreamReport};
 
 use crate::app;
@@ -45,6 +47,9 @@ pub enum OpsError {
     /// There is no such dead letter.
     #[error("there is no dead letter {id} of {handler}")]
     UnknownDeadLetter { handler: String, id: String },
+    /// There is no schema of that type, or in that version.
+    #[error("{0}")]
+    UnknownSchema(String),
     /// What was asked for is not well formed.
     #[error("{0}")]
     Invalid(String),
@@ -70,6 +75,7 @@ impl OpsError {
             OpsError::UnknownStream { .. } | OpsError::UnknownHandler { .. } | OpsError::UnknownDeadLetter { .. } => {
                 404
             }
+            OpsError::UnknownSchema(_) => 404,
             OpsError::Invalid(_) => 400,
             OpsError::Schema { .. } => 422,
             OpsError::TooLarge(_) => 413,
@@ -85,6 +91,7 @@ impl OpsError {
             OpsError::UnknownStream { .. } => "unknown-stream",
             OpsError::UnknownHandler { .. } => "unknown-handler",
             OpsError::UnknownDeadLetter { .. } => "unknown-dead-letter",
+            OpsError::UnknownSchema(_) => "unknown-schema",
             OpsError::Invalid(_) => "invalid",
             OpsError::Schema { .. } => "schema",
             OpsError::TooLarge(_) => "too-large",

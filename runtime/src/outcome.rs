@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::broker::{EntryId, Fields, Source};
+use serde::{Deserialize, Serialize};
+
+use crate::broker::{EntryId, Fields, Source, keys};
 use crate::envelope::{self, Envelope};
 use crate::event::Event;
 
@@ -96,12 +98,63 @@ impl RetryPolicy {
 /// What is to be written for one delivery, all together or not at all.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Decision {
-    /// Acknowledge, and publish the follow-ups.
-    Ack { publishes: Vec<Publication> },
+    /// Acknowledge, publish the follow-ups and leave the mark. If the mark is there already, only acknowledge.
+    Ack { publishes: Vec<Publication>, mark: Option<Mark> },
     /// Keep the entry pending, and offer it again when the pause is over.
     Park { pause: Duration },
     /// Acknowledge, and write the dead letter.
     DeadLetter(Box<DeadLetter>),
+}
+
+impl Decision {
+    /// An ack that leaves no mark.
+    pub fn ack(publishes: Vec<Publication>) -> Decision {
+        Decision::Ack { publishes, mark: None }
+    }
+}
+
+/// What an event leaves behind when it has been handled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// Its Redis key.
+    pub key: Arc<str>,
+    /// How long it stays.
+    pub ttl: Duration,
+    /// It does not matter whether it is there already: somebody asked for this event to be handled again.
+    pub overrides: bool,
+}
+
+/// When an event counts as one that has been handled before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DedupBy {
+    /// When id and source are the same.
+    #[default]
+    Id,
+    /// When type and data are the same.
+    Content,
+}
+
+/// Whether and how a handler knows events that it has handled before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dedup {
+    /// What is compared.
+    pub by: DedupBy,
+    /// How long it is remembered.
+    pub ttl: Duration,
+}
+
+impl Dedup {
+    /// The mark of an event for the consumer group of a handler.
+    pub fn mark(&self, group: &str, event: &Event) -> Mark {
+        let hash = match self.by {
+            DedupBy::Id => event.identity_hash(),
+            DedupBy::Content => event.content_hash(),
+        };
+        let mut half = [0; 16];
+        half.copy_from_slice(&hash.0[..16]);
+        Mark { key: keys::seen(group, half), ttl: self.ttl, overrides: false }
+    }
 }
 
 /// One event on its way to a stream.
@@ -265,6 +318,26 @@ mod tests {
         let fault = Verdict::Fault { class: FaultClass::Timeout, message: "late".into() };
         assert!(matches!(decide(fault.clone(), 1, &POLICY, 0.5), Consequence::Retry(_)));
         assert_eq!(decide(fault, 3, &POLICY, 0.5), Consequence::GiveUp(FaultClass::Timeout, "late".into()));
+    }
+
+    #[test]
+    fn marks_tell_events_apart_by_what_is_compared() {
+        let event = |id: &str, source: &str, data: &str| Event {
+            id: id.into(),
+            source: source.into(),
+            r#type: "t".into(),
+            data: data.into(),
+            ..Event::default()
+        };
+        let mark = |by, event| Dedup { by, ttl: Duration::from_secs(1) }.mark("g", &event).key;
+        let first = event("1", "ab", "x");
+        assert_eq!(mark(DedupBy::Id, first.clone()), mark(DedupBy::Id, event("1", "ab", "y")));
+        assert_ne!(mark(DedupBy::Id, first.clone()), mark(DedupBy::Id, event("2", "ab", "x")));
+        assert_ne!(mark(DedupBy::Id, event("a", "bc", "")), mark(DedupBy::Id, event("ab", "c", "")));
+        assert_eq!(mark(DedupBy::Content, first.clone()), mark(DedupBy::Content, event("2", "c", "x")));
+        assert_ne!(mark(DedupBy::Content, first.clone()), mark(DedupBy::Content, event("1", "ab", "y")));
+        let key = mark(DedupBy::Id, first);
+        assert!(key.starts_with("wasmill:seen:g:") && key.len() == "wasmill:seen:g:".len() + 32, "{key}");
     }
 
     proptest! {

@@ -5,15 +5,17 @@
 //! streams ([`retention`]) and the intake of messages ([`intake`]).
 
 mod batch;
+mod dedup;
 mod intake;
 mod lane;
+mod pause;
 mod recover;
 mod retention;
 mod run;
 mod shard;
 mod watch;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -31,7 +33,7 @@ use crate::broker::redis::{RedisBroker, RedisSettings};
 use crate::broker::{Broker, BrokerError, Inspect, Source, keys};
 use crate::envelope::Envelopes;
 use crate::fleet::{HandlerReport, WorkerReport};
-use crate::outcome::RetryPolicy;
+use crate::outcome::{Dedup, RetryPolicy};
 use crate::readiness::{Phase, Readiness};
 use crate::route::Types;
 use crate::stats::HandlerStats;
@@ -108,6 +110,10 @@ pub struct Deployment {
     pub sources: Vec<Subscription>,
     /// How failures are tried again.
     pub retry: RetryPolicy,
+    /// How long entries are idle under consumers of other programs until they are taken over.
+    pub take_over_idle: Duration,
+    /// Whether and how it knows events that it has handled before.
+    pub dedup: Option<Dedup>,
     /// The Redis key of its dead-letter stream.
     pub dead_key: Arc<str>,
     /// The most deliveries of it that this worker runs at the same time. At least 1.
@@ -153,10 +159,20 @@ pub struct Worker {
 enum Command {
     /// The stream has something new.
     Wake(Arc<str>),
-    /// Take the entries that are pending under `from`, a consumer of a dead worker.
-    Inherit { handler: Arc<str>, source: usize, from: String },
+    /// Take the entries that are pending under a consumer of a dead worker or of another program.
+    Inherit { handler: Arc<str>, source: usize, from: Heirloom },
+    /// Begin nothing of this handler any more, or go on with it.
+    Pause { handler: Arc<str>, paused: bool },
     /// Finish what has been read, by then at the latest.
     Drain { until: Instant },
+}
+
+/// A consumer whose entries are to be taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Heirloom {
+    consumer: String,
+    /// It belongs to another program and may be alive: only what has been idle for so long is taken.
+    min_idle: Option<Duration>,
 }
 
 /// The counters of all handlers, by name.
@@ -193,13 +209,13 @@ pub async fn serve(
 ) -> Result<(), PipelineError> {
     tokio::pin!(shutdown);
     let worker = Arc::new(worker);
-    let broker = tokio::select! {
-        broker = recover::set_up(&worker, &backend, &deployments, readiness) => broker?,
+    let (broker, paused) = tokio::select! {
+        ready = recover::set_up(&worker, &backend, &deployments, readiness) => ready?,
         () = &mut shutdown => return Ok(()),
     };
     let report = || report(&worker, &deployments, stats);
     let watch = Arc::new(Watch::default());
-    let mut shards = start_shards(&worker, &backend, &deployments, stats, &watch)?;
+    let mut shards = start_shards(&worker, &backend, &deployments, stats, &watch, &paused)?;
     readiness.set(Phase::Ready);
     tracing::info!("ready");
     let (inspect, pubsub) = (backend.inspect(), backend.pubsub());
@@ -210,6 +226,7 @@ pub async fn serve(
             () = recover::beat(&*broker, &worker, report, readiness) => false,
             () = recover::take_over(&*broker, &worker, &deployments, &commands) => false,
             () = recover::move_delayed(&*broker) => false,
+            () = pause::follow(&*broker, &deployments, paused, &commands) => false,
             () = watch.run(&*broker) => false,
             () = retention::run(&*inspect, &worker) => false,
             () = intake::run(&*pubsub, &worker) => false,
@@ -283,6 +300,7 @@ fn start_shards(
     deployments: &[Arc<Deployment>],
     stats: &Stats,
     watch: &Arc<Watch>,
+    paused: &BTreeSet<String>,
 ) -> std::io::Result<Vec<RunningShard>> {
     let threads = worker.threads.max(1);
     let slots: usize = deployments.iter().map(|deployment| deployment.concurrency.max(1)).sum();
@@ -292,14 +310,15 @@ fn start_shards(
             let (sender, receiver) = mpsc::unbounded_channel();
             let (ended_sender, ended) = tokio::sync::oneshot::channel();
             let (worker, backend, watch) = (worker.clone(), backend.clone(), watch.clone());
-            let lanes: Vec<(Arc<Deployment>, Arc<HandlerStats>, usize)> = deployments
+            let lanes: Vec<(Arc<Deployment>, Arc<HandlerStats>, usize, bool)> = deployments
                 .iter()
                 .enumerate()
                 .map(|(at, deployment)| {
                     let stats = stats.get(deployment.name()).cloned().unwrap_or_default();
-                    (deployment.clone(), stats, share(deployment.concurrency, threads, at + number))
+                    let share = share(deployment.concurrency, threads, at + number);
+                    (deployment.clone(), stats, share, paused.contains(deployment.name()))
                 })
-                .filter(|(.., share)| *share > 0)
+                .filter(|(_, _, share, _)| *share > 0)
                 .collect();
             let commands = sender.clone();
             let thread = std::thread::Builder::new().name(format!("shard-{number}")).spawn(move || {
@@ -307,8 +326,8 @@ fn start_shards(
                 let runtime = runtime.expect("a runtime needs nothing but an epoll descriptor");
                 runtime.block_on(async move {
                     let consumer: Arc<str> = format!("{}.{number}", worker.id).into();
-                    let lanes = lanes.into_iter().map(|(deployment, stats, share)| Lane::new(deployment, stats, share));
-                    let lanes = lanes.collect();
+                    let lane = |(deployment, stats, share, paused)| Lane::new(deployment, stats, share, paused);
+                    let lanes = lanes.into_iter().map(lane).collect();
                     let shard =
                         Shard::new(worker, backend.broker(), consumer, lanes, max_running, receiver, sender, watch);
                     shard.run().await;

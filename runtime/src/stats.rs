@@ -35,6 +35,8 @@ pub struct HandlerStats {
     pub published: Counter,
     /// Events of a type that the handler does not want, acknowledged without running it.
     pub skipped: Counter,
+    /// Events that the handler had handled before, acknowledged without effects.
+    pub duplicate: Counter,
     /// Deliveries whose outcome somebody else had decided first; nothing was written. Those that had to be sent again,
     /// because the answer was lost, are not counted: the first may have been this worker.
     pub superseded: Counter,
@@ -55,6 +57,7 @@ impl Default for HandlerStats {
             dead: Counter::default(),
             published: Counter::default(),
             skipped: Counter::default(),
+            duplicate: Counter::default(),
             superseded: Counter::default(),
             trimmed: Counter::default(),
             log_bytes_dropped: Counter::default(),

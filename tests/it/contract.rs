@@ -3,6 +3,7 @@
 //! Each test gets a broker of its own, on Redis with a server of its own.
 
 mod dead_letters;
+mod dedup;
 mod delayed;
 mod fixture;
 mod publishing;
@@ -98,6 +99,7 @@ over_both_brokers! {
     takeover::{
         a_takeover_counts_and_goes_oldest_first,
         what_one_takes_from_oneself_counts_no_attempt,
+        entries_of_another_program_are_taken_when_they_have_been_idle,
         a_suspect_is_taken_alone,
         a_suspect_stops_what_comes_before_it,
         a_zombie_may_neither_park_nor_give_up,
@@ -105,6 +107,7 @@ over_both_brokers! {
         entries_whose_payload_is_gone_are_settled,
         a_worker_lives_as_long_as_its_heartbeat,
         consumers_are_removed_only_when_nothing_is_pending,
+        a_handler_is_paused_until_it_goes_on,
     }
     dead_letters::{
         a_dead_letter_keeps_the_original_byte_for_byte,
@@ -114,6 +117,14 @@ over_both_brokers! {
         a_redriven_event_that_dies_again_keeps_its_original,
         only_dead_letters_are_redriven,
         a_dead_letter_without_its_original_is_not_redriven,
+    }
+    dedup::{
+        an_event_that_is_marked_has_no_effects,
+        a_mark_is_left_once_in_one_call,
+        a_mark_is_forgotten_after_its_time,
+        only_acks_leave_marks,
+        an_ack_that_was_sent_again_is_no_duplicate,
+        what_somebody_asked_for_again_is_handled_again,
     }
     delayed::{
         a_delayed_event_waits_for_its_time,

@@ -49,6 +49,15 @@ impl Mill {
         self.wait_ready();
     }
 
+    /// Pauses a handler, or lets it go on.
+    pub(super) fn set_paused(&self, handler: &str, paused: bool) {
+        use wasmill::broker::Inspect as _;
+        use wasmill::broker::redis::{RedisBroker, RedisSettings};
+        let broker = RedisBroker::new(RedisSettings::new(&self.server.url()).unwrap());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        assert!(runtime.block_on(broker.set_paused(handler, paused)).unwrap());
+    }
+
     /// Starts one more worker with the same configuration, but for the admin port.
     pub(super) fn spawn_another(&self) -> Worker {
         let config = std::fs::read_to_string(self.place.path().join("wasmill.toml")).unwrap();
@@ -122,7 +131,7 @@ impl Mill {
         text
     }
 
-    fn metric(&self, name: &str) -> f64 {
+    pub(super) fn metric(&self, name: &str) -> f64 {
         let text = self.metrics();
         let line = text.lines().find(|line| line.starts_with(&format!("{name}{{handler=\"faults\"}}")));
         line.unwrap_or_else(|| panic!("no {name} in {text}")).rsplit(' ').next().unwrap().parse().unwrap()

@@ -136,13 +136,14 @@ impl Broker for Faulty {
         source: &Source,
         consumer: &str,
         from: &str,
+        min_idle: Option<Duration>,
         limit: usize,
     ) -> Result<Claimed, BrokerError> {
         self.asks_for_more();
         let inheriting = self.seen.inheriting.fetch_add(1, Ordering::Relaxed) + 1;
         self.seen.most_inheriting.fetch_max(inheriting, Ordering::Relaxed);
         tokio::time::sleep(Duration::from_millis(20)).await;
-        let claimed = self.memory.claim_from(source, consumer, from, limit).await;
+        let claimed = self.memory.claim_from(source, consumer, from, min_idle, limit).await;
         self.seen.inheriting.fetch_sub(1, Ordering::Relaxed);
         let entries = claimed.iter().flat_map(|claimed| &claimed.entries);
         let suspects = entries.filter(|entry| entry.attempt > 2).map(|entry| entry.id);
@@ -172,6 +173,14 @@ impl Broker for Faulty {
 
     async fn publish(&self, publications: &[Publication]) -> Result<Vec<Option<EntryId>>, BrokerError> {
         self.memory.publish(publications).await
+    }
+
+    async fn paused(&self) -> Result<Vec<String>, BrokerError> {
+        self.memory.paused().await
+    }
+
+    async fn seen(&self, marks: &[Arc<str>]) -> Result<Vec<bool>, BrokerError> {
+        self.memory.seen(marks).await
     }
 
     async fn move_delayed(&self, limit: usize) -> Result<DelayedMoved, BrokerError> {
@@ -324,7 +333,7 @@ async fn suspects_are_taken_alone() {
             mill.add(stream, "echo");
         }
         mill.broker.memory.read(&source, "wasmill-before.0", 3).await.unwrap();
-        mill.broker.memory.claim_from(&source, GONE, "wasmill-before.0", 3).await.unwrap();
+        mill.broker.memory.claim_from(&source, GONE, "wasmill-before.0", None, 3).await.unwrap();
         mill.add(stream, "echo");
     }
     let (served, _) = mill.serve(async |_| mill.wait_settled().await).await;

@@ -47,6 +47,7 @@ on_every_way! {
     fleet::{
         workers_and_stats_say_what_is_done,
         pending_events_are_listed_with_who_has_them,
+        a_handler_is_paused_and_resumed,
     }
     dead_letters::{
         dead_letters_are_shown_redriven_and_dropped,

@@ -16,12 +16,13 @@ const BOUNDS: [f64; 14] =
 /// A counter: its name, what it counts, and where it is.
 type CounterSpec = (&'static str, &'static str, fn(&HandlerStats) -> u64);
 
-const COUNTERS: [CounterSpec; 8] = [
+const COUNTERS: [CounterSpec; 9] = [
     ("wasmill_events_acked_total", "Events handled and acknowledged.", |stats| stats.acked.get()),
     ("wasmill_events_retried_total", "Failed attempts that will be made again.", |stats| stats.retried.get()),
     ("wasmill_events_dead_total", "Events moved to the dead-letter stream.", |stats| stats.dead.get()),
     ("wasmill_events_published_total", "Follow-up events written.", |stats| stats.published.get()),
     ("wasmill_events_skipped_total", "Events of types that the handler does not want.", |stats| stats.skipped.get()),
+    ("wasmill_events_duplicate_total", "Events that the handler had handled before.", |stats| stats.duplicate.get()),
     ("wasmill_events_superseded_total", "Deliveries that another worker settled first.", |stats| {
         stats.superseded.get()
     }),

@@ -1,7 +1,7 @@
 //! The description of the API, made from the code that serves it.
 
 use axum::Json;
-use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::{Modify, OpenApi, ToResponse};
 
 use super::{Problem, events, routes};
@@ -19,7 +19,8 @@ pub(super) struct ProblemResponse(Problem);
     paths(
         routes::streams, routes::stream, routes::history, events::publish, routes::pending, routes::dead_letters,
         routes::dead_letter, routes::redrive, routes::drop_dead_letters, routes::replay, routes::workers,
-        routes::stats, routes::doctor, routes::doctor_fix,
+        routes::stats, routes::doctor, routes::doctor_fix, routes::schemas, routes::schema, routes::pause,
+        routes::resume,
     ),
     components(responses(ProblemResponse), schemas(Problem)),
     modifiers(&Bearer),
@@ -34,6 +35,9 @@ impl Modify for Bearer {
         let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();
         let components = document.components.get_or_insert_default();
         components.add_security_scheme("token", SecurityScheme::Http(scheme));
+        // A worker without a token asks for none.
+        let token = SecurityRequirement::new("token", [""; 0]);
+        document.security = Some(vec![SecurityRequirement::default(), token]);
     }
 }
 

@@ -8,7 +8,8 @@ use utoipa::IntoParams;
 use super::{AdminState, Problem};
 use crate::ops::{
     DeadLetterPage, DeadLetterQuery, DeadLetterReport, DoctorReport, HistoryPage, HistoryQuery, MovedReport,
-    PendingQuery, PendingReport, ReplayReport, ReplayRequest, Selection, StatsReport, StreamReport, WorkerStatus,
+    PauseReport, PendingQuery, PendingReport, ReplayReport, ReplayRequest, SchemaDocument, SchemaQuery, SchemaReport,
+    Selection, StatsReport, StreamReport, WorkerStatus,
 };
 
 /// An answer, or why there is none.
@@ -123,6 +124,20 @@ pub(super) async fn replay(
     Ok(Json(state.operator.replay(&handler, &request).await?))
 }
 
+/// Pause a handler on all workers; what is running finishes
+#[utoipa::path(post, path = "/v1/handlers/{handler}/pause", tag = "handlers", params(("handler" = String, Path)),
+    responses((status = 200, body = PauseReport), (status = "default", response = super::openapi::ProblemResponse)))]
+pub(super) async fn pause(State(state): State<AdminState>, Path(handler): Path<String>) -> Answer<PauseReport> {
+    Ok(Json(state.operator.set_paused(&handler, true).await?))
+}
+
+/// Let a handler go on that was paused
+#[utoipa::path(post, path = "/v1/handlers/{handler}/resume", tag = "handlers", params(("handler" = String, Path)),
+    responses((status = 200, body = PauseReport), (status = "default", response = super::openapi::ProblemResponse)))]
+pub(super) async fn resume(State(state): State<AdminState>, Path(handler): Path<String>) -> Answer<PauseReport> {
+    Ok(Json(state.operator.set_paused(&handler, false).await?))
+}
+
 /// The workers that are alive
 #[utoipa::path(get, path = "/v1/workers", tag = "fleet",
     responses((status = 200, body = Vec<WorkerStatus>), (status = "default", response = super::openapi::ProblemResponse)))]
@@ -149,4 +164,23 @@ pub(super) async fn doctor(State(state): State<AdminState>) -> Answer<DoctorRepo
     responses((status = 200, body = DoctorReport), (status = "default", response = super::openapi::ProblemResponse)))]
 pub(super) async fn doctor_fix(State(state): State<AdminState>) -> Answer<DoctorReport> {
     Ok(Json(state.operator.doctor(true).await?))
+}
+
+/// The schemas: types with their versions
+#[utoipa::path(get, path = "/v1/schemas", tag = "schemas",
+    responses((status = 200, body = Vec<SchemaReport>), (status = "default", response = super::openapi::ProblemResponse)))]
+pub(super) async fn schemas(State(state): State<AdminState>) -> Json<Vec<SchemaReport>> {
+    Json(state.operator.schemas())
+}
+
+/// The JSON Schema of a type, of its greatest version if none is named
+#[utoipa::path(get, path = "/v1/schemas/{type}", tag = "schemas",
+    params(("type" = String, Path), SchemaQuery),
+    responses((status = 200, body = SchemaDocument), (status = "default", response = super::openapi::ProblemResponse)))]
+pub(super) async fn schema(
+    State(state): State<AdminState>,
+    Path(r#type): Path<String>,
+    Query(query): Query<SchemaQuery>,
+) -> Answer<SchemaDocument> {
+    Ok(Json(state.operator.schema(&r#type, query.version.as_deref())?))
 }

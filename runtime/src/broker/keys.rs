@@ -37,6 +37,14 @@ pub fn heartbeat(worker: &str) -> String {
     format!("wasmill:worker:{worker}")
 }
 
+/// The handlers that are paused: a hash, field handler, value since when in milliseconds.
+pub const PAUSED: &str = "wasmill:paused";
+
+/// The mark of an event that the group has handled: exists as long as it is remembered.
+pub fn seen(group: &str, hash: [u8; 16]) -> Arc<str> {
+    format!("wasmill:seen:{group}:{:032x}", u128::from_be_bytes(hash)).into()
+}
+
 /// The worker that a consumer belongs to: consumers are named `WORKER.THREAD`. `None` for other programs' consumers.
 pub fn worker_of(consumer: &str) -> Option<&str> {
     let (worker, _) = consumer.rsplit_once('.')?;
@@ -86,15 +94,15 @@ impl Namespace {
     }
 
     /// A stream as the group of a handler reads it.
-    pub fn source(&self, name: &str, handler: &str) -> Source {
+    pub fn source(&self, name: &str, group: &str) -> Source {
         let key = self.stream(name);
-        Source { stream: name.to_owned(), due_key: due(handler, &key), key, group: handler.into() }
+        Source { stream: name.to_owned(), due_key: due(group, &key), key, group: group.into() }
     }
 
-    /// The inbox as its handler reads it.
-    pub fn inbox_source(&self, handler: &str) -> Source {
+    /// The inbox of a handler as its group reads it.
+    pub fn inbox_source(&self, handler: &str, group: &str) -> Source {
         let key = self.inbox(handler);
-        Source { stream: key.to_string(), due_key: due(handler, &key), key, group: handler.into() }
+        Source { stream: key.to_string(), due_key: due(group, &key), key, group: group.into() }
     }
 }
 

@@ -4,6 +4,7 @@
 //! bounded or written to disk: what is in it lives as long as the process.
 
 mod delayed;
+mod marks;
 mod pubsub;
 mod state;
 
@@ -126,9 +127,10 @@ impl Broker for MemoryBroker {
         source: &Source,
         consumer: &str,
         from: &str,
+        min_idle: Option<Duration>,
         limit: usize,
     ) -> Result<Claimed, BrokerError> {
-        self.state().claim_from(source, consumer, from, limit)
+        self.state().claim_from(source, consumer, from, min_idle, limit)
     }
 
     async fn consumers(&self, source: &Source) -> Result<Vec<ConsumerInfo>, BrokerError> {
@@ -152,6 +154,15 @@ impl Broker for MemoryBroker {
     async fn alive(&self, workers: &[String]) -> Result<Vec<bool>, BrokerError> {
         let state = self.state();
         Ok(workers.iter().map(|worker| state.is_alive(worker)).collect())
+    }
+
+    async fn paused(&self) -> Result<Vec<String>, BrokerError> {
+        Ok(self.state().paused.iter().cloned().collect())
+    }
+
+    async fn seen(&self, marks: &[Arc<str>]) -> Result<Vec<bool>, BrokerError> {
+        let state = self.state();
+        Ok(marks.iter().map(|mark| state.marks.contains(mark)).collect())
     }
 
     async fn publish(&self, publications: &[Publication]) -> Result<Vec<Option<EntryId>>, BrokerError> {
@@ -259,6 +270,11 @@ impl Inspect for MemoryBroker {
         let moved = self.state().redrive(dead_key, entry, inbox_key)?;
         self.shared.appended.notify_waiters();
         Ok(moved)
+    }
+
+    async fn set_paused(&self, handler: &str, paused: bool) -> Result<bool, BrokerError> {
+        let mut state = self.state();
+        Ok(if paused { state.paused.insert(handler.to_owned()) } else { state.paused.remove(handler) })
     }
 
     async fn remove_streams(&self, keys: &[&str]) -> Result<(), BrokerError> {

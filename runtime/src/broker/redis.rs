@@ -12,6 +12,7 @@ mod reply;
 mod script;
 mod settle;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -59,6 +60,18 @@ impl RedisBroker {
         // A server that wants a password lets anybody connect.
         broker.requests.query::<String>(&::redis::cmd("PING")).await?;
         Ok(broker)
+    }
+
+    /// Whether each of the keys is there.
+    async fn exist(&self, keys: impl ExactSizeIterator<Item: ::redis::ToRedisArgs>) -> Result<Vec<bool>, BrokerError> {
+        if keys.len() == 0 {
+            return Ok(Vec::new());
+        }
+        let mut pipeline = ::redis::pipe();
+        for key in keys {
+            pipeline.cmd("EXISTS").arg(key);
+        }
+        self.requests.pipeline(&pipeline).await
     }
 
     /// Checks that the server is one that wasmill can keep its promises on.
@@ -162,11 +175,14 @@ impl Broker for RedisBroker {
         source: &Source,
         consumer: &str,
         from: &str,
+        min_idle: Option<Duration>,
         limit: usize,
     ) -> Result<Claimed, BrokerError> {
         let reply = Script::ClaimFrom
             .run(&self.requests, &[&source.key], |command| {
                 command.arg(&*source.group).arg(consumer).arg(from).arg(limit);
+                command
+                    .arg(min_idle.map(|idle| u64::try_from(idle.as_millis()).unwrap_or(u64::MAX).max(1)).unwrap_or(0));
             })
             .await?;
         claimed(reply)
@@ -213,14 +229,15 @@ impl Broker for RedisBroker {
     }
 
     async fn alive(&self, workers: &[String]) -> Result<Vec<bool>, BrokerError> {
-        if workers.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut pipeline = ::redis::pipe();
-        for worker in workers {
-            pipeline.cmd("EXISTS").arg(keys::heartbeat(worker));
-        }
-        self.requests.pipeline(&pipeline).await
+        self.exist(workers.iter().map(|worker| keys::heartbeat(worker))).await
+    }
+
+    async fn paused(&self) -> Result<Vec<String>, BrokerError> {
+        self.requests.query(::redis::cmd("HKEYS").arg(keys::PAUSED)).await
+    }
+
+    async fn seen(&self, marks: &[Arc<str>]) -> Result<Vec<bool>, BrokerError> {
+        self.exist(marks.iter().map(|mark| &**mark)).await
     }
 
     async fn publish(&self, publications: &[Publication]) -> Result<Vec<Option<EntryId>>, BrokerError> {

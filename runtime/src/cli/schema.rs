@@ -6,14 +6,16 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
-use comfy_table::{Table, presets};
 use serde_json::{Value, json};
 use wasmill::app;
+use wasmill::config::Config;
 use wasmill::event::Event;
+use wasmill::ops::{SchemaQuery, SchemaReport};
 use wasmill::schema::{Schema, SchemaViolation, Schemas};
 
 use super::report::FAILURE;
-use super::{Context, Report, print_json};
+use super::table::{self, plain};
+use super::{Context, Report, block_on, print_json};
 
 /// Arguments of `schema`.
 #[derive(Parser)]
@@ -52,38 +54,68 @@ enum Verb {
 /// Does what is asked.
 pub fn run(context: &Context, args: Args) -> Result<ExitCode, Report> {
     let config = context.config_with_log()?;
-    if config.schemas.directory.is_none() {
-        let remedy = "set `directory` in the section [schemas] of the configuration";
-        return Err(Report::usage(format!("there is no schema folder: {remedy}")));
+    if !context.is_by_worker() {
+        need_folder(&config)?;
     }
-    let schemas = match (app::schemas(&config), &args.verb) {
+    match args.verb {
+        Verb::Ls => {
+            let reports = block_on(async { context.lazy_target(&config)?.schemas().await })?;
+            list(context, &reports);
+            Ok(ExitCode::SUCCESS)
+        }
+        Verb::Show { r#type, version } => {
+            let query = SchemaQuery { version };
+            let document = block_on(async { context.lazy_target(&config)?.schema(&r#type, &query).await })?;
+            match context.is_json() {
+                true => print_json(&json!(document)),
+                false => say!("{:#}", document.schema),
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        Verb::Check { r#type, file, version, content_type } => {
+            check(context, &config, r#type, file, version, content_type)
+        }
+    }
+}
+
+fn need_folder(config: &Config) -> Result<(), Report> {
+    let remedy = "set `directory` in the section [schemas] of the configuration";
+    let fault = || Report::usage(format!("there is no schema folder: {remedy}"));
+    config.schemas.directory.as_ref().map(drop).ok_or_else(fault)
+}
+
+/// Checks all schema files, or data by one of them.
+fn check(
+    context: &Context,
+    config: &Config,
+    r#type: Option<String>,
+    file: Option<PathBuf>,
+    version: Option<String>,
+    content_type: String,
+) -> Result<ExitCode, Report> {
+    need_folder(config)?;
+    let schemas = match (app::schemas(config), &r#type) {
         (Ok(schemas), _) => schemas,
-        (Err(faults), Verb::Check { r#type: None, .. }) => {
+        (Err(faults), None) => {
             let faults: Vec<String> = faults.0.iter().map(ToString::to_string).collect();
             return Ok(print_check(context, &json!({}), &faults, ""));
         }
-        (Err(faults), _) => return Err(Report::usage(faults)),
+        (Err(faults), Some(_)) => return Err(Report::usage(faults)),
     };
-    match args.verb {
-        Verb::Ls => list(context, &schemas),
-        Verb::Show { r#type, version } => show(context, &schemas, &r#type, version.as_deref()),
-        Verb::Check { r#type: None, .. } => {
-            let (types, count) = schemas.types().fold((0, 0), |(types, all), (_, own)| (types + 1, all + own.len()));
-            let counts = json!({"types": types, "schemas": count});
-            Ok(print_check(context, &counts, &[], &format!("{count} schemas of {types} types")))
-        }
-        Verb::Check { r#type: Some(r#type), file, version, content_type } => {
-            let schema = find(&schemas, &r#type, version.as_deref())?;
-            let event = Event {
-                schema_version: Some(schema.version.clone()),
-                data: read(file)?,
-                r#type,
-                content_type,
-                ..Event::default()
-            };
-            Ok(check(context, &schemas, &event))
-        }
-    }
+    let Some(r#type) = r#type else {
+        let (types, count) = schemas.types().fold((0, 0), |(types, all), (_, own)| (types + 1, all + own.len()));
+        let counts = json!({"types": types, "schemas": count});
+        return Ok(print_check(context, &counts, &[], &format!("{count} schemas of {types} types")));
+    };
+    let schema = find(&schemas, &r#type, version.as_deref())?;
+    let event = Event {
+        schema_version: Some(schema.version.clone()),
+        data: read(file)?,
+        r#type,
+        content_type,
+        ..Event::default()
+    };
+    Ok(check_data(context, &schemas, &event))
 }
 
 fn find<'a>(schemas: &'a Arc<Schemas>, r#type: &str, version: Option<&str>) -> Result<&'a Schema, Report> {
@@ -97,43 +129,21 @@ fn find<'a>(schemas: &'a Arc<Schemas>, r#type: &str, version: Option<&str>) -> R
     }
 }
 
-fn list(context: &Context, schemas: &Schemas) -> Result<ExitCode, Report> {
+fn list(context: &Context, reports: &[SchemaReport]) {
     if context.is_json() {
-        let document = |(r#type, schemas): (&str, &[Schema])| {
-            let versions = schemas.iter().map(|schema| json!({"version": schema.version, "title": schema.title}));
-            json!({"type": r#type, "versions": versions.collect::<Value>()})
-        };
-        print_json(&schemas.types().map(document).collect());
-        return Ok(ExitCode::SUCCESS);
+        print_json(&json!(reports));
+        return;
     }
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    table.set_header(["TYPE", "VERSIONS", "TITLE"]);
-    for (r#type, schemas) in schemas.types() {
-        let versions: Vec<&str> = schemas.iter().map(|schema| schema.version.as_str()).collect();
-        let title = schemas.last().and_then(|newest| newest.title.clone()).unwrap_or_default();
-        table.add_row([r#type, &versions.join(", "), &title]);
+    let mut table = table::new(["TYPE", "VERSIONS", "TITLE"]);
+    for report in reports {
+        let versions: Vec<&str> = report.versions.iter().map(|version| version.version.as_str()).collect();
+        let title = report.versions.last().and_then(|newest| newest.title.as_deref()).unwrap_or_default();
+        table.add_row([plain(&report.r#type), plain(&versions.join(", ")), plain(title)]);
     }
     match table.is_empty() {
         true => say!("no schemas"),
         false => say!("{table}"),
     }
-    Ok(ExitCode::SUCCESS)
-}
-
-fn show(context: &Context, schemas: &Arc<Schemas>, r#type: &str, version: Option<&str>) -> Result<ExitCode, Report> {
-    let schema = find(schemas, r#type, version)?;
-    if context.is_json() {
-        print_json(&json!({
-            "type": r#type,
-            "version": schema.version,
-            "title": schema.title,
-            "schema": *schema.document,
-        }));
-    } else {
-        say!("{:#}", schema.document);
-    }
-    Ok(ExitCode::SUCCESS)
 }
 
 fn read(file: Option<PathBuf>) -> Result<Vec<u8>, Report> {
@@ -149,7 +159,7 @@ fn read(file: Option<PathBuf>) -> Result<Vec<u8>, Report> {
     }
 }
 
-fn check(context: &Context, schemas: &Schemas, event: &Event) -> ExitCode {
+fn check_data(context: &Context, schemas: &Schemas, event: &Event) -> ExitCode {
     let version = event.schema_version.as_deref().unwrap_or_default();
     let said = json!({"type": event.r#type, "version": version});
     let faults = match schemas.check(event) {

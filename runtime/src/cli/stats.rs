@@ -1,5 +1,6 @@
 //! `wasmill stats`: rates, durations, lag, retries and dead letters of all handlers.
 
+use std::collections::VecDeque;
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -54,18 +55,48 @@ pub fn run(context: &Context, args: &Args) -> Result<ExitCode, Report> {
     })
 }
 
+/// What rates are made from. Workers say what they have done every two seconds only; over less than some of these, rates
+/// would jump.
+const WINDOW_MS: u64 = 6000;
+
+/// The reports of the last seconds.
+#[derive(Default)]
+pub struct Samples(VecDeque<StatsReport>);
+
+impl Samples {
+    /// Takes in the newest report.
+    pub fn push(&mut self, report: StatsReport) {
+        let oldest = report.at_ms.saturating_sub(WINDOW_MS);
+        // One that is a little too old is better than none.
+        while self.0.get(1).is_some_and(|second| second.at_ms <= oldest) {
+            self.0.pop_front();
+        }
+        self.0.push_back(report);
+    }
+
+    /// The newest report.
+    pub fn newest(&self) -> Option<&StatsReport> {
+        self.0.back()
+    }
+
+    /// The oldest one, if it is another.
+    pub fn before(&self) -> Option<&StatsReport> {
+        self.0.front().filter(|_| self.0.len() > 1)
+    }
+}
+
 /// One report after the other: JSON lines, or tables with an empty line between them.
 async fn lines(context: &Context, target: &super::Target, interval: Duration) -> Result<(), Report> {
-    let mut last: Option<StatsReport> = None;
+    let mut samples = Samples::default();
     let interrupted = tokio::signal::ctrl_c();
     tokio::pin!(interrupted);
     loop {
         let report = target.stats().await?;
+        samples.push(report.clone());
         match context.is_json() {
             true => say!("{}", json!(report)),
-            false => say!("{}\n", text(&report, last.as_ref())),
+            false => say!("{}\n", text(&report, samples.before())),
         }
-        last = Some(report);
         tokio::select! {
             _ = &mut interrupted => return Ok(()),
             () = tokio::time::sleep(interval) => {}

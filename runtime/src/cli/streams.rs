@@ -32,7 +32,7 @@ pub fn run(context: &Context, args: &Args) -> Result<ExitCode, Report> {
         return Ok(ExitCode::SUCCESS);
     }
     let mut table =
-        table::new(["STREAM", "LENGTH", "MEMORY", "OLDEST", "NEWEST", "GROUP", "LAG", "PENDING", "CONSUMERS"]);
+        table::new(["STREAM", "LENGTH", "KEEPS", "MEMORY", "OLDEST", "NEWEST", "GROUP", "LAG", "PENDING", "CONSUMERS"]);
     for report in &reports {
         let mut head = head(report);
         if report.groups.is_empty() {
@@ -51,11 +51,13 @@ pub fn run(context: &Context, args: &Args) -> Result<ExitCode, Report> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn head(report: &StreamReport) -> [String; 5] {
+fn head(report: &StreamReport) -> [String; 6] {
     let dash = || "-".to_owned();
+    let keeps = [report.max_length.map(count), report.max_age_ms.map(age)].into_iter().flatten().collect::<Vec<_>>();
     [
         table::plain(&report.stream),
         if report.exists { count(report.length) } else { "not there yet".to_owned() },
+        if keeps.is_empty() { "all".to_owned() } else { keeps.join(", ") },
         report.memory_bytes.map_or_else(dash, |bytes| bytesize::ByteSize(bytes).to_string()),
         report.first_age_ms.map_or_else(dash, age),
         report.last_age_ms.map_or_else(dash, age),

@@ -13,8 +13,8 @@ use wasmill::envelope::{format_time, structured};
 use wasmill::event::Event;
 use wasmill::ops::{
     DeadLetterPage, DeadLetterQuery, DeadLetterReport, DoctorReport, HistoryEvent, HistoryPage, HistoryQuery,
-    MovedReport, Operator, OpsError, PendingQuery, PendingReport, PublishReport, ReplayReport, ReplayRequest,
-    Selection, StatsReport, StreamReport, WorkerStatus,
+    MovedReport, Operator, OpsError, PauseReport, PendingQuery, PendingReport, PublishReport, ReplayReport,
+    ReplayRequest, SchemaDocument, SchemaQuery, SchemaReport, Selection, StatsReport, StreamReport, WorkerStatus,
 };
 use wasmill::outcome::Due;
 
@@ -38,6 +38,11 @@ pub struct AdminArgs {
 }
 
 impl AdminArgs {
+    /// Whether a worker is meant.
+    pub fn is_given(&self) -> bool {
+        self.admin.is_some()
+    }
+
     /// The worker that is meant, if one is.
     pub fn client(&self) -> Result<Option<Client>, Report> {
         let Some(text) = &self.admin else { return Ok(None) };
@@ -266,12 +271,38 @@ impl Target {
         }
     }
 
+    /// Pauses a handler, or lets it go on.
+    pub async fn set_paused(&self, handler: &str, paused: bool) -> Result<PauseReport, Report> {
+        match self {
+            Target::Broker(operator) => Ok(operator.set_paused(handler, paused).await?),
+            Target::Worker(client) => {
+                client.post(&["handlers", handler, if paused { "pause" } else { "resume" }], &()).await
+            }
+        }
+    }
+
     /// Is everything as it should be?
     pub async fn doctor(&self, fix: bool) -> Result<DoctorReport, Report> {
         match (self, fix) {
             (Target::Broker(operator), _) => Ok(operator.doctor(fix).await?),
             (Target::Worker(client), true) => client.post(&["doctor"], &()).await,
             (Target::Worker(client), false) => client.get(&["doctor"], &()).await,
+        }
+    }
+
+    /// All types that have schemas.
+    pub async fn schemas(&self) -> Result<Vec<SchemaReport>, Report> {
+        match self {
+            Target::Broker(operator) => Ok(operator.schemas()),
+            Target::Worker(client) => client.get(&["schemas"], &()).await,
+        }
+    }
+
+    /// The schema of a type.
+    pub async fn schema(&self, r#type: &str, query: &SchemaQuery) -> Result<SchemaDocument, Report> {
+        match self {
+            Target::Broker(operator) => Ok(operator.schema(r#type, query.version.as_deref())?),
+            Target::Worker(client) => client.get(&["schemas", r#type], query).await,
         }
     }
 

@@ -12,7 +12,7 @@ use ratatui::widgets::{Block, Row, Sparkline, Table};
 use wasmill::ops::StatsReport;
 
 use super::Report;
-use super::stats::{COLUMNS, cells, state};
+use super::stats::{COLUMNS, Samples, cells, state};
 use super::table::counted;
 use super::target::Target;
 
@@ -24,8 +24,7 @@ const KEYS: Duration = Duration::from_millis(50);
 /// What is shown.
 #[derive(Default)]
 struct View {
-    last: Option<StatsReport>,
-    now: Option<StatsReport>,
+    samples: Samples,
     rates: VecDeque<u64>,
     fault: Option<String>,
 }
@@ -73,27 +72,27 @@ fn is_end(code: KeyCode, modifiers: KeyModifiers) -> bool {
 
 impl View {
     fn take_in(&mut self, report: StatsReport) {
-        self.last = self.now.take();
-        let done = |report: &StatsReport| -> BTreeMap<String, u64> {
-            let handlers = report.handlers.iter();
-            handlers.map(|(name, status)| (name.clone(), status.counts.acked + status.counts.dead)).collect()
-        };
-        if let Some(last) = self.last.as_ref().filter(|last| last.at_ms < report.at_ms) {
-            let (before, now) = (done(last), done(&report));
-            let sum: u64 = now.iter().map(|(name, done)| done.saturating_sub(*before.get(name).unwrap_or(done))).sum();
-            self.rates.push_back(sum * 1000 / (report.at_ms - last.at_ms));
+        self.samples.push(report);
+        if let (Some(before), Some(now)) = (self.samples.before(), self.samples.newest()) {
+            let done = |report: &StatsReport| -> BTreeMap<String, u64> {
+                let handlers = report.handlers.iter();
+                handlers.map(|(name, status)| (name.clone(), status.counts.acked + status.counts.dead)).collect()
+            };
+            let (first, last) = (done(before), done(now));
+            let sum: u64 = last.iter().map(|(name, done)| done.saturating_sub(*first.get(name).unwrap_or(done))).sum();
+            self.rates.push_back(sum * 1000 / now.at_ms.saturating_sub(before.at_ms).max(1));
         }
         if self.rates.len() > HISTORY {
             self.rates.pop_front();
         }
         self.fault = None;
-        self.now = Some(report);
     }
 
     fn draw(&self, frame: &mut Frame<'_>) {
         let [head, curve, body] =
             Layout::vertical([Constraint::Length(1), Constraint::Length(5), Constraint::Min(3)]).areas(frame.area());
-        let workers = counted(self.now.as_ref().map_or(0, |now| now.workers), "worker");
+        let now = self.samples.newest();
+        let workers = counted(now.map_or(0, |now| now.workers), "worker");
         let rate = self.rates.back().copied().unwrap_or(0);
         let title = match &self.fault {
             Some(fault) => Line::from(fault.clone()).fg(Color::Red),
@@ -103,14 +102,14 @@ impl View {
         let width = usize::from(curve.width);
         let rates: Vec<u64> = self.rates.iter().copied().skip(self.rates.len().saturating_sub(width)).collect();
         frame.render_widget(Sparkline::default().block(Block::new().title("events/s")).data(rates), curve);
-        let Some(now) = &self.now else { return };
+        let Some(now) = now else { return };
         let rows = now.handlers.iter().map(|(name, status)| {
             let colour = match state(status) {
                 "BLOCKED" => Color::Red,
                 "serving" => Color::Reset,
                 _ => Color::Yellow,
             };
-            Row::new(cells(name, now, self.last.as_ref())).style(Style::new().fg(colour))
+            Row::new(cells(name, now, self.samples.before())).style(Style::new().fg(colour))
         });
         let widths = [Constraint::Fill(2)].into_iter().chain([Constraint::Fill(1); COLUMNS.len() - 1]);
         frame.render_widget(Table::new(rows, widths).header(Row::new(COLUMNS).bold()), body);
@@ -146,6 +145,15 @@ mod tests {
         for part in ["2 workers, 300 events/s", "payment", "serving", "300/s", "1,234"] {
             assert!(text.contains(part), "{part} is missing in\n{text}");
         }
+    }
+
+    #[test]
+    fn rates_are_steady_though_workers_report_seldom() {
+        let mut view = View::default();
+        // The counts come every two seconds, 200 at a time.
+        (0..20).for_each(|second| view.take_in(report(1_000 + second * 1_000, second / 2 * 200)));
+        let steady = view.rates.iter().skip(6);
+        assert!(steady.clone().all(|rate| (80..=120).contains(rate)), "{:?}", view.rates);
     }
 
     #[test]

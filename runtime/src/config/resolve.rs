@@ -9,14 +9,18 @@ use bytesize::ByteSize;
 use super::Config;
 use super::sections::{HandlerConfig, IsolationMode, Limits, RetryConfig};
 use crate::broker::keys;
-use crate::outcome::RetryPolicy;
+use crate::outcome::{Dedup, RetryPolicy};
 use crate::route::Types;
 
 /// A handler with everything that holds for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResolvedHandler {
-    /// Its name, which is also that of its consumer group.
+    /// Its name.
     pub name: String,
+    /// The consumer group that it reads through.
+    pub group: String,
+    /// How long entries are idle under consumers of other programs until they are taken over.
+    pub take_over_idle: Duration,
     /// The component's file, joined with the directory of the configuration file.
     pub component: PathBuf,
     /// The streams that it reads.
@@ -31,6 +35,8 @@ pub struct ResolvedHandler {
     pub retry: RetryPolicy,
     /// The streams that it may publish to.
     pub publishes: Vec<String>,
+    /// Whether and how it knows events that it has handled before.
+    pub dedup: Option<Dedup>,
     /// The stream for events that it could not handle.
     pub dead_letter: String,
     /// What the handler itself can read as its configuration.
@@ -104,6 +110,8 @@ impl Config {
     fn resolve(&self, name: &str, handler: &HandlerConfig) -> ResolvedHandler {
         ResolvedHandler {
             name: name.to_owned(),
+            group: handler.group.clone().unwrap_or_else(|| name.to_owned()),
+            take_over_idle: handler.take_over_idle,
             component: handler.component.clone(),
             streams: handler.streams.clone(),
             types: Types::new(&handler.types),
@@ -117,6 +125,7 @@ impl Config {
             limits: ResolvedLimits::from(&handler.limits.over(&self.limits)),
             retry: RetryPolicy::from(&handler.retry.over(&self.retry)),
             publishes: handler.publishes.clone(),
+            dedup: handler.dedup.map(|ttl| Dedup { by: handler.dedup_by, ttl }),
             dead_letter: handler.dead_letter.clone().unwrap_or_else(|| keys::default_dead_letter(name)),
             config: handler.config.clone(),
         }

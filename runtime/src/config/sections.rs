@@ -9,6 +9,8 @@ use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
 use super::secret::{Secret, SecretError};
+use crate::outcome::DedupBy;
+
 use super::units::{duration, duration_option, size, size_option};
 
 /// The shortest token of the admin API, in bytes: shorter ones can be guessed.
@@ -302,6 +304,17 @@ pub struct HandlerConfig {
     pub retry: RetryOverride,
     /// The streams that it may publish to, by their exact names.
     pub publishes: Vec<String>,
+    /// The consumer group that it reads through; its name when not set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+    /// How long entries are idle under consumers of other programs until they are taken over; at least 1 second.
+    #[serde(with = "duration")]
+    pub take_over_idle: Duration,
+    /// How long it knows events that it has handled, 1 second to 30 days; not at all when not set.
+    #[serde(with = "duration_option", skip_serializing_if = "Option::is_none")]
+    pub dedup: Option<Duration>,
+    /// By what it knows them; without meaning if `dedup` is not set.
+    pub dedup_by: DedupBy,
     /// The stream for events that it could not handle; `NAME.dead` when not set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dead_letter: Option<String>,
@@ -320,6 +333,10 @@ impl Default for HandlerConfig {
             limits: LimitsOverride::default(),
             retry: RetryOverride::default(),
             publishes: Vec::new(),
+            group: None,
+            take_over_idle: Duration::from_secs(300),
+            dedup: None,
+            dedup_by: DedupBy::Id,
             dead_letter: None,
             config: BTreeMap::new(),
         }

@@ -79,6 +79,8 @@ fn the_handler_in_the_reference_shows_the_defaults() {
         streams: handler.streams.clone(),
         types: handler.types.clone(),
         publishes: handler.publishes.clone(),
+        dedup: handler.dedup,
+        group: handler.group.clone(),
         limits: handler.limits.clone(),
         retry: handler.retry.clone(),
         dead_letter: handler.dead_letter.clone(),

@@ -16,7 +16,7 @@ use super::sections::{
     AdminConfig, HandlerConfig, Limits, LimitsOverride, LogConfig, RetryConfig, RetryOverride, WorkerConfig,
 };
 use super::streams::StreamConfig;
-use super::units::format_size;
+use super::units::{format_duration, format_size};
 use super::{Config, RedisConfig};
 use crate::broker::keys;
 use crate::envelope::settings::Preset;
@@ -35,6 +35,13 @@ const MAX_LOG: ByteSize = ByteSize::mib(1);
 const MAX_THREADS: usize = 1024;
 /// Each running delivery may have an instance of its own.
 const MAX_CONCURRENCY: usize = 65_536;
+/// How long a handler knows events that it has handled: each of them takes about 150 bytes in Redis for so long.
+const MIN_DEDUP: Duration = Duration::from_secs(1);
+const MAX_DEDUP: Duration = Duration::from_secs(30 * 24 * 3600);
+/// The longest name of a consumer group, in bytes.
+const MAX_GROUP_NAME: usize = 512;
+/// Entries of another program are not taken sooner: it may be at work on them.
+const MIN_TAKE_OVER_IDLE: Duration = Duration::from_secs(1);
 /// The longest name of a stream, in bytes.
 const MAX_STREAM_NAME: usize = 512;
 /// The longest name of a handler, in bytes.
@@ -397,6 +404,11 @@ impl Check<'_, '_> {
         self.stream_names(&at("publishes"), &handler.publishes);
         self.patterns(&at("types"), &handler.types);
         self.dead_letter(name, handler);
+        self.group(name, handler, config);
+        if let Some(dedup) = handler.dedup.filter(|dedup| !(MIN_DEDUP..=MAX_DEDUP).contains(dedup)) {
+            let (problem, remedy) = (format_duration(dedup), format_duration(MAX_DEDUP));
+            self.fault(&at("dedup"), format!("{problem} is out of bounds"), format!("from 1s to {remedy}"));
+        }
         if handler.reuse.max_events == 0 {
             let remedy = "1 means that no instance is used again";
             self.fault(&["handlers", name, "reuse", "max_events"], "must be at least 1", remedy);
@@ -441,6 +453,35 @@ impl Check<'_, '_> {
             if !seen.insert(pattern) {
                 self.fault(&path, format!("`{pattern}` is there twice"), "leave one out");
             }
+        }
+    }
+
+    fn group(&mut self, name: &str, handler: &HandlerConfig, config: &Config) {
+        let path = ["handlers", name, "group"];
+        if let Some(group) = &handler.group
+            && (!(1..=MAX_GROUP_NAME).contains(&group.len()) || group.chars().any(char::is_control))
+        {
+            let problem = format!("{group:?} cannot be the name of a consumer group");
+            self.fault(&path, problem, format!("1 to {MAX_GROUP_NAME} bytes, no control characters"));
+        }
+        let group_of = |name: &str, handler: &HandlerConfig| handler.group.clone().unwrap_or_else(|| name.to_owned());
+        let group = group_of(name, handler);
+        // Reported once, at the later of the two.
+        let others = config.handlers.iter().take_while(|(other, _)| *other != name);
+        let mut same = others.filter(|(other, theirs)| group_of(other, theirs) == group);
+        let shared = same.find_map(|(other, theirs)| {
+            let stream = handler.streams.iter().find(|stream| theirs.streams.contains(stream))?;
+            Some((other.clone(), stream.clone()))
+        });
+        if let Some((other, stream)) = shared {
+            let problem =
+                format!("`{group}` is also the group of handlers.{other} on `{stream}`: each would get a part");
+            self.fault(&path, problem, "let each handler have a group of its own");
+        }
+        if handler.take_over_idle < MIN_TAKE_OVER_IDLE {
+            let problem = format!("{} is too short", format_duration(handler.take_over_idle));
+            let remedy = "at least 1s, and longer than the other program ever takes for an event";
+            self.fault(&["handlers", name, "take_over_idle"], problem, remedy);
         }
     }
 

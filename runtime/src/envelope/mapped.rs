@@ -130,14 +130,25 @@ impl Envelopes {
     }
 }
 
+/// Names that CloudEvents gives to other things than attributes of this kind.
+const RESERVED: [&str; 10] =
+    ["id", "source", "type", "time", "subject", "specversion", "dataschema", "datacontenttype", "partitionkey", "data"];
+
 /// Adds an attribute; its name is made one that CloudEvents allows where that can be done without guessing.
 fn push_attribute(event: &mut Event, name: &str, value: String) -> Result<(), DecodeError> {
     let name: String = name.chars().filter(|letter| !matches!(letter, '_' | '-')).collect();
     let name = name.to_ascii_lowercase();
-    // What no handler could name stays in the entry, and in its dead letter if it comes to that.
-    if !is_attribute_name(&name) {
-        return Ok(());
+    match name.as_str() {
+        "subject" if event.subject.is_none() => event.subject = Some(value),
+        "partitionkey" if event.partition_key.is_none() => event.partition_key = Some(value),
+        _ if is_attribute_name(&name) && !RESERVED.contains(&name.as_str()) => return add(event, name, value),
+        // What no handler could name stays in the entry, and in its dead letter if it comes to that.
+        _ => {}
     }
+    Ok(())
+}
+
+fn add(event: &mut Event, name: String, value: String) -> Result<(), DecodeError> {
     if event.attribute(&name).is_some() {
         return Err(DecodeError::Duplicate(name));
     }

@@ -86,10 +86,19 @@ impl Operator {
             status.counts.add(report);
             status.workers += 1;
         }
+        let paused = self.broker.paused().await?;
         for (name, status) in &mut handlers {
+            status.paused = paused.contains(name);
             self.backlog_of(name, status).await?;
         }
         Ok(StatsReport { at_ms: now_ms(), workers: workers.len(), handlers })
+    }
+
+    /// Pauses a handler on all workers, or lets it go on. It is told within a second, and stays so over restarts.
+    pub async fn set_paused(&self, handler: &str, paused: bool) -> Result<PauseReport, OpsError> {
+        self.handler(handler)?;
+        let changed = self.broker.set_paused(handler, paused).await?;
+        Ok(PauseReport { handler: handler.to_owned(), paused, changed })
     }
 
     /// Fills in what the broker knows of a handler.

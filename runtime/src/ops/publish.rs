@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{Operator, OpsError};
+use crate::broker::EntryId;
 use crate::clock::now_ms;
 use crate::config::units::format_duration;
 use crate::event::Event;
@@ -22,7 +23,8 @@ pub struct PublishReport {
     /// The ids of the events, in order.
     pub ids: Vec<String>,
     /// Their places in the stream; null for events that wait for their time.
-    pub entries: Vec<Option<String>>,
+    #[schema(value_type = Vec<Option<String>>)]
+    pub entries: Vec<Option<EntryId>>,
 }
 
 impl Operator {
@@ -51,38 +53,38 @@ impl Operator {
             let count = events.len();
             return Err(OpsError::TooLarge(format!("{count} events in one request; the limit is {MAX_PUBLISH}")));
         }
+        let envelope = self.envelopes.of(stream);
         let is_one = events.len() == 1;
         for (at, event) in events.iter_mut().enumerate() {
-            let place = if is_one { String::new() } else { format!("event {at}: ") };
-            self.admit(event, &place)?;
-            if let Some(Err(error)) = self.envelopes.of(stream).map(|envelope| envelope.check(event)) {
-                return Err(OpsError::Invalid(format!("{place}{error}")));
+            let place = || if is_one { String::new() } else { format!("event {at}: ") };
+            self.admit(event, place)?;
+            if let Some(Err(error)) = envelope.map(|envelope| envelope.check(event)) {
+                return Err(OpsError::Invalid(format!("{}{error}", place())));
             }
         }
         let key = self.namespace.stream(stream);
-        let envelope = self.envelopes.of(stream);
-        let ids = events.iter().map(|event| event.id.clone()).collect();
         let publications: Vec<Publication> = events
             .into_iter()
             .map(|event| Publication { key: key.clone(), event, when, envelope: envelope.cloned() })
             .collect();
         let entries = self.broker.publish(&publications).await?;
-        let entries = entries.iter().map(|entry| entry.map(|entry| entry.to_string())).collect();
+        let ids = publications.into_iter().map(|publication| publication.event.id).collect();
         Ok(PublishReport { stream: stream.to_owned(), ids, entries })
     }
 
-    fn admit(&self, event: &mut Event, place: &str) -> Result<(), OpsError> {
+    fn admit(&self, event: &mut Event, place: impl Fn() -> String) -> Result<(), OpsError> {
         for (name, value) in [("id", &event.id), ("source", &event.source), ("type", &event.r#type)] {
             if value.is_empty() {
-                return Err(OpsError::Invalid(format!("{place}`{name}` is empty")));
+                return Err(OpsError::Invalid(format!("{}`{name}` is empty", place())));
             }
         }
         let (size, limit) = (event.size(), self.event_bytes);
         if size > limit {
             return Err(OpsError::TooLarge(format!(
-                "{place}the event has {size} bytes; limits.event_bytes is {limit}"
+                "{}the event has {size} bytes; limits.event_bytes is {limit}",
+                place()
             )));
         }
-        self.schemas.admit(event).map_err(|violation| OpsError::Schema { place: place.to_owned(), violation })
+        self.schemas.admit(event).map_err(|violation| OpsError::Schema { place: place(), violation })
     }
 }

@@ -71,7 +71,7 @@ impl Operator {
         // What comes meanwhile is not past; follow-ups of the replay itself would go round for ever.
         to = to.min(info.last);
         let run = request.run.clone().unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
-        let inbox = self.namespace.inbox_source(&resolved.name);
+        let inbox = self.namespace.inbox_source(&resolved.name, &resolved.group);
         let mut report =
             ReplayReport { to: to.to_string(), run, backlog: self.backlog(&inbox).await?, ..ReplayReport::default() };
         report.workers = self.serving(handler).await?;
@@ -97,7 +97,8 @@ impl Operator {
     async fn backlog(&self, inbox: &crate::broker::Source) -> Result<usize, OpsError> {
         let Some(info) = self.broker.stream(&inbox.key).await? else { return Ok(0) };
         let group = info.groups.iter().find(|group| *group.name == *inbox.group);
-        Ok(group.and_then(|group| group.lag).unwrap_or(0))
+        // Without a group nobody has read anything; what the broker cannot tell is at most all that is there.
+        Ok(group.and_then(|group| group.lag).unwrap_or(info.length))
     }
 
     async fn serving(&self, handler: &str) -> Result<usize, OpsError> {

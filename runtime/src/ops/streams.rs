@@ -103,7 +103,7 @@ impl Operator {
             handler: self
                 .handlers
                 .iter()
-                .find(|handler| handler.name == group.name && handler.streams.iter().any(|stream| stream == name))
+                .find(|handler| handler.group == group.name && handler.streams.iter().any(|stream| stream == name))
                 .map(|handler| handler.name.clone()),
             lag: group.lag,
             pending: group.pending,

@@ -20,8 +20,18 @@ pub(super) struct Ticket {
     pub(super) source: Arc<Source>,
     pub(super) entry: EntryId,
     pub(super) suspect: bool,
-    /// No handler was run: it does not want events of this type.
-    pub(super) skipped: bool,
+    pub(super) counted: Counted,
+}
+
+/// How an ack is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Counted {
+    /// The handler was run.
+    Handled,
+    /// The handler does not want events of this type.
+    Skipped,
+    /// The handler has handled the event before.
+    Duplicate,
 }
 
 /// What the thread has to remember about a settlement.
@@ -30,7 +40,7 @@ pub(super) struct Note {
     pub(super) lane: usize,
     pub(super) source: usize,
     pub(super) suspect: bool,
-    pub(super) skipped: bool,
+    pub(super) counted: Counted,
 }
 
 /// Decisions that have not been sent.
@@ -45,12 +55,12 @@ pub(super) struct Batch {
 impl Batch {
     /// Turns a ticket into a settlement.
     pub(super) fn push(&mut self, lane: usize, ticket: Ticket, decision: Decision) {
-        if let Decision::Ack { publishes } = &decision {
+        if let Decision::Ack { publishes, .. } = &decision {
             self.bytes += publishes.iter().map(|publication| publication.event.size()).sum::<usize>();
         }
-        let Ticket { source_at, source, entry, suspect, skipped } = ticket;
+        let Ticket { source_at, source, entry, suspect, counted } = ticket;
         self.settlements.push(Settlement { source, entry, decision });
-        self.notes.push(Note { lane, source: source_at, suspect, skipped });
+        self.notes.push(Note { lane, source: source_at, suspect, counted });
         self.since.get_or_insert_with(Instant::now);
     }
 

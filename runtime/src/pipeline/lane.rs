@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::Deployment;
-use crate::broker::{Entry, Source};
+use super::{Deployment, Heirloom};
+use crate::broker::{Entry, EntryId, Source};
 use crate::stats::HandlerStats;
 use crate::wasm::WarmInstance;
 
@@ -41,8 +41,8 @@ pub(super) struct LaneSource {
     pub(super) lost: bool,
     /// Failures in a row.
     pub(super) failures: u32,
-    /// Consumers of dead workers whose entries are to be taken.
-    pub(super) heirlooms: VecDeque<String>,
+    /// Consumers whose entries are to be taken.
+    pub(super) heirlooms: VecDeque<Heirloom>,
 }
 
 /// An entry that waits for its turn.
@@ -51,6 +51,8 @@ pub(super) struct Ready {
     pub(super) entry: Entry,
     /// It may be what killed a worker.
     pub(super) suspect: bool,
+    /// The handler has handled its event before.
+    pub(super) duplicate: bool,
 }
 
 /// A handler on a thread.
@@ -73,6 +75,8 @@ pub(super) struct Lane {
     pub(super) claims: usize,
     /// One of them is for entries of a dead worker.
     pub(super) inheriting: bool,
+    /// Nothing of it is begun any more; what runs is finished.
+    pub(super) paused: bool,
     /// Decisions that the broker refuses to write: nothing else is done until it does.
     pub(super) held: usize,
     mean_bytes: f64,
@@ -91,7 +95,7 @@ impl LaneSource {
 }
 
 impl Lane {
-    pub(super) fn new(deployment: Arc<Deployment>, stats: Arc<HandlerStats>, share: usize) -> Lane {
+    pub(super) fn new(deployment: Arc<Deployment>, stats: Arc<HandlerStats>, share: usize, paused: bool) -> Lane {
         let now = Instant::now();
         let sources = deployment
             .sources
@@ -118,6 +122,7 @@ impl Lane {
             suspects: 0,
             claims: 0,
             inheriting: false,
+            paused,
             held: 0,
             mean_bytes: 1024.0,
             mean_nanos: 1e6,
@@ -126,12 +131,22 @@ impl Lane {
 
     /// Whether a delivery can be started.
     pub(super) fn can_run(&self) -> bool {
-        !self.ready.is_empty() && self.running < self.share && self.held == 0
+        !self.ready.is_empty() && self.running < self.share && self.held == 0 && !self.paused
     }
 
     /// Everything that was read has been settled.
     pub(super) fn is_quiet(&self) -> bool {
-        self.ready.is_empty() && self.running == 0 && self.unsettled == 0 && self.held == 0
+        self.ready.is_empty() && self.is_drained()
+    }
+
+    /// Everything that was begun has been settled.
+    fn is_drained(&self) -> bool {
+        self.running == 0 && self.unsettled == 0 && self.held == 0
+    }
+
+    /// The thread may leave: what a paused lane has read and not begun is for others, when it goes on.
+    pub(super) fn may_leave(&self) -> bool {
+        if self.paused { self.is_drained() } else { self.is_quiet() }
     }
 
     /// Whether something was lost that has to be found before anything else is asked for.
@@ -166,7 +181,8 @@ impl Lane {
         let by_bytes = (READ_BYTES as f64 / self.mean_bytes) as usize;
         let by_time = (READ_AHEAD.as_nanos() as f64 / self.mean_nanos) as usize;
         let target = by_bytes.min(by_time.max(self.share)).clamp(1, MAX_READ);
-        if self.held == 0 && self.suspects == 0 && self.ready.len() <= target / 2 { target } else { 0 }
+        let may_ask = self.held == 0 && self.suspects == 0 && !self.paused;
+        if may_ask && self.ready.len() <= target / 2 { target } else { 0 }
     }
 
     pub(super) fn saw_bytes(&mut self, bytes: usize) {
@@ -177,12 +193,13 @@ impl Lane {
         self.mean_nanos += (duration.as_nanos().max(1) as f64 - self.mean_nanos) / 16.0;
     }
 
-    /// Takes entries in; `claimed` ones that were handed out before are suspects.
-    pub(super) fn take_in(&mut self, source: usize, entries: Vec<Entry>, claimed_from_dead: bool) {
+    /// Takes entries in; `claimed` ones that were handed out before are suspects. `known` have been handled before.
+    pub(super) fn take_in(&mut self, source: usize, entries: Vec<Entry>, known: &[EntryId], claimed_from_dead: bool) {
         for entry in entries {
+            let duplicate = known.contains(&entry.id);
             let suspect = claimed_from_dead && entry.attempt > 2;
             self.suspects += usize::from(suspect);
-            self.ready.push_back(Ready { source, entry, suspect });
+            self.ready.push_back(Ready { source, entry, suspect, duplicate });
         }
     }
 }

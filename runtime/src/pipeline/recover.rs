@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::shard::backoff;
-use super::{Backend, Command, Deployment, PipelineError, Worker};
+use super::{Backend, Command, Deployment, Heirloom, PipelineError, Worker};
 use crate::broker::redis::{RedisBroker, RedisSettings};
 use crate::broker::{Broker, BrokerError, Refusal, keys};
 use crate::fleet::WorkerReport;
@@ -18,17 +18,20 @@ const MAX_MOVED: usize = 100;
 /// How often delayed events are looked for that have been asked for meanwhile.
 const DELAYED_POLL: Duration = Duration::from_secs(1);
 
+/// The broker, and the handlers that are paused.
+pub(super) type Prepared = (Arc<dyn Broker>, BTreeSet<String>);
+
 /// Waits for the broker, checks it, says that this worker is alive, and creates the consumer groups.
 pub(super) async fn set_up(
     worker: &Worker,
     backend: &Backend,
     deployments: &[Arc<Deployment>],
     readiness: &Readiness,
-) -> Result<Arc<dyn Broker>, PipelineError> {
+) -> Result<Prepared, PipelineError> {
     let mut failures = 0;
     loop {
         match try_set_up(worker, backend, deployments).await {
-            Ok(broker) => return Ok(broker),
+            Ok(prepared) => return Ok(prepared),
             Err(error) if is_permanent(&error) => return Err(error.into()),
             Err(error) => {
                 failures += 1;
@@ -58,7 +61,7 @@ async fn try_set_up(
     worker: &Worker,
     backend: &Backend,
     deployments: &[Arc<Deployment>],
-) -> Result<Arc<dyn Broker>, BrokerError> {
+) -> Result<Prepared, BrokerError> {
     let broker: Arc<dyn Broker> = match backend {
         Backend::Redis(settings) => {
             let redis = RedisBroker::connect(RedisSettings::clone(settings)).await?;
@@ -76,7 +79,8 @@ async fn try_set_up(
             tracing::info!(stream = source.stream, group = &*source.group, "consumer group created");
         }
     }
-    Ok(broker)
+    let paused = broker.paused().await?.into_iter().collect();
+    Ok((broker, paused))
 }
 
 /// Says that the worker is alive, until the future is dropped.
@@ -169,9 +173,15 @@ async fn look_for_dead(
                 Err(error) => return Err(error),
             };
             for consumer in consumers {
-                let owner = keys::worker_of(&consumer.name).filter(|owner| *owner != &*worker.id);
-                if let Some(owner) = owner {
-                    found.push((deployment, at, owner.to_owned(), consumer));
+                match keys::worker_of(&consumer.name) {
+                    Some(owner) if owner == &*worker.id => {}
+                    Some(owner) => found.push((deployment, at, owner.to_owned(), consumer)),
+                    // Nobody says whether other programs live: what has been idle for long is taken from them.
+                    None if consumer.name == keys::PARKED_CONSUMER || consumer.pending == 0 => {}
+                    None => {
+                        let from = Heirloom { consumer: consumer.name, min_idle: Some(deployment.take_over_idle) };
+                        inherit(deployment, at, from, shards);
+                    }
                 }
             }
         }
@@ -181,7 +191,7 @@ async fn look_for_dead(
     let alive = broker.alive(&owners).await?;
     let dead: BTreeSet<&String> =
         owners.iter().zip(alive).filter(|(_, alive)| !alive).map(|(owner, _)| owner).collect();
-    for (number, (deployment, source, owner, consumer)) in found.iter().enumerate() {
+    for (deployment, source, owner, consumer) in &found {
         if !dead.contains(owner) {
             continue;
         }
@@ -195,16 +205,23 @@ async fn look_for_dead(
             pending = consumer.pending,
             "taking over the events of a dead worker"
         );
-        let command = Command::Inherit {
-            handler: deployment.handler.policy.handler.clone(),
-            source: *source,
-            from: consumer.name.clone(),
-        };
-        // A handler with little concurrency is not on every thread: those that do not have it ignore the command.
-        match deployment.concurrency < shards.len() {
-            true => shards.iter().for_each(|shard| drop(shard.send(command.clone()))),
-            false => drop(shards[number % shards.len()].send(command)),
-        }
+        inherit(deployment, *source, Heirloom { consumer: consumer.name.clone(), min_idle: None }, shards);
     }
     Ok(())
+}
+
+/// Has a thread take the entries of a consumer.
+fn inherit(deployment: &Deployment, source: usize, from: Heirloom, shards: &[mpsc::UnboundedSender<Command>]) {
+    let handler = deployment.handler.policy.handler.clone();
+    // A handler with little concurrency is not on every thread: those that do not have it ignore the command.
+    match deployment.concurrency < shards.len() {
+        true => shards.iter().for_each(|shard| {
+            let command = Command::Inherit { handler: handler.clone(), source, from: from.clone() };
+            drop(shard.send(command));
+        }),
+        false => {
+            let shard = &shards[rand::random_range(0..shards.len())];
+            drop(shard.send(Command::Inherit { handler, source, from }));
+        }
+    }
 }

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::batch::Ticket;
+use super::batch::{Counted, Ticket};
 use super::lane::{Lane, Ready};
 use super::{Deployment, Worker};
 use crate::broker::{EntryId, Fields, dead_letter};
 use crate::clock::now_ms;
 use crate::envelope::Envelopes;
 use crate::event::{Event, TRACEPARENT};
-use crate::outcome::{Consequence, DeadLetter, Decision, FaultClass, Verdict, bounded, decide};
+use crate::outcome::{Consequence, DeadLetter, Decision, FaultClass, Mark, Verdict, bounded, decide};
 use crate::wasm::{Execution, GuestDelivery, GuestEvent, LogLevel, LogLine, WarmInstance};
 
 /// An entry on its way.
@@ -29,10 +29,11 @@ pub(super) struct Delivery {
     origin: Origin,
     attempt: u32,
     tenant: Arc<str>,
+    mark: Option<Mark>,
 }
 
 /// Where an event was first published.
-struct Origin {
+pub(super) struct Origin {
     stream: String,
     entry: EntryId,
     /// It is a replay: what makes the ids of follow-ups differ from those of the first run, or empty.
@@ -49,12 +50,16 @@ pub(super) struct Finished {
 
 /// Decodes and routes an entry.
 pub(super) fn prepare(worker: &Worker, lane: &mut Lane, ready: Ready) -> Prepared {
-    let Ready { source: source_at, entry, suspect } = ready;
+    let Ready { source: source_at, entry, suspect, duplicate } = ready;
     let source = &lane.sources[source_at];
     let (is_inbox, stream) = (source.is_inbox, source.source.clone());
-    let ticket = Ticket { source_at, source: stream.clone(), entry: entry.id, suspect, skipped: false };
+    let ticket = Ticket { source_at, source: stream.clone(), entry: entry.id, suspect, counted: Counted::Handled };
     let bytes = entry.fields.iter().map(|(name, value)| name.len() + value.len()).sum();
     lane.saw_bytes(bytes);
+    if duplicate {
+        let ticket = Ticket { counted: Counted::Duplicate, ..ticket };
+        return Prepared::Decided { decision: Decision::ack(Vec::new()), ticket };
+    }
     let deployment = lane.deployment.clone();
     let attempt = entry.attempt;
     let (origin, event) = match decode(&deployment.reading.envelopes, is_inbox, &stream.stream, entry.id, entry.fields)
@@ -65,8 +70,8 @@ pub(super) fn prepare(worker: &Worker, lane: &mut Lane, ready: Ready) -> Prepare
         }
     };
     if !deployment.types.matches(&event.r#type) {
-        let ticket = Ticket { skipped: true, ..ticket };
-        return Prepared::Decided { decision: Decision::Ack { publishes: Vec::new() }, ticket };
+        let ticket = Ticket { counted: Counted::Skipped, ..ticket };
+        return Prepared::Decided { decision: Decision::ack(Vec::new()), ticket };
     }
     let trace = event.attribute(TRACEPARENT).map(str::to_owned);
     let limit = deployment.handler.policy.event_bytes;
@@ -84,13 +89,16 @@ pub(super) fn prepare(worker: &Worker, lane: &mut Lane, ready: Ready) -> Prepare
         let message = "every worker that ran the event died before it was settled".to_owned();
         return give_up(worker, &deployment, ticket, &origin, attempt - 1, FaultClass::WorkerLost, message, trace);
     }
+    // A replay is wanted, and no reason to swallow an event that comes later.
+    let dedup = deployment.dedup.filter(|_| origin.replay.is_none());
+    let mark = dedup.map(|dedup| Mark { overrides: is_inbox, ..dedup.mark(&stream.group, &event) });
     let event = Arc::new(GuestEvent::from(event));
     let tenant = deployment.handler.policy.tenant.clone();
-    Prepared::Delivery(Box::new(Delivery { deployment, ticket, event, origin, attempt, tenant }))
+    Prepared::Delivery(Box::new(Delivery { deployment, ticket, event, origin, attempt, tenant, mark }))
 }
 
 /// Where the entry comes from, and the event in it.
-fn decode(
+pub(super) fn decode(
     envelopes: &Envelopes,
     is_inbox: bool,
     stream: &str,
@@ -184,17 +192,17 @@ pub(super) async fn run(lane: usize, delivery: Delivery, warm: Option<WarmInstan
 /// Decides what becomes of the event, and reports.
 pub(super) fn conclude(worker: &Worker, lane: &Lane, finished: Finished) -> (Decision, Ticket, Option<WarmInstance>) {
     let Finished { execution, delivery, warm, .. } = finished;
-    let Delivery { deployment, ticket, event, origin, attempt, .. } = delivery;
+    let Delivery { deployment, ticket, event, origin, attempt, mark, .. } = delivery;
     let Execution { verdict, publishes, logs, logs_dropped, wall, .. } = execution;
     lane.stats.record(wall);
     lane.stats.log_bytes_dropped.add(logs_dropped);
     let report = Report { deployment: &deployment, origin: &origin, event: &event, attempt, wall };
     if verdict == Verdict::Ack {
         report.write("ack", "", &logs, logs_dropped);
-        return (Decision::Ack { publishes }, ticket, warm);
+        return (Decision::Ack { publishes, mark }, ticket, warm);
     }
     let decision = match decide(verdict.clone(), attempt, &deployment.retry, rand::random()) {
-        Consequence::Ack => Decision::Ack { publishes },
+        Consequence::Ack => Decision::Ack { publishes, mark },
         Consequence::Retry(pause) => {
             report.write("retry", message(&verdict), &logs, logs_dropped);
             Decision::Park { pause }

@@ -80,7 +80,7 @@ pub async fn a_dead_letter_keeps_thousands_of_fields(f: &Fixture) {
 pub async fn a_redriven_event_comes_back_once_and_begins_anew(f: &Fixture) {
     let original = envelope::fields(&event("e1"));
     let entry = give_up(f, &original).await;
-    let inbox = Arc::new(Namespace::default().inbox_source("billing"));
+    let inbox = Arc::new(Namespace::default().inbox_source("billing", "billing"));
     let letter = only_letter(f, "dead").await;
     assert!(f.broker().create_group(&inbox).await.unwrap());
     assert!(f.inspect().redrive("dead", letter.id, &inbox.key).await.unwrap());
@@ -104,7 +104,7 @@ pub async fn a_redriven_event_that_dies_again_keeps_its_original(f: &Fixture) {
     // An entry may look like a dead letter itself.
     let original = fields(&[(b"\xff", b"\n"), (b"dl_original_fields", b"9"), (b"dl_stream", b"x")]);
     let entry = give_up(f, &original).await;
-    let inbox = Arc::new(Namespace::default().inbox_source("billing"));
+    let inbox = Arc::new(Namespace::default().inbox_source("billing", "billing"));
     assert!(f.broker().create_group(&inbox).await.unwrap());
     for _ in 0..3 {
         let letter = only_letter(f, "dead").await;

@@ -86,7 +86,7 @@ pub async fn the_same_delayed_event_is_there_once(f: &Fixture) {
 pub async fn delayed_follow_ups_are_written_with_their_ack(f: &Fixture) {
     let (source, entries) = f.pending("orders", 1).await;
     let now = Publication::now("paid".into(), event("now"));
-    let decision = Decision::Ack { publishes: vec![delayed("paid", "late", Due::At(1)), now] };
+    let decision = Decision::ack(vec![delayed("paid", "late", Due::At(1)), now]);
     assert_eq!(f.settle_one(A, &source, entries[0].id, decision.clone()).await, Applied);
     assert_eq!(f.event_ids("paid").await, ["now"]);
     move_all(f, 1).await;
@@ -157,7 +157,7 @@ async fn a_set_of_another_type_refuses_delayed_events_alone() {
     let mut f = Fixture::redis().await;
     say(f.raw().0, &["SET", keys::DELAYED, "a string"]).await;
     let (source, entries) = f.pending("orders", 2).await;
-    let late = Decision::Ack { publishes: vec![delayed("paid", "late", Due::At(1))] };
+    let late = Decision::ack(vec![delayed("paid", "late", Due::At(1))]);
     let settlements =
         [settlement(&source, entries[0].id, late), settlement(&source, entries[1].id, ack_with("paid", "now"))];
     let settled = f.settle(A, &settlements).await;

@@ -161,7 +161,7 @@ impl Fixture {
     }
 
     pub async fn claim_from(&self, source: &Source, consumer: &str, from: &str, limit: usize) -> Claimed {
-        self.broker().claim_from(source, consumer, from, limit).await.expect("entries are taken over")
+        self.broker().claim_from(source, consumer, from, None, limit).await.expect("entries are taken over")
     }
 
     /// All entries of a stream.
@@ -231,12 +231,12 @@ pub fn settlement(source: &Arc<Source>, entry: EntryId, decision: Decision) -> S
 
 /// An ack that publishes one event with this id.
 pub fn ack_with(key: &str, id: &str) -> Decision {
-    Decision::Ack { publishes: vec![publication(&key.into(), id)] }
+    Decision::ack(vec![publication(&key.into(), id)])
 }
 
 /// An ack without effects.
 pub fn ack() -> Decision {
-    Decision::Ack { publishes: Vec::new() }
+    Decision::ack(Vec::new())
 }
 
 pub fn park(pause: Duration) -> Decision {

@@ -49,7 +49,7 @@ pub async fn of_many_who_settle_at_once_one_is_applied(f: &Fixture) {
 
 pub async fn of_many_who_redrive_at_once_one_moves_it(f: &Fixture) {
     let (source, entries) = f.pending("orders", MANY).await;
-    let inbox = Namespace::default().inbox_source("billing");
+    let inbox = Namespace::default().inbox_source("billing", "billing");
     // A race of its own for each letter.
     for (round, entry) in entries.iter().enumerate() {
         f.settle_one(A, &source, entry.id, bury("dead", &source, entry.id)).await;
@@ -116,7 +116,7 @@ async fn every_forgotten_script_is_loaded_again() {
     let mut flush = redis::cmd("SCRIPT");
     flush.arg("FLUSH");
     let id = |n: usize| entries[n].id;
-    let inbox = Namespace::default().inbox_source("billing");
+    let inbox = Namespace::default().inbox_source("billing", "billing");
     for step in 0..6 {
         flush.query_async::<()>(f.raw().0).await.unwrap();
         match step {

@@ -67,7 +67,7 @@ pub async fn reading_without_a_group_says_so_and_it_can_be_made_again(f: &Fixtur
     let no_group = async || {
         let is_no_group = |error: BrokerError| matches!(error, BrokerError::NoGroup { .. });
         assert!(f.broker().read(&source, A, 1).await.is_err_and(is_no_group));
-        assert!(f.broker().claim_from(&source, A, B, 1).await.is_err_and(is_no_group));
+        assert!(f.broker().claim_from(&source, A, B, None, 1).await.is_err_and(is_no_group));
         assert!(f.broker().consumers(&source).await.is_err_and(is_no_group));
     };
     no_group().await;

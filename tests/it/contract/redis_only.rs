@@ -30,7 +30,7 @@ async fn a_target_of_another_type_refuses_that_settlement_alone() {
     let mixed = ["paid", "wrong"].map(|key| publication(&key.into(), "mixed")).to_vec();
     let settlements = [
         settlement(&source, id(0), ack_with("paid", "before")),
-        settlement(&source, id(1), Decision::Ack { publishes: mixed }),
+        settlement(&source, id(1), Decision::ack(mixed)),
         settlement(&source, id(2), bury("wrong", &source, id(2))),
         settlement(&source, id(3), ack_with("paid", "after")),
     ];

@@ -8,7 +8,7 @@ use super::fixture::{A, B, FOREVER, Fixture, ack, ack_with, bury, ids, park, pub
 pub async fn follow_ups_are_written_once(f: &Fixture) {
     let (source, entries) = f.pending("orders", 1).await;
     let publishes = ["one", "two"].map(|id| publication(&"paid".into(), id)).to_vec();
-    let decision = Decision::Ack { publishes };
+    let decision = Decision::ack(publishes);
     assert_eq!(f.settle_one(A, &source, entries[0].id, decision.clone()).await, Applied);
     // The reply was lost, so the worker asks again.
     assert_eq!(f.settle_one(A, &source, entries[0].id, decision).await, Superseded);

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use wasmill::broker::Claimed;
 use wasmill::broker::Settled::{Applied, Superseded};
 use wasmill_tests::eventually_async;
 
@@ -35,6 +36,39 @@ pub async fn what_one_takes_from_oneself_counts_no_attempt(f: &Fixture) {
     f.claim_from(&source, A, B, 1).await;
     let claimed = f.claim_from(&source, A, A, 9).await;
     assert_eq!((ids(&claimed.entries), attempts(&claimed.entries)), (ids(&entries[..1]), vec![3]));
+}
+
+/// Nobody tells whether their consumer lives.
+pub async fn entries_of_another_program_are_taken_when_they_have_been_idle(f: &Fixture) {
+    const THEIRS: &str = "python-1";
+    let source = f.group("orders").await;
+    f.publish(&source.key, 3).await;
+    let old = f.read(&source, THEIRS, 2).await;
+    let take = async |min_idle: Duration, limit: usize| {
+        f.broker().claim_from(&source, A, THEIRS, Some(min_idle), limit).await.expect("an answer")
+    };
+    assert_eq!(take(FOREVER, 10).await, Claimed::default());
+    // How often it was handed out there does not count here.
+    for _ in 0..4 {
+        for (from, to) in [(THEIRS, "python-2"), ("python-2", THEIRS)] {
+            while f.claim_from(&source, to, from, 10).await.more {}
+        }
+    }
+    let idle = Duration::from_millis(300);
+    assert_eq!(take(idle, 10).await.entries.len(), 0, "they have just been handed out");
+    tokio::time::sleep(idle).await;
+    let fresh = f.read(&source, THEIRS, 1).await;
+    let first = take(idle, 1).await;
+    assert_eq!((ids(&first.entries), attempts(&first.entries), first.more), (ids(&old[..1]), vec![1], true));
+    let second = take(idle, 10).await;
+    assert_eq!((ids(&second.entries), attempts(&second.entries), second.more), (ids(&old[1..]), vec![1], false));
+    assert_eq!((f.pending_under(&source, THEIRS).await, f.pending_under(&source, A).await), (1, 2));
+    // Whose payload is gone is settled as everywhere.
+    f.cut(&source.key, 0).await;
+    tokio::time::sleep(idle).await;
+    let trimmed = take(idle, 10).await;
+    assert_eq!((trimmed.entries.len(), trimmed.trimmed), (0, 1), "{fresh:?}");
+    assert_eq!(f.pending_under(&source, THEIRS).await, 0);
 }
 
 pub async fn a_suspect_is_taken_alone(f: &Fixture) {
@@ -132,4 +166,21 @@ pub async fn consumers_are_removed_only_when_nothing_is_pending(f: &Fixture) {
     f.settle_one(A, &source, entries[0].id, ack()).await;
     assert!(f.broker().remove_consumer(&source, A).await.unwrap());
     assert!(names().await.is_empty());
+}
+
+pub async fn a_handler_is_paused_until_it_goes_on(f: &Fixture) {
+    let paused = async || {
+        let mut paused = f.broker().paused().await.unwrap();
+        paused.sort();
+        paused
+    };
+    let set = async |handler: &str, paused: bool| f.inspect().set_paused(handler, paused).await.unwrap();
+    assert!(paused().await.is_empty());
+    assert!(!set("billing", false).await, "nothing has changed");
+    assert!(set("billing", true).await);
+    assert!(set("a b\u{fc}", true).await);
+    assert!(!set("billing", true).await, "nothing has changed");
+    assert_eq!(paused().await, ["a b\u{fc}", "billing"]);
+    assert!(set("billing", false).await);
+    assert_eq!(paused().await, ["a b\u{fc}"]);
 }

@@ -51,3 +51,22 @@ pub fn pending_events_are_listed_with_who_has_them(way: Way) {
     assert!(text.contains("wasmill-parked") && text.contains(&entry), "{text}");
     assert!(mill.failure(2, &["pending", "nobody"]).contains("no handler `nobody`"));
 }
+
+pub fn a_handler_is_paused_and_resumed(way: Way) {
+    let mill = Mill::start(way, "");
+    assert_eq!(mill.json(&["pause", "faults"]), json!({"handler": "faults", "paused": true, "changed": true}));
+    assert_eq!(mill.json(&["pause", "faults"])["changed"], false);
+    assert_eq!(mill.json(&["stats"])["handlers"]["faults"]["paused"], true);
+    // It is told within a second.
+    std::thread::sleep(Duration::from_secs(1));
+    mill.publish("faults.in", "1", "echo", "");
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(mill.events("faults.out").len(), 0, "it ran though it was paused");
+    assert!(mill.text(&["stats"]).contains("paused"));
+    assert_eq!(mill.json(&["resume", "faults"])["changed"], true);
+    let start = std::time::Instant::now();
+    mill.wait_for("faults.out", 1);
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    assert_eq!(mill.json(&["resume", "faults"])["changed"], false);
+    assert!(mill.failure(2, &["pause", "nobody"]).contains("no handler `nobody`"));
+}

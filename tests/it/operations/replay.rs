@@ -11,6 +11,9 @@ pub fn past_events_run_again_through_one_handler(way: Way) {
     let out = mill.wait_for("faults.out", 10);
     mill.wait_settled("faults");
     assert_eq!(mill.events("faults.out").len(), 10);
+    // The handler is told.
+    let told: Vec<&str> = out.iter().map(|event| event["replay"].as_str().unwrap()).collect();
+    assert_eq!(told, [["false"; 5], ["true"; 5]].concat());
     // The follow-ups name their causes, and have ids of their own.
     let causes: Vec<&str> = out.iter().map(|event| event["causationid"].as_str().unwrap()).collect();
     assert_eq!(

@@ -8,6 +8,7 @@ use super::super::{
     BrokerError, Claimed, ConsumerInfo, Cursor, Entry, EntryId, Fields, Settled, Source, Trimmed, dead_letter, keys,
 };
 use super::delayed::Waiting;
+use super::marks::Marks;
 use crate::clock::now_ms;
 use crate::envelope;
 use crate::outcome::{DeadLetter, Decision, Due, Publication, Settlement};
@@ -21,6 +22,9 @@ pub(super) struct State {
     due: HashMap<Arc<str>, BTreeSet<(u64, EntryId)>>,
     heartbeats: HashMap<String, Heartbeat>,
     pub(super) waiting: Waiting,
+    pub(super) marks: Marks,
+    /// Handlers that are paused.
+    pub(super) paused: BTreeSet<String>,
 }
 
 struct Heartbeat {
@@ -182,9 +186,15 @@ impl State {
             return Settled::Superseded;
         }
         match decision {
-            Decision::Ack { publishes } => {
+            Decision::Ack { publishes, mark } => {
                 if !self.ack(source, *entry) {
                     return Settled::Superseded;
+                }
+                if let Some(mark) = mark {
+                    if !mark.overrides && self.marks.contains(&mark.key) {
+                        return Settled::Duplicate;
+                    }
+                    self.marks.set(&mark.key, mark.ttl);
                 }
                 for publication in publishes {
                     self.publish(publication);
@@ -235,7 +245,6 @@ impl State {
             return None;
         };
         let pending = group.pending.get_mut(&id)?;
-        pending.since = Instant::now();
         if pending.consumer != consumer {
             pending.attempt += 1;
             pending.consumer = consumer.to_owned();
@@ -276,12 +285,22 @@ impl State {
         source: &Source,
         consumer: &str,
         from: &str,
+        min_idle: Option<Duration>,
         limit: usize,
     ) -> Result<Claimed, BrokerError> {
         let (group, _) = self.group(source)?;
-        let mut theirs = group.pending.iter().filter(|(_, pending)| pending.consumer == from);
-        let wanted: Vec<(EntryId, u32)> =
-            theirs.by_ref().take(limit + 1).map(|(&id, pending)| (id, pending.attempt)).collect();
+        let idle = min_idle.unwrap_or_default();
+        let theirs = group.pending.iter_mut().filter(|(_, it)| it.consumer == from && it.since.elapsed() >= idle);
+        let wanted: Vec<(EntryId, u32)> = theirs
+            .take(limit + 1)
+            .map(|(&id, pending)| {
+                if min_idle.is_some() {
+                    // Attempts of another program do not count.
+                    pending.attempt = 0;
+                }
+                (id, pending.attempt)
+            })
+            .collect();
         let mut claimed = Claimed::default();
         for (at, &(id, handed_out)) in wanted.iter().enumerate() {
             let suspect = handed_out + u32::from(from != consumer) > 2;

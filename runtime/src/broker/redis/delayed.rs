@@ -41,7 +41,7 @@ pub(super) async fn move_delayed(link: &Link, limit: usize) -> Result<DelayedMov
                 moved.refused.push(why);
                 refused.push(member);
             }
-            Settled::Superseded => {}
+            Settled::Superseded | Settled::Duplicate => {}
         }
     }
     put_off(link, now_ms, &refused).await?;

@@ -158,6 +158,17 @@ impl Inspect for RedisBroker {
         }
     }
 
+    async fn set_paused(&self, handler: &str, paused: bool) -> Result<bool, BrokerError> {
+        if !paused {
+            let removed: i64 = self.requests.query(::redis::cmd("HDEL").arg(keys::PAUSED).arg(handler)).await?;
+            return Ok(removed == 1);
+        }
+        let (seconds, micros): (u64, u64) = self.requests.query(&::redis::cmd("TIME")).await?;
+        let mut command = ::redis::cmd("HSETNX");
+        command.arg(keys::PAUSED).arg(handler).arg(seconds * 1000 + micros / 1000);
+        Ok(self.requests.query::<i64>(&command).await? == 1)
+    }
+
     async fn remove_streams(&self, keys: &[&str]) -> Result<(), BrokerError> {
         if keys.is_empty() {
             return Ok(());

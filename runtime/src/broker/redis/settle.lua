@@ -4,11 +4,13 @@
 --
 -- KEYS: every stream that is touched.
 -- ARGV: consumer, then per settlement: op, index of its stream in KEYS, group, entry id, and
---   op 'A': number of follow-ups, then per follow-up: index in KEYS of its stream or of the set of delayed events,
+--   op 'A': index of the mark in KEYS, or 0 for none; if there is one, how long it stays in milliseconds, and 1 if it
+--     does not matter whether it is there already; then number of follow-ups, then per follow-up: index in KEYS of its stream or of the set of delayed events,
 --     when, number of arguments, field, value, ... or the member
 --   op 'D': index of the dead-letter stream in KEYS, number of arguments, place of the time in them, 1 if the entry
 --     stands in an inbox, field, value, ...
--- Returns per settlement: 1 applied, 0 superseded, or a text: refused, and why.
+-- Returns per settlement: 1 applied, 0 superseded, 2 acknowledged without effects since the mark was there, or a text:
+-- refused, and why.
 --
 -- There is no rollback. So everything that could fail is checked for a settlement before its XACK, and nothing after
 -- it may be able to fail.
@@ -34,22 +36,41 @@ local function source_obstacle(index, group)
   return sources[index]
 end
 
+-- Why the mark cannot be left: the same for all marks; false if it can.
+local marks
+local function mark_obstacle(mark)
+  if marks == nil then
+    marks = not redis.acl_check_cmd('SET', mark, '1', 'PX', '1') and 'NOPERM no permission to set ' .. mark
+  end
+  return marks
+end
+
 local function ack(source, group, entry)
   return redis.call('XACK', KEYS[source], group, entry) == 1
 end
 
 local function settle_ack(source, group, entry)
+  local mark, ttl, overrides = KEYS[tonumber(ARGV[at])], nil, false
+  at = at + 1
+  if mark then
+    ttl, overrides = ARGV[at], ARGV[at + 1] == '1'
+    at = at + 2
+  end
   local count = tonumber(ARGV[at])
   at = at + 1
   local writes, refused = {}, source_obstacle(source, group)
+  local is_duplicate = mark and not overrides and not refused and redis.call('EXISTS', mark) == 1
+  refused = refused or (mark and mark_obstacle(mark))
   for i = 1, count do
     local key, when, length = KEYS[tonumber(ARGV[at])], ARGV[at + 1], tonumber(ARGV[at + 2])
     writes[i] = { key, when, at + 3, at + 2 + length }
     refused = refused or publish_obstacle(key, when)
     at = at + 3 + length
   end
+  if is_duplicate then return ack(source, group, entry) and 2 or 0 end
   if refused then return refused end
   if not ack(source, group, entry) then return 0 end
+  if mark then redis.call('SET', mark, 1, 'PX', ttl) end
   for _, write in ipairs(writes) do publish(unpack(write)) end
   return 1
 end

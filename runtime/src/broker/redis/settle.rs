@@ -21,7 +21,7 @@ pub(super) async fn settle(
     let [mut bare, mut parks, mut effects] = [const { Vec::new() }; 3];
     for (at, settlement) in settlements.iter().enumerate() {
         match &settlement.decision {
-            Decision::Ack { publishes } if publishes.is_empty() => bare.push(at),
+            Decision::Ack { publishes, mark: None } if publishes.is_empty() => bare.push(at),
             Decision::Park { .. } => parks.push(at),
             Decision::Ack { .. } | Decision::DeadLetter(_) => effects.push(at),
         }
@@ -170,9 +170,11 @@ async fn run_settle(
         let Settlement { source, decision, .. } = &settlements[at];
         keys.index(&source.key);
         match decision {
-            Decision::Ack { publishes } => publishes.iter().for_each(|publication| {
-                keys.index(key_of(publication));
-            }),
+            Decision::Ack { publishes, mark } => {
+                mark.iter().map(|mark| &*mark.key).chain(publishes.iter().map(key_of)).for_each(|key| {
+                    keys.index(key);
+                });
+            }
             Decision::DeadLetter(letter) => {
                 keys.index(&letter.key);
             }
@@ -197,8 +199,15 @@ fn write_effects<'a>(command: &mut Cmd, settlement: &'a Settlement, keys: &mut K
         command.arg(op).arg(keys.index(&source.key)).arg(&*source.group).arg(entry.to_string());
     };
     match decision {
-        Decision::Ack { publishes } => {
+        Decision::Ack { publishes, mark } => {
             head("A", keys);
+            match mark {
+                Some(mark) => {
+                    let ttl = u64::try_from(mark.ttl.as_millis()).unwrap_or(u64::MAX).max(1);
+                    command.arg(keys.index(&mark.key)).arg(ttl).arg(u8::from(mark.overrides))
+                }
+                None => command.arg(0),
+            };
             command.arg(publishes.len());
             for publication in publishes {
                 write_publication(command, publication, keys);
@@ -266,6 +275,7 @@ pub(super) fn results(reply: Value) -> Result<Vec<Settled>, BrokerError> {
     let result = |value| match value {
         Value::Int(1) => Ok(Settled::Applied),
         Value::Int(0) => Ok(Settled::Superseded),
+        Value::Int(2) => Ok(Settled::Duplicate),
         Value::BulkString(why) => Ok(Settled::Refused(String::from_utf8_lossy(&why).into_owned())),
         _ => Err(reply::unexpected("a result that is neither number nor text")),
     };

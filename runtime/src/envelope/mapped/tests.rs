@@ -127,6 +127,15 @@ fn a_json_document_is_read_with_everything_in_it() {
 }
 
 #[test]
+fn members_with_names_of_cloudevents_do_not_hide_what_these_mean() {
+    let document = br#"{"event_id": "e1", "id": "row 7", "subject": "s", "Type": "x", "data_base64x": "y", "a_b": 1}"#;
+    let event = of(Preset::Json).decode(entry(&[("data", document)]), ENTRY).expect("a document");
+    assert_eq!((event.id.as_str(), event.r#type.as_str(), event.subject.as_deref()), ("e1", "orders", Some("s")));
+    let names: Vec<&str> = event.attributes.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["ab", "database64x"]);
+}
+
+#[test]
 fn what_an_event_does_not_say_is_the_same_at_each_attempt() {
     let fields = entry(&[("data", b"{\"data\": 1}")]);
     let event = of(Preset::Json).decode(fields.clone(), ENTRY).expect("a document");

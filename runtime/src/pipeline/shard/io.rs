@@ -1,0 +1,264 @@
+//! What a thread asks of the broker, and what it makes of the answers.
+
+use std::time::{Duration, Instant};
+
+use super::super::batch::SettleDone;
+use super::super::lane::ReadState;
+use super::super::{Heirloom, dedup};
+use super::Shard;
+use crate::broker::{BrokerError, Claimed, Entry, EntryId};
+
+/// The first pause after a failed request; doubles up to [`MAX_PAUSE`], with jitter.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const MAX_PAUSE: Duration = Duration::from_secs(5);
+/// How often parked entries are looked for that another worker has parked.
+const DUE_POLL: Duration = Duration::from_secs(5);
+
+/// What a request to the broker came to.
+pub(super) enum IoDone {
+    Read {
+        lane: usize,
+        source: usize,
+        /// Those that the handler has handled before.
+        known: Vec<EntryId>,
+        result: Result<Vec<Entry>, BrokerError>,
+    },
+    Due {
+        lane: usize,
+        source: usize,
+        result: Result<Claimed, BrokerError>,
+    },
+    Heirlooms {
+        lane: usize,
+        source: usize,
+        from: Heirloom,
+        result: Result<Claimed, BrokerError>,
+    },
+    /// What was pending under this very consumer.
+    Found {
+        lane: usize,
+        source: usize,
+        result: Result<Claimed, BrokerError>,
+    },
+    Group {
+        lane: usize,
+        source: usize,
+        result: Result<bool, BrokerError>,
+    },
+    Settled(SettleDone),
+}
+
+impl Shard {
+    pub(super) fn start_reads(&mut self, lane_at: usize, now: Instant) {
+        let lane = &mut self.lanes[lane_at];
+        let count = lane.appetite();
+        if count == 0 {
+            return;
+        }
+        for (at, source) in lane.sources.iter_mut().enumerate().filter(|(_, source)| source.is_ready(now)) {
+            source.state = ReadState::Busy;
+            let (broker, consumer, stream) = (self.broker.clone(), self.consumer.clone(), source.source.clone());
+            let (deployment, is_inbox) = (lane.deployment.clone(), source.is_inbox);
+            self.io.push(Box::pin(async move {
+                let result = broker.read(&stream, &consumer, count).await;
+                let known = match &result {
+                    Ok(entries) => dedup::known(&*broker, &deployment, &stream, is_inbox, entries).await,
+                    Err(_) => Vec::new(),
+                };
+                IoDone::Read { lane: lane_at, source: at, known, result }
+            }));
+        }
+    }
+
+    /// Starts looking for what was lost: what is pending under this consumer while nothing of it is in memory.
+    pub(super) fn start_search(&mut self, lane_at: usize, now: Instant) {
+        let lane = &mut self.lanes[lane_at];
+        let count = lane.appetite();
+        if count == 0 || !lane.may_search() {
+            return;
+        }
+        let lost = lane.sources.iter_mut().enumerate().filter(|(_, source)| source.lost && source.is_ready(now));
+        for (at, source) in lost {
+            source.state = ReadState::Busy;
+            let (broker, consumer, stream) = (self.broker.clone(), self.consumer.clone(), source.source.clone());
+            self.io.push(Box::pin(async move {
+                let result = broker.claim_from(&stream, &consumer, &consumer, None, count).await;
+                IoDone::Found { lane: lane_at, source: at, result }
+            }));
+        }
+    }
+
+    /// Starts taking parked entries that are due, and entries of dead workers.
+    pub(super) fn start_claims(&mut self, lane_at: usize, now: Instant) {
+        let lane = &mut self.lanes[lane_at];
+        let count = lane.appetite();
+        if count == 0 {
+            return;
+        }
+        for (at, source) in lane.sources.iter_mut().enumerate() {
+            let (broker, consumer, stream) = (self.broker.clone(), self.consumer.clone(), source.source.clone());
+            if source.due_at.is_some_and(|due| now >= due) {
+                source.due_at = None;
+                lane.claims += 1;
+                let (broker, consumer, stream) = (broker.clone(), consumer.clone(), stream.clone());
+                self.io.push(Box::pin(async move {
+                    let result = broker.claim_due(&stream, &consumer, count).await;
+                    IoDone::Due { lane: lane_at, source: at, result }
+                }));
+            }
+            // One at a time: two could bring a suspect each.
+            if !lane.inheriting
+                && let Some(from) = source.heirlooms.pop_front()
+            {
+                lane.inheriting = true;
+                lane.claims += 1;
+                self.io.push(Box::pin(async move {
+                    let result = broker.claim_from(&stream, &consumer, &from.consumer, from.min_idle, count).await;
+                    IoDone::Heirlooms { lane: lane_at, source: at, from, result }
+                }));
+            }
+        }
+    }
+
+    /// Takes in the result of a request.
+    pub(super) fn apply(&mut self, done: IoDone) {
+        match done {
+            IoDone::Read { lane, source, known, result: Ok(entries) } => self.has_read(lane, source, entries, &known),
+            IoDone::Read { lane, source, result: Err(error), .. } => {
+                // A refusal is an answer: nothing was handed out.
+                self.lanes[lane].sources[source].lost |= !matches!(error, BrokerError::Refused { .. });
+                self.failed(lane, source, error);
+            }
+            IoDone::Due { lane: lane_at, source, result } => {
+                let lane = &mut self.lanes[lane_at];
+                lane.claims -= 1;
+                let next = match &result {
+                    Ok(claimed) if claimed.more => Duration::ZERO,
+                    Ok(claimed) => claimed.next_due.unwrap_or(DUE_POLL).min(DUE_POLL),
+                    Err(_) => DUE_POLL,
+                };
+                // What was parked while the request was under way may be due earlier.
+                let due = &mut lane.sources[source].due_at;
+                let next = Instant::now() + next;
+                *due = Some(due.map_or(next, |known| known.min(next)));
+                match result {
+                    Ok(claimed) => self.accept_claimed(lane_at, source, claimed, false),
+                    Err(error) => self.failed_claim(lane_at, source, error),
+                }
+            }
+            IoDone::Heirlooms { lane: lane_at, source, from, result } => {
+                let lane = &mut self.lanes[lane_at];
+                lane.claims -= 1;
+                lane.inheriting = false;
+                match result {
+                    Ok(claimed) => {
+                        if from.min_idle.is_some() && !claimed.entries.is_empty() {
+                            tracing::info!(
+                                handler = lane.deployment.name(),
+                                stream = lane.sources[source].source.stream,
+                                consumer = from.consumer,
+                                count = claimed.entries.len(),
+                                "taking over events that have been idle under another program"
+                            );
+                        }
+                        if claimed.more {
+                            lane.sources[source].heirlooms.push_back(from);
+                        }
+                        self.accept_claimed(lane_at, source, claimed, true);
+                    }
+                    Err(error) => self.failed_claim(lane_at, source, error),
+                }
+            }
+            IoDone::Found { lane, source, result: Ok(claimed) } => {
+                let state = &mut self.lanes[lane].sources[source];
+                state.state = ReadState::Ready;
+                state.lost = claimed.more;
+                state.failures = 0;
+                self.accept_claimed(lane, source, claimed, true);
+            }
+            IoDone::Found { lane, source, result: Err(error) } => self.failed(lane, source, error),
+            IoDone::Group { lane, source, result: Ok(_) } => {
+                self.lanes[lane].sources[source].state = ReadState::Ready;
+            }
+            IoDone::Group { lane, source, result: Err(error) } => self.failed(lane, source, error),
+            IoDone::Settled(done) => self.settled(done),
+        }
+    }
+
+    fn has_read(&mut self, lane: usize, source: usize, entries: Vec<Entry>, known: &[EntryId]) {
+        let state = &mut self.lanes[lane].sources[source];
+        state.failures = 0;
+        if entries.is_empty() {
+            // What was lost meanwhile is looked for before waiting for more.
+            state.state = if state.lost { ReadState::Ready } else { ReadState::Idle };
+            self.watch.register(&state.source.key, &self.own_commands);
+        } else {
+            state.state = ReadState::Ready;
+            self.accept(lane, source, entries, known, false);
+        }
+    }
+
+    fn accept_claimed(&mut self, lane: usize, source: usize, claimed: Claimed, from_dead: bool) {
+        if claimed.trimmed > 0 {
+            let state = &self.lanes[lane];
+            state.stats.trimmed.add(claimed.trimmed as u64);
+            let (handler, stream) = (state.deployment.name(), &state.sources[source].source.stream);
+            tracing::warn!(handler, stream, count = claimed.trimmed, "pending events had been trimmed from the stream");
+        }
+        self.accept(lane, source, claimed.entries, &[], from_dead);
+    }
+
+    fn accept(&mut self, lane: usize, source: usize, entries: Vec<Entry>, known: &[EntryId], from_dead: bool) {
+        if entries.is_empty() {
+            return;
+        }
+        self.lanes[lane].take_in(source, entries, known, from_dead);
+        self.schedule.activate(lane);
+    }
+
+    /// A read failed: the group is made again, or the source pauses.
+    fn failed(&mut self, lane_at: usize, source_at: usize, error: BrokerError) {
+        let lane = &mut self.lanes[lane_at];
+        let handler = lane.deployment.name().to_owned();
+        let source = &mut lane.sources[source_at];
+        if let BrokerError::NoGroup { .. } = error {
+            tracing::error!(
+                alarm = "group_lost",
+                handler,
+                stream = source.source.stream,
+                "the consumer group is gone (deleted, or the server was flushed); it is created again at the beginning"
+            );
+            source.lost = false;
+            source.state = ReadState::Busy;
+            let (broker, stream) = (self.broker.clone(), source.source.clone());
+            self.io.push(Box::pin(async move {
+                let result = broker.create_group(&stream).await;
+                IoDone::Group { lane: lane_at, source: source_at, result }
+            }));
+            return;
+        }
+        source.failures = source.failures.saturating_add(1);
+        let pause = backoff(source.failures);
+        if source.failures.is_power_of_two() {
+            tracing::warn!(handler, stream = source.source.stream, ?pause, "cannot read: {error}");
+        }
+        source.state = ReadState::Paused(Instant::now() + pause);
+    }
+
+    /// A claim failed: it is made again later. Its answer may have been lost, or it was refused after some entries had
+    /// been handed over, so own pending entries are looked for.
+    fn failed_claim(&mut self, lane: usize, source: usize, error: BrokerError) {
+        let state = &mut self.lanes[lane].sources[source];
+        state.lost |= !matches!(error, BrokerError::NoGroup { .. });
+        if state.lost && matches!(state.state, ReadState::Idle) {
+            state.state = ReadState::Ready;
+        }
+        tracing::debug!(stream = state.source.stream, "cannot claim: {error}");
+    }
+}
+
+/// The pause after so many failures in a row, with full jitter above a quarter.
+pub(in crate::pipeline) fn backoff(failures: u32) -> Duration {
+    let bound = FIRST_PAUSE.saturating_mul(1 << failures.saturating_sub(1).min(10)).min(MAX_PAUSE);
+    bound.mul_f64(0.25 + 0.75 * rand::random::<f64>())
+}
