@@ -29,9 +29,25 @@ fn told(json: &Value) -> Vec<&str> {
 fn what_is_right_is_told_in_few_words() {
     let component = faults_component();
     let place = Place::new(&[handler("a", &component), handler("b", &component)].concat());
-    assert_eq!(check(&place), (json!({"ok": true, "handlers": 2, "faults": []}), 0));
+    assert_eq!(check(&place), (json!({"ok": true, "handlers": 2, "envelopes": {}, "faults": []}), 0));
     let output = place.run(&["check"]);
     assert_eq!((code(&output), String::from_utf8_lossy(&output.stdout).trim()), (0, "ok: 2 handlers"));
+}
+
+#[test]
+fn streams_with_an_envelope_of_their_own_are_told() {
+    let streams = "[streams.\"shop orders\"]\nenvelope = \"json\"\n[streams.dapr]\nenvelope = \"dapr\"\n\
+                   [streams.usual]\nenvelope = \"cloudevents\"\n[streams.short]\nmax_length = 5\n";
+    let place = Place::new(&[&handler("a", &faults_component()), streams].concat());
+    let (json, code) = check(&place);
+    assert_eq!((code, &json["envelopes"]), (0, &json!({"dapr": "dapr", "shop orders": "json"})));
+    let output = place.run(&["check"]);
+    let expected = "stream dapr: envelope dapr\nstream shop orders: envelope json\nok: 1 handlers\n";
+    assert_eq!(String::from_utf8_lossy(&output.stdout), expected);
+    // A fault elsewhere takes nothing away from it.
+    let place = Place::new(&[&handler("a", "absent.wasm"), streams].concat());
+    let (json, code) = check(&place);
+    assert_eq!((code, json["envelopes"].as_object().unwrap().len()), (2, 2), "{json:#}");
 }
 
 #[test]

@@ -69,6 +69,11 @@ impl Mill {
         eventually("the worker", DEADLINE, || self.worker.stderr_text().contains("ready").then_some(()));
     }
 
+    /// Where clients connect to.
+    pub(super) fn url(&self) -> String {
+        self.server.url()
+    }
+
     pub(super) fn add_raw(&mut self, stream: &str, fields: &[(&[u8], &[u8])]) -> String {
         let mut command = redis::cmd("XADD");
         command.arg(stream).arg("*");

@@ -9,6 +9,7 @@ mod contract;
 mod dedup;
 mod delayed;
 mod dlq;
+mod envelopes;
 mod faults;
 mod generate;
 mod groups;

@@ -4,6 +4,7 @@
 //! What is started here is killed when its handle is dropped, and also when the test process dies without dropping.
 
 mod build;
+pub mod clients;
 pub mod guests;
 pub mod mill;
 mod process;

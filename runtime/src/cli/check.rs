@@ -1,5 +1,6 @@
 //! `wasmill check`: is the configuration right, and does every component fit?
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -7,8 +8,10 @@ use serde_json::json;
 use wasmill::app::{self, BuildError};
 use wasmill::broker::keys::Namespace;
 use wasmill::config::{Config, SchemasConfig, environment};
+use wasmill::envelope::settings::Preset;
 
 use super::report::USAGE;
+use super::table::plain;
 use super::{Context, Report, print_json};
 
 /// Arguments of `check`.
@@ -17,11 +20,12 @@ pub struct Args {}
 
 /// Checks; every fault is reported, exit code 2.
 pub fn run(context: &Context, _: &Args) -> Result<ExitCode, Report> {
-    let (faults, handlers) = faults(context)?;
+    let Findings { faults, handlers, envelopes } = find(context)?;
     if context.is_json() {
-        print_json(&json!({"ok": faults.is_empty(), "handlers": handlers, "faults": faults}));
+        print_json(&json!({"ok": faults.is_empty(), "handlers": handlers, "envelopes": envelopes, "faults": faults}));
     } else {
         faults.iter().for_each(|fault| say!("{fault}"));
+        envelopes.iter().for_each(|(stream, envelope)| say!("stream {}: envelope {envelope}", plain(stream)));
         match faults.len() {
             0 => say!("ok: {handlers} handlers"),
             count => say!("{count} faults"),
@@ -30,13 +34,25 @@ pub fn run(context: &Context, _: &Args) -> Result<ExitCode, Report> {
     Ok(if faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(USAGE) })
 }
 
-fn faults(context: &Context) -> Result<(Vec<String>, usize), Report> {
+/// What there is to say of a configuration.
+#[derive(Default)]
+struct Findings {
+    faults: Vec<String>,
+    handlers: usize,
+    /// The forms of the streams that are not CloudEvents.
+    envelopes: BTreeMap<String, &'static str>,
+}
+
+fn find(context: &Context) -> Result<Findings, Report> {
     let Some(file) = &context.file else {
         return Err(Report::usage("there is no configuration to check: name it with --config"));
     };
     let mut config = match Config::load(file, environment()) {
         Ok(config) => config,
-        Err(errors) => return Ok((errors.0.iter().map(ToString::to_string).collect(), 0)),
+        Err(errors) => {
+            let faults = errors.0.iter().map(ToString::to_string).collect();
+            return Ok(Findings { faults, ..Findings::default() });
+        }
     };
     let mut faults = Vec::new();
     if let Err(error) = app::redis_settings(&config) {
@@ -66,7 +82,9 @@ fn faults(context: &Context) -> Result<(Vec<String>, usize), Report> {
         }
         Err(other) => faults.push(format!("{}: {other}", file.display())),
     }
-    Ok((faults, config.handlers.len()))
+    let own = config.streams.iter().filter(|(_, stream)| stream.envelope != Preset::CloudEvents);
+    let envelopes = own.map(|(name, stream)| (name.clone(), stream.envelope.as_str())).collect();
+    Ok(Findings { faults, handlers: config.handlers.len(), envelopes })
 }
 
 /// The line on which the component of a handler is named.

@@ -481,4 +481,7 @@ fn envelopes_are_checked_for_sense() {
     let twice = "[streams.a]\nenvelope = 'json'\nnames = { id = 'x', type = 'x' }";
     assert_fault(twice, "w.toml:3:21: streams.a.names.type: `x` is the name of `id` already");
     assert_fault("[streams.a]\nenvelope = 'json'\nfield = ''", "w.toml:3:1: streams.a.field: is empty");
+    let intake = "[intake.i]\nchannel = 'c'\nstream = 'a'\n[streams.a]\nenvelope = ";
+    assert_fine(&format!("{intake}'named'"));
+    assert_fault(&format!("{intake}'flat'"), "w.toml:3:1: intake.i.stream: `a` has the envelope `flat`");
 }

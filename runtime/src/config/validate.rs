@@ -62,7 +62,7 @@ pub(super) fn faults(config: &Config, document: &Document<'_>) -> Vec<ConfigErro
     check.retry(&["retry"], &RetryOverride::from(&config.retry), &config.retry);
     check.schemas(&config.schemas);
     for (name, intake) in &config.intake {
-        check.intake(name, intake);
+        check.intake(name, intake, config);
     }
     for (name, stream) in &config.streams {
         check.stream(name, stream);
@@ -352,7 +352,7 @@ impl Check<'_, '_> {
         }
     }
 
-    fn intake(&mut self, name: &str, intake: &IntakeConfig) {
+    fn intake(&mut self, name: &str, intake: &IntakeConfig, config: &Config) {
         let at = |key: &'static str| ["intake", name, key];
         self.name(&["intake", name], name, "an intake");
         let channel = &intake.channel;
@@ -372,6 +372,11 @@ impl Check<'_, '_> {
                 self.fault(&at("stream"), "is missing or empty", remedy);
             }
             false => self.stream_name(&at("stream"), &intake.stream),
+        }
+        // Its entries are objects, and nobody knows what the messages are.
+        if config.streams.get(&intake.stream).is_some_and(|stream| stream.envelope == Preset::Flat) {
+            let problem = format!("`{}` has the envelope `flat`, which cannot hold every message", intake.stream);
+            self.fault(&at("stream"), problem, "choose another stream, or another envelope for it");
         }
         for (key, value) in [("type", &intake.r#type), ("source", &intake.source)] {
             if value.as_ref().is_some_and(String::is_empty) {

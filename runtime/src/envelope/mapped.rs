@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::settings::{EnvelopeSettings, Preset, TimeFormat};
-use super::{DecodeError, EncodeError, format_time};
+use super::{DecodeError, EncodeError};
 use crate::broker::{EntryId, Fields};
 use crate::event::{Event, MAX_ATTRIBUTES, is_attribute_name};
 
@@ -90,10 +90,11 @@ impl Envelope {
         self.settings.field.as_deref().unwrap_or("data")
     }
 
-    /// A time as it is written.
+    /// A time as it is written. RFC 3339 is written as Python's `isoformat` does: before its release 3.11, that alone is
+    /// what Python reads.
     fn time(&self, ms: u64) -> serde_json::Value {
         match self.settings.time_format {
-            TimeFormat::Rfc3339 => format_time(ms).into(),
+            TimeFormat::Rfc3339 => value::iso_format(ms).into(),
             TimeFormat::Milliseconds => ms.into(),
             TimeFormat::Seconds if ms.is_multiple_of(1000) => (ms / 1000).into(),
             TimeFormat::Seconds => (ms as f64 / 1000.0).into(),

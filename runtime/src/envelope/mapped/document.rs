@@ -198,6 +198,12 @@ pub(super) fn decode_msgpack(envelope: &Envelope, entry: Fields) -> Result<Event
             data = Some(member).filter(|data| !data.is_nil());
             continue;
         }
+        if parts.of(name) == Some(Part::Time)
+            && let Some(time) = value::time_of_msgpack(&member)
+        {
+            event.time = time;
+            continue;
+        }
         let json = value::to_json(&member);
         let json = json.ok_or_else(|| fault(envelope, name, "must be a value that JSON has, too"))?;
         take_in(envelope, &mut event, parts.of(name), name, json)?;
@@ -224,7 +230,7 @@ enum Data<'a> {
     Json(&'a RawValue),
     MsgPack(rmpv::Value),
     Text(&'a str),
-    Bytes(&'a [u8]),
+    Bytes,
 }
 
 impl<'a> Data<'a> {
@@ -233,12 +239,12 @@ impl<'a> Data<'a> {
             return Data::None;
         }
         if value::is_msgpack(&event.content_type) {
-            return value::read_msgpack(&event.data).map_or(Data::Bytes(&event.data), Data::MsgPack);
+            return value::read_msgpack(&event.data).map_or(Data::Bytes, Data::MsgPack);
         }
         match std::str::from_utf8(&event.data) {
             Ok(text) if !is_json(&event.content_type) => Data::Text(text),
-            Ok(text) => serde_json::from_str(text).map_or(Data::Bytes(&event.data), Data::Json),
-            Err(_) => Data::Bytes(&event.data),
+            Ok(text) => serde_json::from_str(text).map_or(Data::Bytes, Data::Json),
+            Err(_) => Data::Bytes,
         }
     }
 }
@@ -294,7 +300,7 @@ pub(super) fn encode_json(envelope: &Envelope, event: &Event) -> Vec<u8> {
             // To the byte, as it is.
             Data::Json(raw) => map.serialize_entry(name, raw)?,
             Data::Text(text) => map.serialize_entry(name, text)?,
-            Data::MsgPack(_) | Data::Bytes(_) => {
+            Data::MsgPack(_) | Data::Bytes => {
                 let (name, text) = base64(&event.data);
                 map.serialize_entry(&name, &text)?;
             }
@@ -307,16 +313,20 @@ pub(super) fn encode_json(envelope: &Envelope, event: &Event) -> Vec<u8> {
 
 pub(super) fn encode_msgpack(envelope: &Envelope, event: &Event) -> Vec<u8> {
     let data = Data::new(event);
-    let usual = matches!(data, Data::Json(_)) && event.content_type == JSON;
-    let members = members(envelope, event, usual);
+    let json: Option<Value> = match &data {
+        // Not all that JSON allows is a value: 1e999, or half a character.
+        Data::Json(raw) => serde_json::from_str(raw.get()).ok(),
+        _ => None,
+    };
+    let members = members(envelope, event, json.is_some() && event.content_type == JSON);
     let mut map: Vec<(rmpv::Value, rmpv::Value)> =
         members.into_iter().map(|(name, member)| (name.into(), value::from_json(&member))).collect();
-    let data = match data {
-        Data::None => None,
-        Data::Json(raw) => serde_json::from_str(raw.get()).ok().map(|json| value::from_json(&json)),
-        Data::MsgPack(data) => Some(data),
-        Data::Text(text) => Some(text.into()),
-        Data::Bytes(bytes) => Some(bytes.into()),
+    let data = match (json, data) {
+        (Some(json), _) => Some(value::from_json(&json)),
+        (None, Data::None) => None,
+        (None, Data::MsgPack(data)) => Some(data),
+        (None, Data::Text(text)) => Some(text.into()),
+        (None, Data::Json(_) | Data::Bytes) => Some(event.data.as_slice().into()),
     };
     let name = envelope.settings.names.data.as_deref().unwrap_or("data");
     map.extend(data.map(|data| (name.into(), data)));

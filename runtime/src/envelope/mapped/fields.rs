@@ -76,7 +76,7 @@ fn read(envelope: &Envelope, entry: Fields, mut rest: impl FnMut(&str, Vec<u8>))
         // Other programs write times in other ways, under names of their own.
         let field = match (meant, std::str::from_utf8(&field)) {
             ("ce_time", Ok(text)) => match value::time_of_text(text, envelope.settings.time_format) {
-                Some(ms) => super::format_time(ms).into_bytes(),
+                Some(ms) => super::super::format_time(ms).into_bytes(),
                 None => return Err(DecodeError::InvalidTime { field: name, value: text.to_owned() }),
             },
             _ => field,
@@ -185,15 +185,21 @@ pub(super) fn decode_flat(envelope: &Envelope, entry: Fields) -> Result<Event, D
     Ok(event)
 }
 
-/// Each member of the data is a field: texts as they are, everything else as JSON. What has a name of its own is not
-/// written twice.
+/// Each member of the data is a field: texts as they are, everything else as JSON. A member of a name that says something
+/// about the event is written only if it says what the event says: a follow-up has an id of its own, whatever stands in
+/// the data that it was made from.
 pub(super) fn encode_flat(envelope: &Envelope, event: &Event, put: &mut dyn FnMut(&str, &[u8])) {
-    let members = match serde_json::from_slice(&event.data) {
+    let mut members: Map<String, Value> = match serde_json::from_slice(&event.data) {
         Ok(Value::Object(members)) => members,
         _ => Map::new(),
     };
     write(envelope, event, &mut |name: &str, bytes: &[u8]| {
-        if !members.contains_key(name) {
+        let is_same = |member: &Value| match written_name(envelope, "ce_time") == name {
+            true => value::time(member, envelope.settings.time_format) == Some(event.time),
+            false => value::text(member.clone()).is_some_and(|text| text.as_bytes() == bytes),
+        };
+        if !members.get(name).is_some_and(is_same) {
+            members.remove(name);
             put(name, bytes);
         }
     });

@@ -184,6 +184,20 @@ fn msgpack_that_json_cannot_say_stays_msgpack() {
     assert_eq!(back, event);
 }
 
+/// Python's `json` writes halves of characters, and numbers may be of any size.
+#[test]
+fn json_that_is_no_value_survives_in_msgpack() {
+    for data in [&br#"{"half": "\ud800"}"#[..], b"[1e999]"] {
+        let event = of(Preset::Json).decode(entry(&[("data", &[b"{\"data\":", data, b"}"].concat())]), ENTRY);
+        let event = event.expect("a document");
+        assert_eq!(event.data, data);
+        for preset in [Preset::Json, Preset::MsgPack, Preset::Named, Preset::Dapr] {
+            let back = of(preset).decode(of(preset).fields(&event), ENTRY);
+            assert_eq!(back.as_ref(), Ok(&event), "{preset:?}");
+        }
+    }
+}
+
 #[test]
 fn named_and_action_have_their_fields() {
     let event = of(Preset::Named).decode(entry(&[("name", b"placed"), ("body", b"{\"a\":1}")]), ENTRY).expect("named");
@@ -211,6 +225,41 @@ fn dapr_is_read_wrapped_and_raw() {
     assert_eq!((event.attribute("topic"), event.attribute("ttlinseconds")), (Some("orders"), Some("5")));
     let event = of(Preset::Dapr).decode(entry(&[("data", b"\xff")]), ENTRY).expect("raw");
     assert_eq!((event.content_type.as_str(), event.r#type.as_str()), ("application/octet-stream", "orders"));
+}
+
+#[test]
+fn a_flat_event_is_what_it_is_whatever_stands_in_its_data() {
+    let [id, r#type, time] = ["uuid", "event", "at"].map(|name| Some(name.to_owned()));
+    let names = Names { id, r#type, time, ..Names::default() };
+    let time_format = TimeFormat::Seconds;
+    let envelope = envelope(&EnvelopeSettings { names, time_format, ..settings(Preset::Flat) });
+    let fields = entry(&[("event", b"placed"), ("uuid", b"1"), ("at", b"1700000000.50"), ("total", b"5")]);
+    let event = envelope.decode(fields.clone(), ENTRY).expect("flat");
+    assert_eq!((event.r#type.as_str(), event.id.as_str(), event.time), ("placed", "1", 1_700_000_000_500));
+    let mut written = envelope.fields(&event);
+    written.retain(|(name, _)| !name.starts_with(b"ce_"));
+    written.sort();
+    let mut fields = fields;
+    fields.sort();
+    assert_eq!(written, fields, "to the byte, the time as well");
+    // A handler passes the data on in an event of its own.
+    let follow_up = Event { id: "2".into(), r#type: "paid".into(), time: 1_800_000_000_000, ..event };
+    let back = envelope.decode(envelope.fields(&follow_up), ENTRY).expect("it was written by us");
+    assert_eq!((back.r#type.as_str(), back.id.as_str(), back.time), ("paid", "2", 1_800_000_000_000));
+    let data: Value = serde_json::from_slice(&back.data).expect("JSON");
+    assert_eq!(data, json!({"event": "paid", "uuid": "2", "at": "1800000000", "total": "5"}));
+}
+
+#[test]
+fn a_timestamp_of_msgpack_itself_is_a_time() {
+    let time = rmpv::Value::Ext(-1, 1_700_000_000_u32.to_be_bytes().to_vec());
+    let document = rmpv::Value::Map(vec![("timestamp".into(), time.clone()), ("data".into(), 1.into())]);
+    let event = of(Preset::MsgPack).decode(entry(&[("data", &value::write_msgpack(&document))]), ENTRY);
+    assert_eq!(event.expect("a document").time, 1_700_000_000_000);
+    // Elsewhere it is nothing that an attribute could hold.
+    let document = rmpv::Value::Map(vec![("event_id".into(), time)]);
+    let error = of(Preset::MsgPack).decode(entry(&[("data", &value::write_msgpack(&document))]), ENTRY);
+    assert!(error.expect_err("no id").to_string().contains("at `/event_id`"));
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Values inside of documents: times, texts, and data that is JSON, MsgPack, text or bytes.
 
+use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use serde_json::Value;
@@ -13,6 +14,8 @@ pub(super) const MSGPACK: &str = "application/msgpack";
 const MAX_DEPTH: usize = 256;
 /// Numbers from here on are milliseconds, not seconds: as seconds they would be times after the year 5000.
 const FIRST_MILLISECONDS: f64 = 1e11;
+/// The greatest time that can be told in any time zone of the years up to 9999, in milliseconds; [`Timestamp::MAX`].
+const LAST_TIME: u64 = 253_402_207_200_999;
 
 /// The time that a value means, in milliseconds since the Unix epoch: RFC 3339, the same without a zone (then it is
 /// UTC), or a number: seconds or milliseconds as `format` says, else what is likely.
@@ -34,6 +37,12 @@ pub(super) fn time_of_text(text: &str, format: TimeFormat) -> Option<u64> {
     parse_time(text).or_else(number).or_else(zoneless)
 }
 
+/// The RFC 3339 form of a time with three digits of the fraction and `+00:00` for UTC.
+pub(super) fn iso_format(ms: u64) -> String {
+    let timestamp = i64::try_from(ms.min(LAST_TIME)).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok());
+    timestamp.unwrap_or(Timestamp::MAX).strftime("%Y-%m-%dT%H:%M:%S.%3f+00:00").to_string()
+}
+
 fn from_number(number: f64, format: TimeFormat) -> Option<u64> {
     let is_seconds = match format {
         TimeFormat::Seconds => true,
@@ -41,8 +50,28 @@ fn from_number(number: f64, format: TimeFormat) -> Option<u64> {
         TimeFormat::Rfc3339 => number < FIRST_MILLISECONDS,
     };
     let ms = if is_seconds { number * 1000.0 } else { number };
-    // The greatest time that has an RFC 3339 form.
-    (0.0..=253_402_300_799_999.0).contains(&ms).then(|| ms.round() as u64)
+    (0.0..=LAST_TIME as f64).contains(&ms).then(|| ms.round() as u64)
+}
+
+/// The same for the timestamp type of MsgPack, extension -1: seconds in 32 bits, or nanoseconds in 30 bits and seconds in
+/// 34, or nanoseconds in 32 bits and seconds in 64. `None` if the value is anything else, or before 1970.
+pub(super) fn time_of_msgpack(value: &rmpv::Value) -> Option<u64> {
+    let rmpv::Value::Ext(-1, bytes) = value else { return None };
+    let (seconds, nanoseconds) = match bytes.len() {
+        4 => (u32::from_be_bytes(bytes[..].try_into().ok()?).into(), 0),
+        8 => {
+            let both = u64::from_be_bytes(bytes[..].try_into().ok()?);
+            (both & ((1 << 34) - 1), both >> 34)
+        }
+        12 => {
+            let (nanoseconds, seconds) = bytes.split_at(4);
+            let seconds = i64::from_be_bytes(seconds.try_into().ok()?);
+            (u64::try_from(seconds).ok()?, u32::from_be_bytes(nanoseconds.try_into().ok()?).into())
+        }
+        _ => return None,
+    };
+    let ms = seconds.checked_mul(1000)?.checked_add(nanoseconds / 1_000_000)?;
+    (ms <= LAST_TIME).then_some(ms)
 }
 
 /// The text of a value that is text, number or boolean; `None` if it is anything else.
@@ -149,6 +178,34 @@ mod tests {
         assert_eq!(time(&json!(5), TimeFormat::Milliseconds), Some(5));
         assert_eq!(time(&json!("5"), TimeFormat::Seconds), Some(5000));
         assert_eq!(time(&json!(200_000_000_000u64), TimeFormat::Seconds), Some(200_000_000_000_000));
+    }
+
+    #[test]
+    fn times_are_written_as_python_reads_them() {
+        assert_eq!(iso_format(1_700_000_000_500), "2023-11-14T22:13:20.500+00:00");
+        assert_eq!(iso_format(1_700_000_000_000), "2023-11-14T22:13:20.000+00:00");
+        assert_eq!(iso_format(u64::MAX), "9999-12-30T22:00:00.999+00:00");
+    }
+
+    #[test]
+    fn timestamps_of_msgpack_are_read_in_all_sizes() {
+        let time = |bytes: &[u8]| time_of_msgpack(&rmpv::Value::Ext(-1, bytes.to_vec()));
+        assert_eq!(time(&1_700_000_000_u32.to_be_bytes()), Some(1_700_000_000_000));
+        assert_eq!(time(&(500_000_000_u64 << 34 | 1_700_000_000).to_be_bytes()), Some(1_700_000_000_500));
+        let long = |seconds: i64| [&500_000_000_u32.to_be_bytes()[..], &seconds.to_be_bytes()].concat();
+        assert_eq!(time(&long(1_700_000_000)), Some(1_700_000_000_500));
+        assert_eq!(time(&long(253_402_207_200)), Some(253_402_207_200_500));
+        for bytes in [long(-1), long(253_402_207_201), long(i64::MAX), vec![], vec![0; 5]] {
+            assert_eq!(time(&bytes), None, "{bytes:?}");
+        }
+        assert_eq!(time_of_msgpack(&rmpv::Value::Ext(1, vec![0; 4])), None);
+    }
+
+    #[test]
+    fn the_last_time_is_that_of_rfc_3339() {
+        assert_eq!(u64::try_from(Timestamp::MAX.as_millisecond()), Ok(LAST_TIME));
+        assert_eq!(time(&json!(LAST_TIME), TimeFormat::Milliseconds), Some(LAST_TIME));
+        assert_eq!(time(&json!(LAST_TIME + 1), TimeFormat::Milliseconds), None);
     }
 
     #[test]
