@@ -20,6 +20,10 @@ const PREFIX: &str = "ce_";
 const CONTENT_TYPE: &str = "content-type";
 const DATA: &str = "data";
 
+/// The most fields of an entry that wasmill writes. Far below what Redis can be handed by a script, and far above what
+/// any form needs but `flat`, which has a field for each member of the data.
+pub const MAX_FIELDS: usize = 1000;
+
 /// An entry is not an event.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
@@ -75,6 +79,12 @@ pub enum EncodeError {
     /// A member has the name of a field that CloudEvents has.
     #[error("the stream's envelope is `flat`: the data must not have a member `{0}`, which is a CloudEvents field")]
     ReservedMember(String),
+    /// The entry would have more fields than [`MAX_FIELDS`].
+    #[error(
+        "the stream's envelope is `flat`: the entry would have {0} fields, and may have {MAX_FIELDS}: put what belongs \
+         together into one member"
+    )]
+    TooManyFields(usize),
 }
 
 /// Reads the fields of an entry. `entry_ms` is the time of an event that does not name one. Fields that belong to no

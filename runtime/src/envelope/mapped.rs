@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::settings::{EnvelopeSettings, Preset, TimeFormat};
-use super::{DecodeError, EncodeError};
+use super::{DecodeError, EncodeError, MAX_FIELDS};
 use crate::broker::{EntryId, Fields};
 use crate::event::{Event, MAX_ATTRIBUTES, is_attribute_name};
 
@@ -77,12 +77,17 @@ impl Envelope {
         written
     }
 
-    /// Whether the event can be written in this form.
+    /// Whether the event can be written in this form. All forms but `flat` have a few fields at most, and one for each
+    /// attribute, of which there are no more than [`MAX_ATTRIBUTES`].
     pub fn check(&self, event: &Event) -> Result<(), EncodeError> {
-        match self.settings.preset {
-            Preset::Flat => fields::check_flat(event),
-            _ => Ok(()),
+        if self.settings.preset == Preset::Flat {
+            fields::check_flat(event)?;
+            let count = self.fields(event).len();
+            if count > MAX_FIELDS {
+                return Err(EncodeError::TooManyFields(count));
+            }
         }
+        Ok(())
     }
 
     /// The field that holds a document.

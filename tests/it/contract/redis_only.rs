@@ -1,12 +1,20 @@
 //! What only a server can do to us.
 
+use std::sync::Arc;
+
 use redis::aio::MultiplexedConnection;
 use wasmill::broker::Settled::{self, Applied, Refused};
+use wasmill::broker::pubsub::Position;
 use wasmill::broker::{BrokerError, Refusal};
-use wasmill::outcome::Decision;
+use wasmill::envelope::Envelope;
+use wasmill::envelope::settings::{EnvelopeSettings, Preset};
+use wasmill::event::Event;
+use wasmill::outcome::{Decision, Publication};
 use wasmill_tests::eventually_async;
 
-use super::fixture::{A, B, DEADLINE, FOREVER, Fixture, ack, ack_with, bury, ids, park, publication, settlement};
+use super::fixture::{
+    A, B, DEADLINE, FOREVER, Fixture, ack, ack_with, bury, event, ids, park, publication, settlement,
+};
 
 async fn say(raw: &mut MultiplexedConnection, words: &[&str]) {
     let mut command = redis::cmd(words[0]);
@@ -242,4 +250,38 @@ async fn keys_that_are_taken_away_hold_up_their_handler_alone() {
     say(f.raw().0, &["ACL", "SETUSER", "default", "allkeys"]).await;
     assert_eq!(f.event_ids("paid").await, ["o"]);
     assert_eq!(f.settle(A, &settlements[..1]).await, [Applied]);
+}
+
+/// A script cannot hand so many values to XADD: it says so before it has written anything.
+#[tokio::test]
+async fn an_event_with_too_many_fields_is_refused_before_anything_is_written() {
+    let f = Fixture::redis().await;
+    let settings = EnvelopeSettings { preset: Preset::Flat, ..EnvelopeSettings::default() };
+    let envelope = Arc::new(Envelope::new("wide", &settings).expect("it is not CloudEvents"));
+    let members = |count: usize| (0..count).map(|n| format!("\"m{n}\":{n}")).collect::<Vec<_>>().join(",");
+    let wide = |count: usize| {
+        let event = Event { data: format!("{{{}}}", members(count)).into_bytes(), ..event("wide") };
+        Publication::now("wide".into(), event).with_envelope(Some(&envelope))
+    };
+    let (source, entries) = f.pending("orders", 2).await;
+    let settled = f
+        .settle(
+            A,
+            &[
+                settlement(&source, entries[0].id, Decision::ack(vec![publication(&"paid".into(), "x"), wide(5000)])),
+                settlement(&source, entries[1].id, Decision::ack(vec![publication(&"paid".into(), "y"), wide(990)])),
+            ],
+        )
+        .await;
+    assert!(matches!(&settled[..], [Refused(why), Applied] if why.starts_with("TOOMANY wide")), "{settled:?}");
+    assert_eq!((f.event_ids("paid").await, f.all("wide").await.len()), (vec!["y".to_owned()], 1));
+    assert_eq!(f.pending_under(&source, A).await, 1, "it can be settled in another way");
+    let error = f.broker().publish(&[publication(&"paid".into(), "z"), wide(5000)]).await.expect_err("too wide");
+    assert!(error.to_string().contains("wide cannot take"), "{error}");
+    assert!(f.pubsub().lease("intake", A, FOREVER).await.expect("a lease").held);
+    let position: Position = "m-1".parse().expect("a position");
+    let taken_in = f.pubsub().take_in("intake", A, FOREVER, &position, &[wide(990), wide(5000)]).await;
+    assert!(taken_in.expect_err("too wide").to_string().contains("wide cannot take"));
+    assert_eq!(f.pubsub().lease("intake", A, FOREVER).await.expect("a lease").position, None);
+    assert_eq!((f.event_ids("paid").await.len(), f.all("wide").await.len()), (1, 1));
 }

@@ -19,7 +19,8 @@ for i = 1, #letter, 2 do
   end
 end
 if not original then return -1 end
-local refused = obstacle(KEYS[2])
+-- What wasmill itself wrote before the original is not counted.
+local refused = obstacle(KEYS[2]) or width_obstacle(KEYS[2], #moved - 6)
 if refused then return redis.error_reply(refused) end
 redis.call('XDEL', KEYS[1], ARGV[1])
 redis.call('XADD', KEYS[2], '*', unpack(moved))

@@ -10,8 +10,7 @@ local appended, skipped, last = 0, 0, ''
 for _, entry in ipairs(redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[2], 'COUNT', ARGV[3])) do
   local fields = entry[2]
   last = entry[1]
-  -- `unpack` breaks near 8,000 values.
-  if #fields > 6000 then
+  if width_obstacle('', #fields) then
     skipped = skipped + 1
   else
     redis.call('XADD', KEYS[2], '*', 'dl_stream', ARGV[4], 'dl_entry_id', last, 'wasmill_replay', ARGV[5],

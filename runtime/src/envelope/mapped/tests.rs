@@ -1,5 +1,5 @@
 use proptest::prelude::*;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::super::settings::{Encoding, Names};
 use super::super::tests::any_event;
@@ -288,4 +288,35 @@ fn what_is_wrong_is_named_with_its_place() {
     assert_eq!(of(Preset::Flat).check(&event(b"[1]")), Err(EncodeError::NotAnObject));
     let reserved = EncodeError::ReservedMember("ce_id".into());
     assert_eq!(of(Preset::Flat).check(&event(b"{\"ce_id\": 1}")), Err(reserved));
+}
+
+#[test]
+fn a_flat_entry_has_a_thousand_fields_at_most() {
+    let envelope = of(Preset::Flat);
+    let with = |members: usize| {
+        let members: Map<String, Value> = (0..members).map(|n| (format!("m{n}"), n.into())).collect();
+        Event {
+            id: "1".into(),
+            source: "/s".into(),
+            r#type: "t".into(),
+            data: json!(members).to_string().into(),
+            ..Event::default()
+        }
+    };
+    let own = envelope.fields(&with(0)).len();
+    assert_eq!(envelope.fields(&with(MAX_FIELDS - own)).len(), 1000);
+    assert_eq!(envelope.check(&with(1000 - own)), Ok(()));
+    assert_eq!(envelope.check(&with(1001 - own)), Err(EncodeError::TooManyFields(1001)));
+}
+
+#[test]
+fn data_cannot_choose_what_a_flat_event_is() {
+    let [id, r#type, source] = ["uuid", "event", "from"].map(|name| Some(name.to_owned()));
+    let names = Names { id, r#type, source, ..Names::default() };
+    let envelope = envelope(&EnvelopeSettings { names, ..settings(Preset::Flat) });
+    let data = br#"{"uuid": "forged", "event": "forged", "from": "/forged", "total": 5}"#.to_vec();
+    let event = Event { id: "1".into(), source: "/s".into(), r#type: "t".into(), data, ..Event::default() };
+    let back = envelope.decode(envelope.fields(&event), ENTRY).expect("it was written by us");
+    assert_eq!((back.id.as_str(), back.source.as_str(), back.r#type.as_str()), ("1", "/s", "t"));
+    assert!(!String::from_utf8_lossy(&back.data).contains("forged"));
 }
