@@ -58,6 +58,37 @@ pub fn history_follows(way: Way) {
     child.wait().unwrap();
 }
 
+/// Nobody who waits holds up another, and an idle stream does not hold up a busy one.
+pub fn several_follow_at_once(way: Way) {
+    let mill = Mill::start(way, "");
+    for stream in ["a", "b"] {
+        mill.publish(stream, "before", "ok", "");
+    }
+    let follow = |stream: &str| {
+        let mut command = mill.command(&["history", stream, "--follow", "--output", "json"]);
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        (child, lines)
+    };
+    let mut followers: Vec<_> = ["a", "a", "b", "b"].into_iter().map(follow).collect();
+    let next = |lines: &mut std::io::Lines<BufReader<std::process::ChildStdout>>| -> Value {
+        serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap()
+    };
+    for (_, lines) in &mut followers {
+        assert_eq!(next(lines)["event"]["id"], "before");
+    }
+    let start = std::time::Instant::now();
+    mill.publish("b", "after", "ok", "");
+    for (_, lines) in &mut followers[2..] {
+        assert_eq!(next(lines)["event"]["id"], "after");
+    }
+    assert!(start.elapsed() < std::time::Duration::from_secs(5), "{:?}", start.elapsed());
+    for (child, _) in &mut followers {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+}
+
 pub fn history_pages_through_thousands(way: Way) {
     let mill = Mill::start(way, "");
     let event = |id: usize| json!({"specversion": "1.0", "id": id.to_string(), "source": "/t", "type": "ok"});
@@ -105,4 +136,20 @@ pub fn streams_are_listed_with_their_readers(way: Way) {
     assert_eq!(mill.json(&["streams", "elsewhere"])[0]["length"], 1);
     assert!(mill.failure(2, &["streams", "nowhere"]).contains("there is no stream `nowhere`"));
     assert!(mill.text(&["streams"]).contains("faults.in"));
+}
+
+#[test]
+fn a_key_of_another_type_hides_nothing_else() {
+    let mill = Mill::start(Way::Redis, "");
+    let mut redis = redis::Client::open(mill.server.as_ref().unwrap().url()).unwrap().get_connection().unwrap();
+    redis::cmd("SET").arg(&["faults.dead", "x"]).query::<()>(&mut redis).unwrap();
+    mill.publish("faults.in", "1", "ok", "");
+    mill.wait_settled("faults");
+    let streams = mill.json(&["streams"]);
+    let named =
+        |name: &str| streams.as_array().unwrap().iter().find(|stream| stream["stream"] == name).unwrap().clone();
+    assert!(named("faults.dead")["error"].as_str().unwrap().contains("wrong type"), "{streams:#}");
+    assert_eq!(named("faults.in")["length"], 1, "{streams:#}");
+    assert!(mill.text(&["streams"]).contains("wrong type"));
+    assert_eq!(mill.json(&["stats"])["handlers"]["faults"]["pending"], 0);
 }
