@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 
-use super::{Operator, OpsError, Position, RawBytes};
+use super::{Operator, OpsError, Position, RawBytes, about};
 use crate::broker::{Entry, EntryId, Fields};
 use crate::clock::now_ms;
 use crate::envelope::structured;
@@ -186,9 +186,10 @@ impl Operator {
         let (mut entries, mut bytes, mut ask) = (Vec::new(), 0usize, FIRST_READ.min(count));
         loop {
             let read = match newest_first {
-                true => self.broker.range_back(key, from, to, ask).await?,
-                false => self.broker.range(key, from, to, ask).await?,
+                true => self.broker.range_back(key, from, to, ask).await,
+                false => self.broker.range(key, from, to, ask).await,
             };
+            let read = read.map_err(|error| about(key, error))?;
             let is_short = read.len() < ask;
             bytes += read.iter().map(size).sum::<usize>();
             entries.extend(read);

@@ -152,4 +152,6 @@ fn a_key_of_another_type_hides_nothing_else() {
     assert_eq!(named("faults.in")["length"], 1, "{streams:#}");
     assert!(mill.text(&["streams"]).contains("wrong type"));
     assert_eq!(mill.json(&["stats"])["handlers"]["faults"]["pending"], 0);
+    // Where it is what was asked for, it is named.
+    assert!(mill.failure(1, &["dlq", "ls", "faults"]).contains("stream `faults.dead`"));
 }
