@@ -135,7 +135,8 @@ impl Operator {
         let key = self.namespace.stream(stream);
         let wait = Duration::from_millis(query.wait_ms.unwrap_or(0)).min(MAX_WAIT);
         let (mut entries, mut more) = self.page(&key, (from, to), count, query.newest_first).await?;
-        if entries.is_empty() && wait.is_zero() && self.broker.stream(&key).await?.is_none() {
+        let is_configured = || self.configured_streams().iter().any(|known| known == stream);
+        if entries.is_empty() && wait.is_zero() && !is_configured() && self.broker.stream(&key).await?.is_none() {
             return Err(self.unknown_stream(stream));
         }
         // Asking again and again: a request that blocks would hold up all others on its connection.

@@ -105,6 +105,8 @@ pub fn history_pages_through_thousands(way: Way) {
 pub fn history_refuses_what_makes_no_sense(way: Way) {
     let mill = Mill::start(way, "");
     mill.publish("faults.in", "1", "ok", "");
+    // A stream of the configuration is made when it is first needed; until then it is empty.
+    assert_eq!(mill.json_lines(&["history", "faults.out"]), [serde_json::Value::Null; 0]);
     let unknown = mill.failure(2, &["history", "fault.in"]);
     assert!(unknown.contains("there is no stream `fault.in`") && unknown.contains("faults.in"), "{unknown}");
     let time = mill.failure(2, &["history", "faults.in", "--since", "yesterday"]);
