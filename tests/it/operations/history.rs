@@ -157,3 +157,24 @@ fn a_key_of_another_type_hides_nothing_else() {
     // Where it is what was asked for, it is named.
     assert!(mill.failure(1, &["dlq", "ls", "faults"]).contains("stream `faults.dead`"));
 }
+
+/// What cannot be written is refused before anything is: nothing is acknowledged that has not had its effects.
+#[test]
+fn an_event_with_too_many_fields_is_refused_and_not_lost() {
+    for way in [Way::Redis, Way::Embedded] {
+        let mill = Mill::start(way, "[streams.\"faults.out\"]\nenvelope = \"flat\"");
+        let members: serde_json::Map<String, Value> = (0..5000).map(|n| (format!("m{n}"), json!(n))).collect();
+        let event = json!({"specversion": "1.0", "id": "1", "source": "/t", "type": "echo", "data": members});
+        let post = |stream: &str| {
+            let head = ["content-type: application/cloudevents+json"];
+            mill.http("POST", &format!("/v1/streams/{stream}/events"), &head, event.to_string().as_bytes())
+        };
+        // From outside, and from a handler, whose event then is a dead letter.
+        let refused = post("faults.out");
+        assert!(refused.status == 400 && refused.body.contains("at most 1000"), "{refused:?}");
+        assert_eq!(post("faults.in").status, 201);
+        mill.wait_settled("faults");
+        assert_eq!(mill.events("faults.out").len(), 0);
+        assert_eq!(mill.json(&["dlq", "ls"]).as_array().unwrap().len(), 1);
+    }
+}
