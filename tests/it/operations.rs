@@ -7,27 +7,7 @@ mod history;
 mod http;
 mod replay;
 
-use wasmill_tests::mill::Way;
-
-/// Makes `redis::TEST`, `redis_by_worker::TEST` and `embedded::TEST` of every function.
-macro_rules! on_every_way {
-    ($($module:ident :: { $($test:ident),* $(,)? })*) => {
-        on_every_way!(@one redis, Way::Redis, $($module :: { $($test),* })*);
-        on_every_way!(@one redis_by_worker, Way::RedisByWorker, $($module :: { $($test),* })*);
-        on_every_way!(@one embedded, Way::Embedded, $($module :: { $($test),* })*);
-    };
-    (@one $name:ident, $way:expr, $($module:ident :: { $($test:ident),* })*) => {
-        mod $name {
-            use super::*;
-            $($(
-                #[test]
-                fn $test() {
-                    $module::$test($way);
-                }
-            )*)*
-        }
-    };
-}
+use wasmill_tests::on_every_way;
 
 on_every_way! {
     history::{
