@@ -15,6 +15,9 @@ use jiff::Timestamp;
 use crate::broker::Fields;
 use crate::event::{Event, MAX_ATTRIBUTES, TRACEPARENT, TRACESTATE};
 
+/// The most fields of an entry that wasmill writes: scripts cannot take more than some thousand values at a time.
+pub const MAX_FIELDS: usize = 1000;
+
 /// The prefix of the fields that are CloudEvents attributes.
 const PREFIX: &str = "ce_";
 const CONTENT_TYPE: &str = "content-type";
@@ -72,6 +75,9 @@ pub enum EncodeError {
     /// A flat entry is an object.
     #[error("the stream's envelope is `flat`: the data must be a JSON object")]
     NotAnObject,
+    /// More fields than an entry may have.
+    #[error("the entry would have {0} fields; at most {MAX_FIELDS} can be written")]
+    TooManyFields(usize),
     /// A member has the name of a field that CloudEvents has.
     #[error("the stream's envelope is `flat`: the data must not have a member `{0}`, which is a CloudEvents field")]
     ReservedMember(String),

@@ -14,6 +14,7 @@ on_every_way! {
         history_shows_the_last_events_and_ranges,
         history_is_filtered_by_type,
         history_follows,
+        several_follow_at_once,
         history_pages_through_thousands,
         history_refuses_what_makes_no_sense,
         streams_are_listed_with_their_readers,
@@ -31,6 +32,7 @@ on_every_way! {
     }
     dead_letters::{
         dead_letters_are_shown_redriven_and_dropped,
+        dead_letters_come_in_pages_of_bounded_size,
     }
     doctor::{
         the_doctor_names_dead_letters_with_the_remedy,

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::settings::{EnvelopeSettings, Preset, TimeFormat};
-use super::{DecodeError, EncodeError};
+use super::{DecodeError, EncodeError, MAX_FIELDS};
 use crate::broker::{EntryId, Fields};
 use crate::event::{Event, MAX_ATTRIBUTES, is_attribute_name};
 
@@ -80,7 +80,13 @@ impl Envelope {
     /// Whether the event can be written in this form.
     pub fn check(&self, event: &Event) -> Result<(), EncodeError> {
         match self.settings.preset {
-            Preset::Flat => fields::check_flat(event),
+            Preset::Flat => {
+                fields::check_flat(event)?;
+                match self.fields(event).len() {
+                    0..=MAX_FIELDS => Ok(()),
+                    more => Err(EncodeError::TooManyFields(more)),
+                }
+            }
             _ => Ok(()),
         }
     }

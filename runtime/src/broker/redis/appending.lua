@@ -23,8 +23,13 @@ local function obstacle(key)
   return verdict
 end
 
--- The same for an event: with `when` == '' it is appended to the stream `key`, else it waits in the sorted set `key`.
-local function publish_obstacle(key, when)
+-- `unpack` breaks near 8,000 values, and would do so when other things have been written already. wasmill writes fewer.
+local MAX_VALUES = 6000
+
+-- The same for an event with `length` fields and values: with `when` == '' it is appended to the stream `key`, else it
+-- waits in the sorted set `key`.
+local function publish_obstacle(key, when, length)
+  if length > MAX_VALUES then return 'ERR an event for ' .. key .. ' has more fields than a script can write' end
   if when == '' then return obstacle(key) end
   if verdicts[key] == nil then
     local kind, verdict = redis.call('TYPE', key).ok, false

@@ -7,7 +7,7 @@
 
 local at = 1
 while at <= #ARGV do
-  local refused = publish_obstacle(KEYS[tonumber(ARGV[at])], ARGV[at + 1])
+  local refused = publish_obstacle(KEYS[tonumber(ARGV[at])], ARGV[at + 1], tonumber(ARGV[at + 2]))
   if refused then return redis.error_reply(refused) end
   at = at + 3 + tonumber(ARGV[at + 2])
 end

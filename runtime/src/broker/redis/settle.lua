@@ -64,7 +64,7 @@ local function settle_ack(source, group, entry)
   for i = 1, count do
     local key, when, length = KEYS[tonumber(ARGV[at])], ARGV[at + 1], tonumber(ARGV[at + 2])
     writes[i] = { key, when, at + 3, at + 2 + length }
-    refused = refused or publish_obstacle(key, when)
+    refused = refused or publish_obstacle(key, when, length)
     at = at + 3 + length
   end
   if is_duplicate then return ack(source, group, entry) and 2 or 0 end
@@ -105,8 +105,8 @@ local function settle_dead(source, group, entry)
   fields[time_at] = now
   fields[#fields + 1] = 'dl_original_fields'
   fields[#fields + 1] = tostring(#original / 2)
-  -- `unpack` breaks near 8,000 values. An entry with more fields cannot be copied here: its name and number stay.
-  if #original > 6000 then
+  -- An entry with more fields cannot be copied here: its name and number stay.
+  if #original > MAX_VALUES then
     fields[#fields] = '0'
     original = {}
   end

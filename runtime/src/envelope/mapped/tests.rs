@@ -127,6 +127,24 @@ fn a_json_document_is_read_with_everything_in_it() {
 }
 
 #[test]
+fn flat_entries_have_a_limit_on_their_fields() {
+    let envelope = of(Preset::Flat);
+    let event = |members: usize| {
+        let members: serde_json::Map<String, Value> = (0..members).map(|n| (format!("m{n}"), json!("v"))).collect();
+        Event {
+            id: "1".into(),
+            source: "/s".into(),
+            r#type: "t".into(),
+            data: json!(members).to_string().into(),
+            ..Event::default()
+        }
+    };
+    let others = envelope.fields(&event(0)).len();
+    assert_eq!(envelope.check(&event(MAX_FIELDS - others)), Ok(()));
+    assert_eq!(envelope.check(&event(MAX_FIELDS - others + 1)), Err(EncodeError::TooManyFields(MAX_FIELDS + 1)));
+}
+
+#[test]
 fn members_with_names_of_cloudevents_do_not_hide_what_these_mean() {
     let document = br#"{"event_id": "e1", "id": "row 7", "subject": "s", "Type": "x", "data_base64x": "y", "a_b": 1}"#;
     let event = of(Preset::Json).decode(entry(&[("data", document)]), ENTRY).expect("a document");
