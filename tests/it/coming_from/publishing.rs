@@ -99,7 +99,8 @@ pub fn events_wait_for_their_time(way: Way) {
         [("delay", ["--delay", "700ms"]), ("at", ["--at", &time]), ("past", ["--at", "2001-01-01T00:00:00Z"])]
     {
         let sent = mill.json(&[&["send", "faults.in", "echo", "{}", "--id", id], &when[..]].concat());
-        assert_eq!(sent, json!({"stream": "faults.in", "ids": [id], "entries": [null]}));
+        // A time that is over means at once.
+        assert_eq!((&sent["ids"][0], sent["entries"][0].is_null()), (&json!(id), id != "past"), "{sent}");
     }
     let body = json!({"specversion": "1.0", "id": "http", "source": "/t", "type": "echo"}).to_string();
     let head = ["content-type: application/cloudevents+json"];
