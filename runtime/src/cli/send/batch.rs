@@ -63,8 +63,9 @@ fn open(rules: &Rules, args: &Args) -> Result<Box<dyn BufRead>, Report> {
 /// Checks every line of an input that is there as a whole.
 fn check(rules: &Rules, args: &Args, input: impl BufRead) -> Result<(), Report> {
     // Nothing but its size to check; most batches are like that.
-    let is_plain =
-        !args.msgpack && matches!(rules.schemas.find(&args.r#type, args.schema_version.as_deref()), Ok(None));
+    let is_plain = !args.msgpack
+        && rules.envelope.is_none()
+        && matches!(rules.schemas.find(&args.r#type, args.schema_version.as_deref()), Ok(None));
     // What every event has besides its data.
     let rest = if is_plain { event(rules, args, Vec::new()).map_err(Report::usage)?.size() } else { 0 };
     let mut lines = Lines::new(input);
