@@ -5,8 +5,6 @@ use serde_json::{Value, json};
 use wasmill_tests::mill::{Mill, Way, faults_section};
 use wasmill_tests::{eventually, guests};
 
-use super::super::faults::ms;
-
 const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Another handler that reads `faults.in`.
@@ -129,7 +127,7 @@ pub fn streams_are_kept_short(way: Way) {
     // What comes first still belongs to [worker].
     let sections = format!("retention_interval = \"100ms\"\n{}", faults_section(settings));
     let mill = Mill::start_with(way, &sections, None);
-    let last = (0..40).fold(String::new(), |_, id| mill.publish("faults.in", &id.to_string(), "echo", ""));
+    let entries: Vec<String> = (0..40).map(|id| mill.publish("faults.in", &id.to_string(), "echo", "")).collect();
     mill.wait_settled("faults");
     wait_counts(&mill, ["acked", "published", "dead"], [40, 40, 0]);
     eventually("the streams to be short", DEADLINE, || {
@@ -137,8 +135,8 @@ pub fn streams_are_kept_short(way: Way) {
         (lengths == [10, 0]).then_some(())
     });
     let kept = mill.events("faults.in");
-    assert_eq!(kept[9]["entry"], json!(last));
-    assert!(ms(kept[0]["entry"].as_str().unwrap()) <= ms(&last));
+    let kept: Vec<&str> = kept.iter().map(|event| event["entry"].as_str().unwrap()).collect();
+    assert_eq!(kept, entries[30..]);
     // Nothing goes that a handler has not settled.
     mill.json(&["pause", "faults"]);
     std::thread::sleep(Duration::from_secs(1));
