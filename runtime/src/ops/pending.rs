@@ -86,7 +86,6 @@ impl Operator {
         if query.limit > MAX_LISTED {
             return Err(OpsError::Invalid(format!("`limit` is {}; it must be 0 to {MAX_LISTED}", query.limit)));
         }
-        let now = now_ms();
         let mut report = PendingReport { handler: handler.to_owned(), ..PendingReport::default() };
         let mut consumers: BTreeMap<String, ConsumerPending> = BTreeMap::new();
         let mut looked_at = 0;
@@ -100,7 +99,9 @@ impl Operator {
                 consumers.entry(info.name).or_default().count += info.pending;
                 report.total += info.pending;
             }
-            for entry in self.all_pending(&source).await? {
+            let entries = self.all_pending(&source).await?;
+            let now = now_ms();
+            for entry in entries {
                 looked_at += 1;
                 let age_ms = now.saturating_sub(entry.id.ms);
                 let consumer = consumers.entry(entry.consumer.clone()).or_default();
