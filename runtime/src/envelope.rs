@@ -15,14 +15,13 @@ use jiff::Timestamp;
 use crate::broker::Fields;
 use crate::event::{Event, MAX_ATTRIBUTES, TRACEPARENT, TRACESTATE};
 
+/// The most fields of an entry that wasmill writes: scripts cannot take more than some thousand values at a time.
+pub const MAX_FIELDS: usize = 1000;
+
 /// The prefix of the fields that are CloudEvents attributes.
 const PREFIX: &str = "ce_";
 const CONTENT_TYPE: &str = "content-type";
 const DATA: &str = "data";
-
-/// The most fields of an entry that wasmill writes. Far below what Redis can be handed by a script, and far above what
-/// any form needs but `flat`, which has a field for each member of the data.
-pub const MAX_FIELDS: usize = 1000;
 
 /// An entry is not an event.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -76,15 +75,12 @@ pub enum EncodeError {
     /// A flat entry is an object.
     #[error("the stream's envelope is `flat`: the data must be a JSON object")]
     NotAnObject,
+    /// More fields than an entry may have.
+    #[error("the entry would have {0} fields; at most {MAX_FIELDS} can be written")]
+    TooManyFields(usize),
     /// A member has the name of a field that CloudEvents has.
     #[error("the stream's envelope is `flat`: the data must not have a member `{0}`, which is a CloudEvents field")]
     ReservedMember(String),
-    /// The entry would have more fields than [`MAX_FIELDS`].
-    #[error(
-        "the stream's envelope is `flat`: the entry would have {0} fields, and may have {MAX_FIELDS}: put what belongs \
-         together into one member"
-    )]
-    TooManyFields(usize),
 }
 
 /// Reads the fields of an entry. `entry_ms` is the time of an event that does not name one. Fields that belong to no

@@ -42,6 +42,8 @@ pub struct HandlerReport {
     pub published: u64,
     /// Events of types that the handler does not want.
     pub skipped: u64,
+    /// Events that the handler had handled before (`dedup`).
+    pub duplicate: u64,
     /// Redis refuses what the handler did.
     pub blocked: bool,
     /// Runs of the handler.
@@ -66,6 +68,7 @@ impl HandlerReport {
             dead: stats.dead.get(),
             published: stats.published.get(),
             skipped: stats.skipped.get(),
+            duplicate: stats.duplicate.get(),
             blocked: stats.is_blocked(),
             runs: durations.len(),
             p50_us: quantile_us(0.5),
@@ -81,6 +84,7 @@ impl HandlerReport {
         self.dead += other.dead;
         self.published += other.published;
         self.skipped += other.skipped;
+        self.duplicate += other.duplicate;
         self.blocked |= other.blocked;
         self.runs += other.runs;
         self.p50_us = self.p50_us.max(other.p50_us);

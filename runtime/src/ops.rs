@@ -174,6 +174,16 @@ impl Operator {
     }
 }
 
+/// The same error, with the stream that it is about: what the server says does not name it.
+fn about(stream: &str, error: BrokerError) -> BrokerError {
+    match error {
+        BrokerError::Refused { refusal, message } => {
+            BrokerError::Refused { refusal, message: format!("stream `{stream}`: {message}") }
+        }
+        other => other,
+    }
+}
+
 /// Names in one line, the first twenty of them.
 fn join<'a>(names: impl Iterator<Item = &'a str>) -> String {
     const MOST: usize = 20;

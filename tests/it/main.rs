@@ -5,6 +5,7 @@
 mod chain;
 mod check;
 mod cli;
+mod coming_from;
 mod contract;
 mod dedup;
 mod delayed;
@@ -17,6 +18,7 @@ mod handlers;
 mod intake;
 mod invoke;
 mod lost;
+mod memory;
 mod operations;
 mod pause;
 mod recovery;

@@ -7,33 +7,14 @@ mod history;
 mod http;
 mod replay;
 
-use wasmill_tests::mill::Way;
-
-/// Makes `redis::TEST`, `redis_by_worker::TEST` and `embedded::TEST` of every function.
-macro_rules! on_every_way {
-    ($($module:ident :: { $($test:ident),* $(,)? })*) => {
-        on_every_way!(@one redis, Way::Redis, $($module :: { $($test),* })*);
-        on_every_way!(@one redis_by_worker, Way::RedisByWorker, $($module :: { $($test),* })*);
-        on_every_way!(@one embedded, Way::Embedded, $($module :: { $($test),* })*);
-    };
-    (@one $name:ident, $way:expr, $($module:ident :: { $($test:ident),* })*) => {
-        mod $name {
-            use super::*;
-            $($(
-                #[test]
-                fn $test() {
-                    $module::$test($way);
-                }
-            )*)*
-        }
-    };
-}
+use wasmill_tests::on_every_way;
 
 on_every_way! {
     history::{
         history_shows_the_last_events_and_ranges,
         history_is_filtered_by_type,
         history_follows,
+        several_follow_at_once,
         history_pages_through_thousands,
         history_refuses_what_makes_no_sense,
         streams_are_listed_with_their_readers,
@@ -51,6 +32,7 @@ on_every_way! {
     }
     dead_letters::{
         dead_letters_are_shown_redriven_and_dropped,
+        dead_letters_come_in_pages_of_bounded_size,
     }
     doctor::{
         the_doctor_names_dead_letters_with_the_remedy,

@@ -332,3 +332,19 @@ fn a_poison_event_that_kills_workers_becomes_a_dead_letter_and_takes_nobody_alon
     assert_eq!(value("ce_id"), "poison");
     stop(worker);
 }
+
+#[test]
+fn a_consumer_with_a_name_that_is_no_text_holds_up_nobody() {
+    let server = RedisServer::start();
+    let mut redis = connect(&server);
+    // An entry that a dead worker left, beside a consumer of another program.
+    redis::cmd("XGROUP").arg(&["CREATE", "faults.in", "faults", "0", "MKSTREAM"]).query::<()>(&mut redis).unwrap();
+    add(&mut redis, "left", "echo");
+    let read = ["GROUP", "faults", "wasmill-dead-1.0", "COUNT", "1", "STREAMS", "faults.in", ">"];
+    redis::cmd("XREADGROUP").arg(&read).query::<redis::Value>(&mut redis).unwrap();
+    let mut odd = redis::cmd("XGROUP");
+    odd.arg(&["CREATECONSUMER", "faults.in", "faults"]).arg(b"py\xff").query::<()>(&mut redis).unwrap();
+    let worker = Worker::spawn(&config(&url(&server)));
+    eventually("the entry to be taken over", DEADLINE, || (length(&mut redis, "faults.out") == 1).then_some(()));
+    stop(worker);
+}

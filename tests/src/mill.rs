@@ -25,6 +25,27 @@ pub enum Way {
     Embedded,
 }
 
+/// Makes tests of functions that take a [`Way`]: `redis::TEST`, `redis_by_worker::TEST` and `embedded::TEST` of each.
+#[macro_export]
+macro_rules! on_every_way {
+    ($($module:ident :: { $($test:ident),* $(,)? })*) => {
+        $crate::on_every_way!(@one redis, Redis, $($module :: { $($test),* })*);
+        $crate::on_every_way!(@one redis_by_worker, RedisByWorker, $($module :: { $($test),* })*);
+        $crate::on_every_way!(@one embedded, Embedded, $($module :: { $($test),* })*);
+    };
+    (@one $name:ident, $way:ident, $($module:ident :: { $($test:ident),* })*) => {
+        mod $name {
+            use super::*;
+            $($(
+                #[test]
+                fn $test() {
+                    $module::$test($crate::mill::Way::$way);
+                }
+            )*)*
+        }
+    };
+}
+
 /// A worker with the handlers that a test asks for.
 pub struct Mill {
     way: Way,
@@ -107,6 +128,14 @@ impl Mill {
         self.dir.path()
     }
 
+    /// Starts another worker with the same configuration; only on Redis do they share anything. Does not wait for it.
+    pub fn spawn_another(&self) -> Worker {
+        let config = std::fs::read_to_string(self.dir.path().join("wasmill.toml")).expect("it has been written");
+        Worker::spawn_with(&config, |command| {
+            command.current_dir(self.dir.path());
+        })
+    }
+
     /// The URL of the worker's HTTP API.
     pub fn admin_url(&self) -> String {
         format!("http://{}", self.address)
@@ -127,6 +156,20 @@ impl Mill {
     /// Runs `wasmill`.
     pub fn run(&self, arguments: &[&str]) -> Output {
         self.command(arguments).output().expect("wasmill can be run")
+    }
+
+    /// Runs `wasmill` with this on its standard input.
+    pub fn run_with_stdin(&self, arguments: &[&str], input: &[u8]) -> Output {
+        let mut command = self.command(arguments);
+        let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = piped.spawn().expect("wasmill can be run");
+        let mut stdin = child.stdin.take().expect("it is piped");
+        let input = input.to_vec();
+        // One that refuses may stop reading before all has been sent.
+        let writer = std::thread::spawn(move || drop(stdin.write_all(&input)));
+        let output = child.wait_with_output().expect("wasmill can be waited for");
+        writer.join().expect("it only writes");
+        output
     }
 
     /// What `wasmill` says with `--output json`.

@@ -167,10 +167,8 @@ fn log_one(event: &Event) -> Result<(), Failure> {
 }
 
 fn echo(event: &Event, delivery: &Delivery) -> Result<(), Failure> {
-    let attributes = [
-        ("attempt".to_string(), delivery.attempt.to_string()),
-        ("replay".to_string(), delivery.replay.to_string()),
-    ];
+    let attributes =
+        [("attempt".to_string(), delivery.attempt.to_string()), ("replay".to_string(), delivery.replay.to_string())];
     publish(Draft {
         content_type: &event.content_type,
         attributes: &attributes,

@@ -17,8 +17,6 @@ use crate::event::{Event, TRACEPARENT, TRACESTATE};
 use crate::ops::PublishReport;
 use crate::outcome::Due;
 
-/// The media type of several events in structured mode.
-const BATCH_MEDIA_TYPE: &str = "application/cloudevents-batch+json";
 /// The prefix of the headers that are CloudEvents attributes.
 const PREFIX: &str = "ce-";
 
@@ -78,7 +76,7 @@ fn events(headers: &HeaderMap, body: &[u8]) -> Result<Vec<Event>, String> {
     if structured::is_media_type(media_type) {
         return Ok(vec![structured::parse(body, now_ms()).map_err(|error| error.to_string())?]);
     }
-    if media_type.eq_ignore_ascii_case(BATCH_MEDIA_TYPE) {
+    if media_type.eq_ignore_ascii_case(structured::BATCH_MEDIA_TYPE) {
         let documents: Vec<&RawValue> =
             serde_json::from_slice(body).map_err(|error| format!("the body is no list of CloudEvents: {error}"))?;
         let event = |(at, document): (usize, &&RawValue)| {
@@ -109,9 +107,10 @@ fn binary(headers: &HeaderMap, kind: &str, body: &[u8]) -> Result<Event, String>
         DecodeError::Missing(field) => {
             let header = field.replacen("ce_", PREFIX, 1);
             format!(
-                "header `{header}` is missing: send {} with a CloudEvent, {BATCH_MEDIA_TYPE} with a list of them, or \
+                "header `{header}` is missing: send {} with a CloudEvent, {} with a list of them, or \
                  the data with its attributes in headers",
-                structured::MEDIA_TYPE
+                structured::MEDIA_TYPE,
+                structured::BATCH_MEDIA_TYPE
             )
         }
         _ => error.to_string().replace("field `ce_", "header `ce-"),
@@ -171,7 +170,7 @@ mod tests {
         let one = r#"{"specversion":"1.0","id":"1","source":"/s","type":"t","data":{"a":1}}"#;
         let kind = headers(&[("content-type", "application/cloudevents+json; charset=utf-8")]);
         assert_eq!(events(&kind, one.as_bytes()).expect("one event")[0].data, br#"{"a":1}"#);
-        let kind = headers(&[("content-type", BATCH_MEDIA_TYPE)]);
+        let kind = headers(&[("content-type", structured::BATCH_MEDIA_TYPE)]);
         assert_eq!(events(&kind, format!("[{one},{one}]").as_bytes()).expect("two events").len(), 2);
         assert_eq!(events(&kind, b"[]").expect("no event").len(), 0);
         let fault = events(&kind, format!("[{one},{{}}]").as_bytes()).expect_err("the second is no event");

@@ -195,7 +195,7 @@ impl Broker for RedisBroker {
         reply::maps(reply)?
             .into_iter()
             .map(|map| {
-                let name = map.text("name")?;
+                let name = map.foreign_name("name")?;
                 let pending = map.count("pending")?;
                 let idle = Duration::from_millis(map.count("idle")? as u64);
                 Ok(ConsumerInfo { name, pending, idle })

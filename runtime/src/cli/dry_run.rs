@@ -11,11 +11,12 @@ use wasmill::clock::now_ms;
 use wasmill::config::{Config, ResolvedHandler};
 use wasmill::event::Event;
 use wasmill::ops::{HistoryQuery, MAX_HISTORY_PAGE};
+use wasmill::schema::Schemas;
 use wasmill::wasm::{Component, GuestDelivery, GuestEvent, Handler, Isolation};
 
 use super::execution::{as_json, outcome, print_text};
 use super::replay::{Args, progress};
-use super::table::counted;
+use super::table::{counted, plain};
 use super::target::Target;
 use super::{Context, Report};
 
@@ -33,7 +34,12 @@ pub async fn run(context: &Context, config: &Config, target: &Target, args: &Arg
         let handler = &args.handler;
         Report::usage(format!("--dry-run runs the component here: [handlers.{handler}] must be in the configuration"))
     })?;
-    let handler = load(config, &resolved)?;
+    if !resolved.streams.contains(&args.stream) {
+        let (handler, stream, streams) = (&args.handler, &args.stream, resolved.streams.join(", "));
+        return Err(Report::usage(format!("{handler} does not read `{stream}`; it reads: {streams}")));
+    }
+    let schemas = app::schemas(config).map_err(Report::usage)?;
+    let handler = load(config, &resolved, schemas.clone())?;
     let run = if args.same_ids { String::new() } else { uuid::Uuid::now_v7().to_string() };
     let progress = progress();
     let mut totals = Totals::default();
@@ -52,17 +58,19 @@ pub async fn run(context: &Context, config: &Config, target: &Target, args: &Arg
         let page = target.past(&args.stream, &query).await?;
         for (entry, event) in page.entries {
             totals.events += 1;
-            let place = format!("{} {entry}", args.stream);
             match event {
                 Ok(event) if !resolved.types.matches(&event.r#type) => totals.note("skipped"),
-                Ok(event) => run_one(context, &resolved, &handler, &run, (args, &entry), event, &mut totals).await,
-                Err(error) => {
-                    totals.note("malformed");
-                    match context.is_json() {
-                        true => say!("{}", json!({"entry": entry, "outcome": "malformed", "message": error})),
-                        false => say!("{place}: malformed: {}", error.escape_debug()),
-                    }
+                Ok(event) if event.size() > resolved.limits.event_bytes => {
+                    let limit = resolved.limits.event_bytes;
+                    let problem = format!("the event has {} bytes; limits.event_bytes is {limit}", event.size());
+                    totals.refuse(context, &entry, "too_large", &problem);
                 }
+                Ok(event) if config.schemas.on_read && schemas.check(&event).is_err() => {
+                    let violation = schemas.check(&event).map_err(|violation| violation.to_string());
+                    totals.refuse(context, &entry, "schema", &violation.err().unwrap_or_default());
+                }
+                Ok(event) => run_one(context, &resolved, &handler, &run, (args, &entry), event, &mut totals).await,
+                Err(error) => totals.refuse(context, &entry, "malformed", &error),
             }
         }
         progress.set_position(totals.events);
@@ -76,12 +84,11 @@ pub async fn run(context: &Context, config: &Config, target: &Target, args: &Arg
     Ok(ExitCode::SUCCESS)
 }
 
-fn load(config: &Config, resolved: &ResolvedHandler) -> Result<Handler, Report> {
+fn load(config: &Config, resolved: &ResolvedHandler, schemas: Arc<Schemas>) -> Result<Handler, Report> {
     let engine = app::engine(config).map_err(Report::failure)?;
     let cache = app::cache(config).map_err(Report::usage)?;
     let component = Component::from_file(&engine, cache.as_ref(), &resolved.component)
         .map_err(|error| Report::usage(format!("{}: {error}", resolved.component.display())))?;
-    let schemas = app::schemas(config).map_err(Report::usage)?;
     let policy = Arc::new(app::policy(resolved, &Namespace::default(), &app::envelopes(config), schemas));
     Ok(Handler { component, policy, isolation: Isolation::Fresh })
 }
@@ -122,6 +129,15 @@ async fn run_one(
 }
 
 impl Totals {
+    /// What a worker would make a dead letter of without running it.
+    fn refuse(&mut self, context: &Context, entry: &str, class: &'static str, problem: &str) {
+        self.note(class);
+        match context.is_json() {
+            true => say!("{}", json!({"entry": entry, "outcome": class, "message": problem})),
+            false => say!("{entry}: {class}: {}", plain(problem)),
+        }
+    }
+
     fn note(&mut self, outcome: &'static str) {
         *self.outcomes.entry(outcome).or_default() += 1;
     }

@@ -100,8 +100,9 @@ async fn show_last(context: &Context, target: &Target, args: &Args, count: u64) 
     let mut kept: Vec<HistoryEvent> = Vec::new();
     loop {
         let back = HistoryQuery { to: to.clone(), newest_first: true, ..query(args) };
-        let back =
-            HistoryQuery { count: Some(MAX_HISTORY_PAGE.min(usize::try_from(count).unwrap_or(usize::MAX))), ..back };
+        // Of a type there may be few: whole pages are looked at.
+        let wanted = if args.r#type.is_some() { usize::MAX } else { usize::try_from(count).unwrap_or(usize::MAX) };
+        let back = HistoryQuery { count: Some(MAX_HISTORY_PAGE.min(wanted)), ..back };
         let page = target.history(&args.stream, &back).await?;
         newest = newest.or_else(|| after(&page));
         for event in page.events {

@@ -55,9 +55,12 @@ pub fn run(context: &Context, args: &Args) -> Result<ExitCode, Report> {
         ]);
     }
     say!("{entries}");
-    let more = report.total - report.entries.len();
+    let more = report.total.saturating_sub(report.entries.len());
     if more > 0 {
         say!("and {} more", count(more));
+    }
+    if report.looked_at < report.total {
+        say!("ages and attempts are those of the oldest {}", count(report.looked_at));
     }
     Ok(ExitCode::SUCCESS)
 }

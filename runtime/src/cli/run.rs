@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
@@ -17,6 +18,9 @@ use wasmill::readiness::Readiness;
 use wasmill::{app, config::Config};
 
 use super::{Context, Report, block_on};
+
+/// How long requests of the admin API may go on when everything else has ended.
+const ADMIN_LEAVE_TIME: Duration = Duration::from_secs(1);
 
 /// Arguments of `run`.
 #[derive(Parser)]
@@ -61,7 +65,7 @@ async fn serve(config: &Config, args: &Args, deployments: Vec<Arc<Deployment>>) 
         intakes: worker.intakes.clone(),
         token: config.admin.token().map_err(Report::usage)?.map(|token| Token::new(&token)),
     };
-    let admin = start_admin(config, state, stopped);
+    let admin = start_admin(config, state, stopped)?;
     let handlers: Vec<&str> = deployments.iter().map(|deployment| deployment.name()).collect();
     tracing::info!(
         worker = &*worker.id,
@@ -88,33 +92,53 @@ async fn serve(config: &Config, args: &Args, deployments: Vec<Arc<Deployment>>) 
     };
     // Nobody may be listening.
     let _ = stop.send(true);
-    if let Some(admin) = admin {
-        let _ = admin.task.await;
+    if let Some(admin) = admin
+        && admin.thread.join().is_err()
+    {
+        tracing::warn!("the thread of the admin API has panicked");
     }
     result?;
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)
 }
 
-/// The admin pages, served in the background.
+/// The admin API, on a thread of its own: a large answer must not hold up the heartbeat.
 struct Admin {
-    task: tokio::task::JoinHandle<()>,
+    thread: std::thread::JoinHandle<()>,
     fault: watch::Receiver<Option<String>>,
 }
 
-fn start_admin(config: &Config, state: AdminState, mut stopped: watch::Receiver<bool>) -> Option<Admin> {
-    let address = config.admin.address()?;
+fn start_admin(
+    config: &Config,
+    state: AdminState,
+    mut stopped: watch::Receiver<bool>,
+) -> Result<Option<Admin>, Report> {
+    let Some(address) = config.admin.address() else { return Ok(None) };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Report::failure)?;
     let (report, fault) = watch::channel(None);
-    let task = tokio::spawn(async move {
+    let serve = async move {
+        let mut leaving = stopped.clone();
         let shutdown = async move {
             // The sender is dropped when the worker ends, which is just as well.
             let _ = stopped.wait_for(|stop| *stop).await;
         };
-        if let Err(error) = admin::serve(address, state, shutdown).await {
-            let _ = report.send(Some(error.to_string()));
+        let overdue = async move {
+            let _ = leaving.wait_for(|stop| *stop).await;
+            tokio::time::sleep(ADMIN_LEAVE_TIME).await;
+        };
+        tokio::select! {
+            result = admin::serve(address, state, shutdown) => {
+                if let Err(error) = result {
+                    let _ = report.send(Some(error.to_string()));
+                }
+            }
+            // Clients that do not finish their requests, or do not read the answers.
+            () = overdue => {}
         }
-    });
-    Some(Admin { task, fault })
+    };
+    let thread = std::thread::Builder::new().name("admin".to_owned());
+    let thread = thread.spawn(move || runtime.block_on(serve)).map_err(Report::failure)?;
+    Ok(Some(Admin { thread, fault }))
 }
 
 /// Ends when the admin pages cannot be served.

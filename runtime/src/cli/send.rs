@@ -14,7 +14,7 @@ use serde_json::json;
 use wasmill::app;
 use wasmill::clock::now_ms;
 use wasmill::config::units::{format_duration, parse_duration};
-use wasmill::envelope::parse_time;
+use wasmill::envelope::{Envelope, parse_time};
 use wasmill::event::{Event, is_attribute_name};
 use wasmill::ops::PublishReport;
 use wasmill::outcome::{Due, MAX_DELAY};
@@ -117,6 +117,8 @@ fn when(args: &Args) -> Due {
 struct Rules {
     event_bytes: u64,
     schemas: Arc<Schemas>,
+    /// The form of the stream's entries; `None` for CloudEvents.
+    envelope: Option<Arc<Envelope>>,
 }
 
 impl Rules {
@@ -138,6 +140,7 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode, Report> {
     let rules = Rules {
         event_bytes: config.limits.event_bytes.as_u64(),
         schemas: app::schemas(&config).map_err(Report::usage)?,
+        envelope: app::envelopes(&config).of(&args.stream).cloned(),
     };
     let published = block_on(async {
         let target = context.target(&config).await?;
@@ -193,5 +196,8 @@ fn event(rules: &Rules, args: &Args, data: Vec<u8>) -> Result<Event, String> {
     };
     rules.check_size(event.size())?;
     rules.schemas.admit(&mut event).map_err(|violation| violation.to_string())?;
+    if let Some(envelope) = &rules.envelope {
+        envelope.check(&event).map_err(|error| error.to_string())?;
+    }
     Ok(event)
 }

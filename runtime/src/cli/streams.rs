@@ -35,6 +35,10 @@ pub fn run(context: &Context, args: &Args) -> Result<ExitCode, Report> {
         table::new(["STREAM", "LENGTH", "KEEPS", "MEMORY", "OLDEST", "NEWEST", "GROUP", "LAG", "PENDING", "CONSUMERS"]);
     for report in &reports {
         let mut head = head(report);
+        if let Some(error) = &report.error {
+            table.add_row([table::plain(&report.stream), table::plain(error)]);
+            continue;
+        }
         if report.groups.is_empty() {
             table.add_row(head.into_iter().chain(["-".to_owned()]));
             continue;

@@ -73,6 +73,13 @@ pub struct Client {
 
 impl Client {
     fn url(&self, path: &[&str]) -> Result<Url, Report> {
+        // URLs are written without these: another path would be asked for.
+        let is_lost = |name: &&&str| [".", "..", ""].contains(*name) || name.contains(['\t', '\n', '\r']);
+        if let Some(name) = path.iter().find(is_lost) {
+            return Err(Report::usage(format!(
+                "a URL cannot name {name:?}; without --admin it can be asked for on Redis"
+            )));
+        }
         let mut url = self.base.clone();
         let Ok(mut segments) = url.path_segments_mut() else {
             return Err(Report::usage(format!("--admin `{}`: write it as http://HOST:PORT", self.base)));
@@ -311,15 +318,16 @@ impl Target {
         match self {
             Target::Broker(operator) => Ok(operator.publish(stream, when, events).await?),
             Target::Worker(client) => {
-                let documents: Vec<_> = events.iter().map(structured::to_json).collect();
+                let documents = events.iter().map(structured::to_json).collect::<serde_json::Value>();
                 let url = client.url(&["streams", stream, "events"])?;
-                let request = client.http.post(url).json(&documents);
+                let request = client.http.post(url).header("content-type", structured::BATCH_MEDIA_TYPE);
+                let request = request.body(documents.to_string());
                 let request = match when {
                     Due::Now => request,
                     Due::After(delay) => request.query(&[("delay_ms", delay.as_millis().to_string())]),
                     Due::At(ms) => request.query(&[("at", format_time(ms))]),
                 };
-                client.answer(request.header("content-type", "application/cloudevents-batch+json")).await
+                client.answer(request).await
             }
         }
     }

@@ -480,6 +480,9 @@ fn envelopes_are_checked_for_sense() {
     assert_fault("[streams.a]\nenvelope = 'json'\nnames.idd = 'x'", "w.toml:3:7: streams.a.names.idd: ");
     let twice = "[streams.a]\nenvelope = 'json'\nnames = { id = 'x', type = 'x' }";
     assert_fault(twice, "w.toml:3:21: streams.a.names.type: `x` is the name of `id` already");
+    let usual = "[streams.a]\nenvelope = 'json'\nnames = { id = 'source' }";
+    assert_fault(usual, "w.toml:3:11: streams.a.names.id: `source` is the name of `source` already");
+    assert_fine("[streams.a]\nenvelope = 'json'\nnames = { id = 'source', source = 'event_id' }");
     assert_fault("[streams.a]\nenvelope = 'json'\nfield = ''", "w.toml:3:1: streams.a.field: is empty");
     let intake = "[intake.i]\nchannel = 'c'\nstream = 'a'\n[streams.a]\nenvelope = ";
     assert_fine(&format!("{intake}'named'"));

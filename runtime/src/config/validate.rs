@@ -325,7 +325,13 @@ impl Check<'_, '_> {
             if value.is_empty() {
                 self.fault(&path, "is empty", "write the name that the part has, or leave it out");
             }
-            if let Some((other, _)) = all[..at].iter().find(|(_, other)| other.as_ref() == Some(value)) {
+            let is_same = |part: &str, other: &Option<String>| {
+                other.as_deref().or(preset.usual_name(part)) == Some(value.as_str())
+            };
+            // Of two that are configured the second is told of.
+            let others = all.iter().enumerate().filter(|(place, (_, other))| *place < at || other.is_none());
+            let mut others = others.filter(|(place, _)| *place != at).map(|(_, other)| other);
+            if let Some((other, _)) = others.find(|(part, other)| is_same(part, other)) {
                 let problem = format!("`{value}` is the name of `{other}` already");
                 self.fault(&path, problem, "give each part a name of its own");
             }

@@ -77,17 +77,18 @@ impl Envelope {
         written
     }
 
-    /// Whether the event can be written in this form. All forms but `flat` have a few fields at most, and one for each
-    /// attribute, of which there are no more than [`MAX_ATTRIBUTES`].
+    /// Whether the event can be written in this form.
     pub fn check(&self, event: &Event) -> Result<(), EncodeError> {
-        if self.settings.preset == Preset::Flat {
-            fields::check_flat(event)?;
-            let count = self.fields(event).len();
-            if count > MAX_FIELDS {
-                return Err(EncodeError::TooManyFields(count));
+        match self.settings.preset {
+            Preset::Flat => {
+                fields::check_flat(event)?;
+                match self.fields(event).len() {
+                    0..=MAX_FIELDS => Ok(()),
+                    more => Err(EncodeError::TooManyFields(more)),
+                }
             }
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// The field that holds a document.

@@ -36,6 +36,22 @@ impl Preset {
             Preset::Flat => "flat",
         }
     }
+
+    /// What a part (a key of [`Names`]) is called if the settings do not say; `None` if it has no name of its own.
+    pub fn usual_name(self, part: &str) -> Option<&'static str> {
+        match (self, part) {
+            (Preset::Json | Preset::MsgPack, "id") => Some("event_id"),
+            (Preset::Json | Preset::MsgPack, "type") => Some("event_type"),
+            (Preset::Json | Preset::MsgPack, "time") => Some("timestamp"),
+            (Preset::Json | Preset::MsgPack, "source") => Some("source"),
+            (Preset::Json | Preset::MsgPack, "version") => Some("version"),
+            (Preset::Json | Preset::MsgPack | Preset::Action, "data") => Some("data"),
+            (Preset::Named, "type") => Some("name"),
+            (Preset::Named, "data") => Some("body"),
+            (Preset::Action, "type") => Some("action"),
+            _ => None,
+        }
+    }
 }
 
 /// How the data of [`Preset::Named`] and [`Preset::Action`] is written.

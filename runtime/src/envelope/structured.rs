@@ -13,6 +13,8 @@ use crate::event::{Event, MAX_ATTRIBUTES};
 
 /// The media type of an event in structured mode.
 pub const MEDIA_TYPE: &str = "application/cloudevents+json";
+/// The media type of several events.
+pub const BATCH_MEDIA_TYPE: &str = "application/cloudevents-batch+json";
 
 /// Why a document is not a CloudEvent.
 #[derive(Debug, thiserror::Error)]

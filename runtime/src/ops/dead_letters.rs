@@ -11,8 +11,6 @@ use crate::broker::dead_letter::{self, StoredDeadLetter};
 use crate::broker::{BrokerError, EntryId, keys};
 use crate::envelope::structured;
 
-/// Entries that are read at a time.
-const PAGE: usize = 500;
 /// The most dead letters of one page.
 const MAX_PAGE: usize = 1000;
 
@@ -44,7 +42,7 @@ pub struct DeadLetterQuery {
     /// The first: the id of a dead letter, a time, or how long ago [default: the oldest]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub from: Option<String>,
-    /// The most to list, 1 to 1000 [default: 100]
+    /// The most entries to look at, 1 to 1000 [default: 100]; a page also ends at 1 MiB
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<usize>,
 }
@@ -118,26 +116,17 @@ impl Operator {
     /// share it among them.
     pub async fn dead_letters(&self, handler: &str, query: &DeadLetterQuery) -> Result<DeadLetterPage, OpsError> {
         let key = self.dead_key(handler)?;
-        let (mut from, to) = self.bounds(query.from.as_deref(), None)?;
+        let (from, to) = self.bounds(query.from.as_deref(), None)?;
         let limit = query.limit.unwrap_or(100);
         if !(1..=MAX_PAGE).contains(&limit) {
             return Err(OpsError::Invalid(format!("`limit` is {limit}; it must be 1 to {MAX_PAGE}")));
         }
-        let mut page = DeadLetterPage::default();
-        while page.dead_letters.len() < limit {
-            let ask = PAGE.min(limit - page.dead_letters.len());
-            let entries = self.broker.range(&key, from, to, ask).await?;
-            let (is_short, Some(last)) = (entries.len() < ask, entries.last()) else { return Ok(page) };
-            from = last.id.next();
-            let letters = entries.into_iter().filter_map(dead_letter::parse);
-            let own = letters.filter(|letter| letter.get("handler") == handler);
-            page.dead_letters.extend(own.map(|letter| self.letter_report(letter)));
-            if is_short {
-                return Ok(page);
-            }
-        }
-        page.next = Some(from.to_string());
-        Ok(page)
+        // Of the entries that are looked at some may be others', and pages end by bytes: there may be fewer than asked for.
+        let (entries, more) = self.page(&key, (from, to), limit, false).await?;
+        let next = entries.last().filter(|_| more).map(|last| last.id.next().to_string());
+        let letters = entries.into_iter().filter_map(dead_letter::parse);
+        let own = letters.filter(|letter| letter.get("handler") == handler);
+        Ok(DeadLetterPage { dead_letters: own.map(|letter| self.letter_report(letter)).collect(), next })
     }
 
     /// One dead letter of a handler.

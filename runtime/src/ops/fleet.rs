@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{Operator, OpsError};
-use crate::broker::BrokerError;
+use crate::broker::{BrokerError, StreamInfo};
 use crate::clock::now_ms;
 use crate::fleet::{HandlerReport, WorkerReport};
 
@@ -101,23 +101,27 @@ impl Operator {
         Ok(PauseReport { handler: handler.to_owned(), paused, changed })
     }
 
+    /// A stream, unless the broker refuses to show it: the overview goes on without (`wasmill doctor` names it).
+    async fn readable(&self, key: &str) -> Result<Option<StreamInfo>, OpsError> {
+        match self.broker.stream(key).await {
+            Err(BrokerError::Refused { .. }) => Ok(None),
+            info => Ok(info?),
+        }
+    }
+
     /// Fills in what the broker knows of a handler.
     async fn backlog_of(&self, name: &str, status: &mut HandlerStatus) -> Result<(), OpsError> {
         let Ok(handler) = self.handler(name) else { return Ok(()) };
         let mut lag = Some(0);
         for source in self.sources(name)? {
-            let info = match self.broker.stream(&source.key).await {
-                Err(BrokerError::Refused { .. }) => None,
-                info => info?,
-            };
-            let Some(info) = info else { continue };
+            let Some(info) = self.readable(&source.key).await? else { continue };
             let group = info.groups.iter().find(|group| *group.name == *source.group);
             status.pending += group.map_or(0, |group| group.pending);
             let waiting = group.map_or(Some(info.length), |group| group.lag);
             lag = lag.zip(waiting).map(|(sum, waiting)| sum + waiting);
         }
         status.lag = lag;
-        let dead = self.broker.stream(&self.namespace.stream(&handler.dead_letter)).await?;
+        let dead = self.readable(&self.namespace.stream(&handler.dead_letter)).await?;
         status.dead_letters = dead.map_or(0, |dead| dead.length);
         Ok(())
     }

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 
-use super::{Operator, OpsError, Position, RawBytes};
-use crate::broker::{Cursor, Entry, EntryId, Fields};
+use super::{Operator, OpsError, Position, RawBytes, about};
+use crate::broker::{Entry, EntryId, Fields};
 use crate::clock::now_ms;
 use crate::envelope::structured;
 use crate::event::Event;
@@ -18,7 +18,9 @@ pub const MAX_HISTORY_PAGE: usize = 1000;
 /// A page ends when its entries have so many bytes.
 const PAGE_BYTES: usize = 1 << 20;
 /// Entries of the first request of a page, when their size is not known.
-const FIRST_READ: usize = 32;
+const FIRST_READ: usize = 8;
+/// How often somebody who waits looks for events.
+const WAIT_POLL: Duration = Duration::from_millis(100);
 /// The longest that a page waits for an event to come.
 const MAX_WAIT: Duration = Duration::from_secs(20);
 
@@ -133,13 +135,14 @@ impl Operator {
         let key = self.namespace.stream(stream);
         let wait = Duration::from_millis(query.wait_ms.unwrap_or(0)).min(MAX_WAIT);
         let (mut entries, mut more) = self.page(&key, (from, to), count, query.newest_first).await?;
-        if entries.is_empty() && wait.is_zero() && self.broker.stream(&key).await?.is_none() {
+        let is_configured = || self.configured_streams().iter().any(|known| known == stream);
+        if entries.is_empty() && wait.is_zero() && !is_configured() && self.broker.stream(&key).await?.is_none() {
             return Err(self.unknown_stream(stream));
         }
-        if entries.is_empty() && !wait.is_zero() && !query.newest_first {
-            // The cursor is the entry before the first one that is wanted.
-            let cursor = Cursor { key: key.clone(), after: before(from) };
-            self.broker.wait(&[cursor], wait).await?;
+        // Asking again and again: a request that blocks would hold up all others on its connection.
+        let deadline = tokio::time::Instant::now() + wait;
+        while entries.is_empty() && !query.newest_first && tokio::time::Instant::now() < deadline {
+            tokio::time::sleep(WAIT_POLL).await;
             (entries, more) = self.page(&key, (from, to), count, false).await?;
         }
         let last = entries.iter().map(|entry| entry.id).max();
@@ -174,7 +177,7 @@ impl Operator {
     }
 
     /// Up to `count` entries, fewer if they are large, and whether there may be more.
-    async fn page(
+    pub(super) async fn page(
         &self,
         key: &str,
         (mut from, mut to): (EntryId, EntryId),
@@ -184,9 +187,10 @@ impl Operator {
         let (mut entries, mut bytes, mut ask) = (Vec::new(), 0usize, FIRST_READ.min(count));
         loop {
             let read = match newest_first {
-                true => self.broker.range_back(key, from, to, ask).await?,
-                false => self.broker.range(key, from, to, ask).await?,
+                true => self.broker.range_back(key, from, to, ask).await,
+                false => self.broker.range(key, from, to, ask).await,
             };
+            let read = read.map_err(|error| about(key, error))?;
             let is_short = read.len() < ask;
             bytes += read.iter().map(size).sum::<usize>();
             entries.extend(read);

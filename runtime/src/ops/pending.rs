@@ -14,12 +14,15 @@ const PAGE: usize = 1000;
 /// Pending entries of one stream that are looked at for the summary.
 const MAX_LOOKED_AT: usize = 100_000;
 
+/// The most entries that are listed.
+const MAX_LISTED: usize = 1000;
+
 /// How much of it.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, IntoParams)]
 #[serde(default, deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct PendingQuery {
-    /// The most entries to list, the oldest first; the summary is about all
+    /// The most entries to list, the oldest first, at most 1000; the summary is about all
     pub limit: usize,
 }
 
@@ -36,6 +39,8 @@ pub struct PendingReport {
     pub handler: String,
     /// Entries that are pending.
     pub total: usize,
+    /// Of these, the oldest that ages and attempts are told of: at most 100,000 of a stream.
+    pub looked_at: usize,
     /// The same by who has them.
     pub consumers: Vec<ConsumerPending>,
     /// The oldest of them.
@@ -78,17 +83,30 @@ pub struct PendingRow {
 impl Operator {
     /// What is pending of a handler, over all of its streams.
     pub async fn pending(&self, handler: &str, query: &PendingQuery) -> Result<PendingReport, OpsError> {
-        let now = now_ms();
+        if query.limit > MAX_LISTED {
+            return Err(OpsError::Invalid(format!("`limit` is {}; it must be 0 to {MAX_LISTED}", query.limit)));
+        }
         let mut report = PendingReport { handler: handler.to_owned(), ..PendingReport::default() };
         let mut consumers: BTreeMap<String, ConsumerPending> = BTreeMap::new();
+        let mut looked_at = 0;
         for source in self.sources(handler)? {
-            for entry in self.all_pending(&source).await? {
+            let known = match self.broker.consumers(&source).await {
+                // Nothing has ever been read from it.
+                Err(BrokerError::NoGroup { .. }) => continue,
+                known => known?,
+            };
+            for info in known.into_iter().filter(|info| info.pending > 0) {
+                consumers.entry(info.name).or_default().count += info.pending;
+                report.total += info.pending;
+            }
+            let entries = self.all_pending(&source).await?;
+            let now = now_ms();
+            for entry in entries {
+                looked_at += 1;
                 let age_ms = now.saturating_sub(entry.id.ms);
                 let consumer = consumers.entry(entry.consumer.clone()).or_default();
-                consumer.count += 1;
                 consumer.oldest_ms = consumer.oldest_ms.max(age_ms);
                 consumer.max_attempts = consumer.max_attempts.max(entry.attempts);
-                report.total += 1;
                 report.entries.push(row(&source, entry, age_ms));
                 // The oldest are wanted; streams come one after the other.
                 if report.entries.len() > query.limit.saturating_mul(2).saturating_add(PAGE) {
@@ -96,6 +114,8 @@ impl Operator {
                 }
             }
         }
+        report.total = report.total.max(looked_at);
+        report.looked_at = looked_at;
         keep_oldest(&mut report.entries, query.limit);
         let workers: Vec<String> =
             consumers.keys().map(|name| keys::worker_of(name).unwrap_or_default().to_owned()).collect();

@@ -1,5 +1,7 @@
 //! Publishing from outside of handlers.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -38,6 +40,11 @@ impl Operator {
         if stream.starts_with("wasmill:") {
             return Err(OpsError::Invalid(format!("`{stream}`: names that begin with `wasmill:` are wasmill's own")));
         }
+        let when = match when {
+            Due::At(ms) if ms <= now_ms() => Due::Now,
+            Due::After(Duration::ZERO) => Due::Now,
+            later => later,
+        };
         let is_too_late = match when {
             Due::Now => false,
             Due::After(delay) => delay > MAX_DELAY,

@@ -8,8 +8,10 @@ use crate::broker::Replay;
 
 /// The most entries of one request.
 pub const MAX_REPLAY_PAGE: usize = 500;
+/// The longest id of a run, in bytes: it is written into every entry.
+const MAX_RUN_ID: usize = 64;
 /// With so many entries waiting in the inbox nothing is appended: the handler has to catch up first.
-pub const MAX_REPLAY_BACKLOG: usize = 10_000;
+pub const MAX_REPLAY_BACKLOG: usize = 2000;
 
 /// Which events, and how.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
@@ -52,6 +54,11 @@ pub struct ReplayReport {
     pub workers: usize,
 }
 
+/// Letters, digits and `-`, or nothing.
+fn is_run_id(run: &str) -> bool {
+    run.len() <= MAX_RUN_ID && run.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+}
+
 impl Operator {
     /// Appends a page of past events to the inbox of a handler. Nothing is appended while the inbox is full.
     pub async fn replay(&self, handler: &str, request: &ReplayRequest) -> Result<ReplayReport, OpsError> {
@@ -70,6 +77,10 @@ impl Operator {
         let Some(info) = self.broker.stream(&key).await? else { return Err(self.unknown_stream(&request.stream)) };
         // What comes meanwhile is not past; follow-ups of the replay itself would go round for ever.
         to = to.min(info.last);
+        if let Some(run) = request.run.as_ref().filter(|run| !is_run_id(run)) {
+            let problem = format!("`run` has {} bytes or other characters than letters, digits and `-`", run.len());
+            return Err(OpsError::Invalid(format!("{problem}; it has at most {MAX_RUN_ID} bytes")));
+        }
         let run = request.run.clone().unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
         let inbox = self.namespace.inbox_source(&resolved.name, &resolved.group);
         let mut report =

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{Operator, OpsError};
-use crate::broker::StreamInfo;
+use crate::broker::{BrokerError, StreamInfo};
 use crate::clock::now_ms;
 
 /// The most streams that are listed when all are asked for.
@@ -42,6 +42,9 @@ pub struct StreamReport {
     pub max_age_ms: Option<u64>,
     /// The consumer groups that read it.
     pub groups: Vec<GroupReport>,
+    /// Why the broker does not show it, such as a key of another type.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
 }
 
 /// A consumer group of a stream.
@@ -77,7 +80,16 @@ impl Operator {
         };
         let mut reports = Vec::with_capacity(names.len());
         for name in names {
-            reports.push(self.stream(&name).await?);
+            match self.stream(&name).await {
+                // One that cannot be looked at is no reason to hide the others.
+                Err(OpsError::Broker(error @ BrokerError::Refused { .. })) => {
+                    let error = Some(error.to_string());
+                    reports.push(StreamReport { stream: name, exists: true, error, ..StreamReport::default() });
+                }
+                // Deleted since it was found.
+                Err(OpsError::UnknownStream { .. }) if all => {}
+                report => reports.push(report?),
+            }
         }
         Ok(reports)
     }
@@ -126,6 +138,7 @@ impl Operator {
             last: is_used.then(|| info.last.to_string()),
             last_age_ms: is_used.then(|| now.saturating_sub(info.last.ms)),
             groups,
+            error: None,
         }
     }
 }

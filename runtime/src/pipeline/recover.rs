@@ -166,11 +166,11 @@ async fn look_for_dead(
                 // The readers notice it too, and create the group again.
                 Err(BrokerError::NoGroup { .. }) => continue,
                 // One stream that cannot be read is no reason to leave the others alone.
-                Err(error @ BrokerError::Refused { .. }) => {
+                Err(error @ BrokerError::Unreachable { .. }) => return Err(error),
+                Err(error) => {
                     tracing::warn!(stream = subscription.source.stream, "cannot look for dead workers: {error}");
                     continue;
                 }
-                Err(error) => return Err(error),
             };
             for consumer in consumers {
                 match keys::worker_of(&consumer.name) {

@@ -27,3 +27,16 @@ pub fn dead_letters_are_shown_redriven_and_dropped(way: Way) {
     assert_eq!(mill.json(&["dlq", "ls"]), json!([]));
     assert!(mill.failure(1, &["dlq", "show", "faults", id]).contains("there is no dead letter"));
 }
+
+pub fn dead_letters_come_in_pages_of_bounded_size(way: Way) {
+    let mill = Mill::start(way, "");
+    let data = "x".repeat(60_000);
+    for id in 0..40 {
+        mill.publish("faults.in", &id.to_string(), "reject", &data);
+    }
+    mill.wait_settled("faults");
+    let page = mill.http("GET", "/v1/handlers/faults/dead-letters?limit=1000", &[], b"").json();
+    let on_page = page["dead_letters"].as_array().unwrap().len();
+    assert!((1..40).contains(&on_page) && page["next"].is_string(), "{on_page} on one page");
+    assert_eq!(mill.json(&["dlq", "ls"]).as_array().unwrap().len(), 40);
+}

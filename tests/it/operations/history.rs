@@ -58,6 +58,37 @@ pub fn history_follows(way: Way) {
     child.wait().unwrap();
 }
 
+/// Nobody who waits holds up another, and an idle stream does not hold up a busy one.
+pub fn several_follow_at_once(way: Way) {
+    let mill = Mill::start(way, "");
+    for stream in ["a", "b"] {
+        mill.publish(stream, "before", "ok", "");
+    }
+    let follow = |stream: &str| {
+        let mut command = mill.command(&["history", stream, "--follow", "--output", "json"]);
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        (child, lines)
+    };
+    let mut followers: Vec<_> = ["a", "a", "b", "b"].into_iter().map(follow).collect();
+    let next = |lines: &mut std::io::Lines<BufReader<std::process::ChildStdout>>| -> Value {
+        serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap()
+    };
+    for (_, lines) in &mut followers {
+        assert_eq!(next(lines)["event"]["id"], "before");
+    }
+    let start = std::time::Instant::now();
+    mill.publish("b", "after", "ok", "");
+    for (_, lines) in &mut followers[2..] {
+        assert_eq!(next(lines)["event"]["id"], "after");
+    }
+    assert!(start.elapsed() < std::time::Duration::from_secs(5), "{:?}", start.elapsed());
+    for (child, _) in &mut followers {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+}
+
 pub fn history_pages_through_thousands(way: Way) {
     let mill = Mill::start(way, "");
     let event = |id: usize| json!({"specversion": "1.0", "id": id.to_string(), "source": "/t", "type": "ok"});
@@ -74,6 +105,8 @@ pub fn history_pages_through_thousands(way: Way) {
 pub fn history_refuses_what_makes_no_sense(way: Way) {
     let mill = Mill::start(way, "");
     mill.publish("faults.in", "1", "ok", "");
+    // A stream of the configuration is made when it is first needed; until then it is empty.
+    assert_eq!(mill.json_lines(&["history", "faults.out"]), [serde_json::Value::Null; 0]);
     let unknown = mill.failure(2, &["history", "fault.in"]);
     assert!(unknown.contains("there is no stream `fault.in`") && unknown.contains("faults.in"), "{unknown}");
     let time = mill.failure(2, &["history", "faults.in", "--since", "yesterday"]);
@@ -105,4 +138,43 @@ pub fn streams_are_listed_with_their_readers(way: Way) {
     assert_eq!(mill.json(&["streams", "elsewhere"])[0]["length"], 1);
     assert!(mill.failure(2, &["streams", "nowhere"]).contains("there is no stream `nowhere`"));
     assert!(mill.text(&["streams"]).contains("faults.in"));
+}
+
+#[test]
+fn a_key_of_another_type_hides_nothing_else() {
+    let mill = Mill::start(Way::Redis, "");
+    let mut redis = redis::Client::open(mill.server.as_ref().unwrap().url()).unwrap().get_connection().unwrap();
+    redis::cmd("SET").arg(&["faults.dead", "x"]).query::<()>(&mut redis).unwrap();
+    mill.publish("faults.in", "1", "ok", "");
+    mill.wait_settled("faults");
+    let streams = mill.json(&["streams"]);
+    let named =
+        |name: &str| streams.as_array().unwrap().iter().find(|stream| stream["stream"] == name).unwrap().clone();
+    assert!(named("faults.dead")["error"].as_str().unwrap().contains("wrong type"), "{streams:#}");
+    assert_eq!(named("faults.in")["length"], 1, "{streams:#}");
+    assert!(mill.text(&["streams"]).contains("wrong type"));
+    assert_eq!(mill.json(&["stats"])["handlers"]["faults"]["pending"], 0);
+    // Where it is what was asked for, it is named.
+    assert!(mill.failure(1, &["dlq", "ls", "faults"]).contains("stream `faults.dead`"));
+}
+
+/// What cannot be written is refused before anything is: nothing is acknowledged that has not had its effects.
+#[test]
+fn an_event_with_too_many_fields_is_refused_and_not_lost() {
+    for way in [Way::Redis, Way::Embedded] {
+        let mill = Mill::start(way, "[streams.\"faults.out\"]\nenvelope = \"flat\"");
+        let members: serde_json::Map<String, Value> = (0..5000).map(|n| (format!("m{n}"), json!(n))).collect();
+        let event = json!({"specversion": "1.0", "id": "1", "source": "/t", "type": "echo", "data": members});
+        let post = |stream: &str| {
+            let head = ["content-type: application/cloudevents+json"];
+            mill.http("POST", &format!("/v1/streams/{stream}/events"), &head, event.to_string().as_bytes())
+        };
+        // From outside, and from a handler, whose event then is a dead letter.
+        let refused = post("faults.out");
+        assert!(refused.status == 400 && refused.body.contains("at most 1000"), "{refused:?}");
+        assert_eq!(post("faults.in").status, 201);
+        mill.wait_settled("faults");
+        assert_eq!(mill.events("faults.out").len(), 0);
+        assert_eq!(mill.json(&["dlq", "ls"]).as_array().unwrap().len(), 1);
+    }
 }

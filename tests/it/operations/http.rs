@@ -150,6 +150,18 @@ fn readiness_follows_redis() {
     });
 }
 
+#[test]
+fn a_client_that_does_not_finish_does_not_hold_up_the_end() {
+    let mut mill = Mill::start(Way::Embedded, "");
+    let address = mill.admin_url().replace("http://", "");
+    let mut half = std::net::TcpStream::connect(address).unwrap();
+    std::io::Write::write_all(&mut half, b"GET /healthz HTTP/1.1\r\nHost: lo").unwrap();
+    // The server has it: another request on the same thread is answered after it.
+    assert_eq!(mill.http("GET", "/healthz", &[], b"").status, 200);
+    mill.worker.signal(wasmill_tests::worker::Signal::TERM);
+    assert!(mill.worker.wait_exit(Duration::from_secs(20)).success());
+}
+
 /// Every `$ref` of the description leads somewhere, and every operation in it is served.
 #[test]
 fn the_description_is_true() {

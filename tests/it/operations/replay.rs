@@ -80,4 +80,8 @@ pub fn a_replay_refuses_what_makes_no_sense(way: Way) {
     assert!(stream.contains("faults does not read `other`; it reads: faults.in"), "{stream}");
     let place = replay(&["faults.in", "--handler", "faults", "--from", "then"]);
     assert!(place.contains("`then` is no place in a stream"), "{place}");
+    let dry = replay(&["other", "--handler", "faults", "--from", "-", "--dry-run"]);
+    assert!(dry.contains("faults does not read `other`"), "{dry}");
+    let run = replay(&["faults.in", "--handler", "faults", "--from", "-", "--run", &"x".repeat(65)]);
+    assert!(run.contains("at most 64 bytes"), "{run}");
 }

@@ -39,10 +39,13 @@ impl State {
         while moved.moved < limit && self.waiting.by_time.first().is_some_and(|(due, _)| *due <= now) {
             let Some((_, member)) = self.waiting.by_time.pop_first() else { break };
             self.waiting.known.remove(&member);
-            if let Some(event) = delayed::unpack(&member) {
-                self.append(&event.key, event.fields);
+            match delayed::unpack(&member) {
+                Some(event) => {
+                    self.append(&event.key, event.fields);
+                    moved.moved += 1;
+                }
+                None => moved.refused.push("an event that waits cannot be read".to_owned()),
             }
-            moved.moved += 1;
         }
         let next = self.waiting.by_time.first();
         moved.next_due = next.map(|(due, _)| Duration::from_millis(due.saturating_sub(now)));

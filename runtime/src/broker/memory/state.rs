@@ -10,7 +10,6 @@ use super::super::{
 use super::delayed::Waiting;
 use super::marks::Marks;
 use crate::clock::now_ms;
-use crate::envelope;
 use crate::outcome::{DeadLetter, Decision, Due, Publication, Settlement};
 
 mod look;
@@ -128,7 +127,7 @@ impl State {
             self.waiting.add(publication);
             return None;
         }
-        Some(self.append(&publication.key, envelope::fields(&publication.event)))
+        Some(self.append(&publication.key, publication.fields()))
     }
 
     pub(super) fn delete_stream(&mut self, key: &str) {

@@ -46,7 +46,7 @@ impl Inspect for RedisBroker {
             .into_iter()
             .map(|group| {
                 Ok(GroupInfo {
-                    name: group.text("name")?,
+                    name: group.foreign_name("name")?,
                     consumers: group.count("consumers")?,
                     pending: group.count("pending")?,
                     delivered: group.id("last-delivered-id")?,
@@ -103,13 +103,7 @@ impl Inspect for RedisBroker {
     async fn pending(&self, source: &Source, from: EntryId, count: usize) -> Result<Vec<PendingEntry>, BrokerError> {
         let mut command = ::redis::cmd("XPENDING");
         command.arg(&*source.key).arg(&*source.group).arg(from.to_string()).arg("+").arg(count);
-        let rows: Vec<(String, String, u64, u32)> = self.requests.query(&command).await?;
-        rows.into_iter()
-            .map(|(id, consumer, idle, attempts)| {
-                let id = id.parse().map_err(reply::unexpected)?;
-                Ok(PendingEntry { id, consumer, idle: Duration::from_millis(idle), attempts })
-            })
-            .collect()
+        reply::pending(self.requests.query(&command).await?)
     }
 
     async fn replay(&self, replay: &Replay<'_>) -> Result<Replayed, BrokerError> {

@@ -8,7 +8,7 @@
 local results, at = {}, 1
 while at <= #ARGV do
   local key, length = KEYS[tonumber(ARGV[at + 1])], tonumber(ARGV[at + 2])
-  local result = obstacle(key) or width_obstacle(key, length)
+  local result = publish_obstacle(key, '', length)
   if not result then
     result = redis.call('ZREM', KEYS[1], ARGV[at])
     if result == 1 then redis.call('XADD', key, '*', unpack(ARGV, at + 3, at + 2 + length)) end

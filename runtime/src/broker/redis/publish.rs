@@ -40,6 +40,8 @@ async fn may_run_transactions(link: &Link) -> Result<bool, BrokerError> {
         match reply {
             Ok(_) => {}
             Err(BrokerError::Refused { refusal: Refusal::NoPermission, .. }) => return Ok(false),
+            // EXEC alone is refused: that ends the transaction, too.
+            Err(BrokerError::Refused { message, .. }) if message.contains("Transaction discarded") => return Ok(false),
             Err(error) => return Err(error),
         }
     }

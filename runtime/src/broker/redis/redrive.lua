@@ -19,9 +19,10 @@ for i = 1, #letter, 2 do
   end
 end
 if not original then return -1 end
--- What wasmill itself wrote before the original is not counted.
-local refused = obstacle(KEYS[2]) or width_obstacle(KEYS[2], #moved - 6)
+local refused = obstacle(KEYS[2])
 if refused then return redis.error_reply(refused) end
+-- What wasmill itself wrote before the original is not counted.
+if #moved - 6 > MAX_VALUES then return redis.error_reply('ERR the dead letter has more fields than a script can write') end
 redis.call('XDEL', KEYS[1], ARGV[1])
 redis.call('XADD', KEYS[2], '*', unpack(moved))
 return 1

@@ -6,7 +6,7 @@ use std::time::Duration;
 use ::redis::Value;
 
 use super::super::pubsub::Lease;
-use super::super::{BrokerError, Claimed, Entry, EntryId, Fields, Trimmed};
+use super::super::{BrokerError, Claimed, Entry, EntryId, Fields, PendingEntry, Trimmed};
 
 /// The answer is none that the command can give.
 pub(super) fn unexpected(what: impl Display) -> BrokerError {
@@ -157,6 +157,11 @@ impl Map {
         text(self.get(name)?.clone())
     }
 
+    /// A name that another program may have chosen: bytes that are no text become replacement characters.
+    pub(super) fn foreign_name(&self, name: &str) -> Result<String, BrokerError> {
+        bytes(self.get(name)?.clone()).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+    }
+
     /// An entry id.
     pub(super) fn id(&self, name: &str) -> Result<EntryId, BrokerError> {
         self.text(name)?.parse().map_err(unexpected)
@@ -174,6 +179,21 @@ impl Map {
     pub(super) fn count(&self, name: &str) -> Result<usize, BrokerError> {
         Ok(integer(self.get(name)?)?.max(0) as usize)
     }
+}
+
+/// The answer of XPENDING with a range.
+pub(super) fn pending(value: Value) -> Result<Vec<PendingEntry>, BrokerError> {
+    let entry = |value| {
+        let parts: [Value; 4] = array(value)?.try_into().map_err(|_| unexpected("four parts were expected"))?;
+        let [id, consumer, idle, attempts] = parts;
+        Ok(PendingEntry {
+            id: text(id)?.parse().map_err(unexpected)?,
+            consumer: String::from_utf8_lossy(&bytes(consumer)?).into_owned(),
+            idle: Duration::from_millis(integer(&idle)?.max(0) as u64),
+            attempts: u32::try_from(integer(&attempts)?).unwrap_or(u32::MAX),
+        })
+    };
+    array(value)?.into_iter().map(entry).collect()
 }
 
 /// The answer of SLOWLOG GET: durations and the beginnings of the commands.

@@ -106,7 +106,7 @@ local function settle_dead(source, group, entry)
   fields[#fields + 1] = 'dl_original_fields'
   fields[#fields + 1] = tostring(#original / 2)
   -- An entry with more fields cannot be copied here: its name and number stay.
-  if width_obstacle('', #original) then
+  if #original > MAX_VALUES then
     fields[#fields] = '0'
     original = {}
   end

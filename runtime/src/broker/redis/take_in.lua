@@ -13,11 +13,7 @@ while at <= #ARGV do
   if refused then return redis.error_reply(refused) end
   at = at + 3 + tonumber(ARGV[at + 2])
 end
-for i = 2, 3 do
-  if not redis.acl_check_cmd('SET', KEYS[i], 'v', 'PX', '1') then
-    return redis.error_reply('NOPERM no permission to set ' .. KEYS[i])
-  end
-end
+-- First, as it could fail: everything else then has to succeed.
 redis.call('SET', KEYS[3], ARGV[3])
 redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
 at = 4

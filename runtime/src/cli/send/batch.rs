@@ -18,7 +18,8 @@ use super::{Args, Rules, event, when};
 const STEP_EVENTS: usize = 500;
 /// A step ends when its events have this many bytes, so that none blocks the server for long.
 const STEP_BYTES: usize = 1 << 20;
-/// Steps that are on their way at the same time.
+/// Steps that are on their way to Redis at the same time; one connection keeps their order. Requests to a worker may
+/// overtake one another: there it is one at a time.
 const IN_FLIGHT: usize = 4;
 /// A pipe that ends within this many bytes is checked as a whole before the first event is published; a file always.
 const HELD_BYTES: u64 = 64 << 20;
@@ -63,8 +64,9 @@ fn open(rules: &Rules, args: &Args) -> Result<Box<dyn BufRead>, Report> {
 /// Checks every line of an input that is there as a whole.
 fn check(rules: &Rules, args: &Args, input: impl BufRead) -> Result<(), Report> {
     // Nothing but its size to check; most batches are like that.
-    let is_plain =
-        !args.msgpack && matches!(rules.schemas.find(&args.r#type, args.schema_version.as_deref()), Ok(None));
+    let is_plain = !args.msgpack
+        && rules.envelope.is_none()
+        && matches!(rules.schemas.find(&args.r#type, args.schema_version.as_deref()), Ok(None));
     // What every event has besides its data.
     let rest = if is_plain { event(rules, args, Vec::new()).map_err(Report::usage)?.size() } else { 0 };
     let mut lines = Lines::new(input);
@@ -158,10 +160,11 @@ struct Sender<'a> {
 impl Sender<'_> {
     /// Publishes until the end of the input or the first fault; what is on its way then is waited for.
     async fn send_all<R: BufRead>(&mut self, input: &mut Input<'_, R>, target: &Target) -> Result<(), Report> {
+        let most = if self.context.is_by_worker() { 1 } else { IN_FLIGHT };
         let mut in_flight = FuturesOrdered::new();
         let mut end = None;
         loop {
-            while end.is_none() && self.error.is_none() && in_flight.len() < IN_FLIGHT {
+            while end.is_none() && self.error.is_none() && in_flight.len() < most {
                 match input.next_step() {
                     Ok(Some(step)) => in_flight.push_back(publish(target, input.args, step)),
                     Ok(None) => end = Some(Ok(())),
@@ -181,10 +184,7 @@ impl Sender<'_> {
             Err(error) if error.uncertain => Fate::Unknown,
             Err(_) => Fate::Refused,
         };
-        match self.fates.last_mut() {
-            Some((known, same)) if *same == fate => known.last = lines.last,
-            _ => self.fates.push((lines, fate)),
-        }
+        self.remember(lines, fate);
         match result {
             Ok(published) => {
                 self.progress.inc(published.ids.len() as u64);
@@ -202,25 +202,30 @@ impl Sender<'_> {
         }
     }
 
+    fn remember(&mut self, lines: Range, fate: Fate) {
+        match self.fates.last_mut() {
+            Some((known, same)) if *same == fate => known.last = lines.last,
+            _ => self.fates.push((lines, fate)),
+        }
+    }
+
     /// The ids; or the fault, what it means for which lines, and how to go on.
     fn finish<R>(&mut self, input: &Input<'_, R>) -> Result<PublishReport, Report> {
         let Some(error) = self.error.take() else { return Ok(std::mem::take(&mut self.kept)) };
+        if !input.at_end {
+            self.remember(Range { first: input.number + 1, last: u64::MAX }, Fate::Refused);
+        }
         let list = |wanted: Fate| {
             let ranges = self.fates.iter().filter(|(_, fate)| *fate == wanted);
             ranges.map(|(range, _)| range.to_string()).collect::<Vec<_>>().join(",")
         };
         let mut message = error.to_string();
-        let (published, unknown, mut refused) = (list(Fate::Published), list(Fate::Unknown), list(Fate::Refused));
+        let (published, unknown, refused) = (list(Fate::Published), list(Fate::Unknown), list(Fate::Refused));
         if !published.is_empty() {
             message += &format!("\nlines {published} are published");
         }
         if !unknown.is_empty() {
             message += &format!("\nlines {unknown} may be published: no answer came; look before you send them again");
-        }
-        if !input.at_end {
-            let open = Range { first: input.number + 1, last: u64::MAX };
-            refused =
-                [refused, open.to_string()].into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join(",");
         }
         if !refused.is_empty() {
             message += &format!("\nlines {refused} are not: send the same input again with --lines {refused}");

@@ -47,14 +47,15 @@ struct Parts<'a> {
 impl<'a> Parts<'a> {
     fn new(envelope: &'a Envelope) -> Parts<'a> {
         let names = &envelope.settings.names;
+        let or_usual = |name: &'a Option<String>, part| name.as_deref().or(envelope.preset().usual_name(part));
         let parts = [
-            (names.id.as_deref().or(Some("event_id")), Part::Id),
-            (names.r#type.as_deref().or(Some("event_type")), Part::Type),
-            (names.time.as_deref().or(Some("timestamp")), Part::Time),
-            (names.source.as_deref().or(Some("source")), Part::Source),
-            (names.version.as_deref().or(Some("version")), Part::Version),
-            (names.subject.as_deref(), Part::Subject),
-            (names.key.as_deref(), Part::Key),
+            (or_usual(&names.id, "id"), Part::Id),
+            (or_usual(&names.r#type, "type"), Part::Type),
+            (or_usual(&names.time, "time"), Part::Time),
+            (or_usual(&names.source, "source"), Part::Source),
+            (or_usual(&names.version, "version"), Part::Version),
+            (or_usual(&names.subject, "subject"), Part::Subject),
+            (or_usual(&names.key, "key"), Part::Key),
         ];
         let named = parts.into_iter().filter_map(|(name, part)| Some((name?, part))).collect();
         Parts { named, data: names.data.as_deref().unwrap_or("data") }

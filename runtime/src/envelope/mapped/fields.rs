@@ -16,11 +16,8 @@ const STREAM: &str = "stream";
 /// The CloudEvents field that a field of this form stands for.
 fn meaning<'a>(envelope: &Envelope, name: &'a str) -> Option<&'a str> {
     let names = &envelope.settings.names;
-    let (usual_type, usual_data) = match envelope.preset() {
-        Preset::Named => (Some("name"), Some("body")),
-        Preset::Action => (Some("action"), Some("data")),
-        _ => (None, None),
-    };
+    let preset = envelope.preset();
+    let (usual_type, usual_data) = (preset.usual_name("type"), preset.usual_name("data"));
     let is = |configured: &Option<String>, usual: Option<&str>| configured.as_deref().or(usual) == Some(name);
     Some(match () {
         () if is(&names.r#type, usual_type) => "ce_type",
@@ -44,21 +41,18 @@ fn is_cloudevents(name: &str) -> bool {
 /// The name that a CloudEvents field has in this form.
 fn written_name<'a>(envelope: &'a Envelope, field: &'a str) -> &'a str {
     let names = &envelope.settings.names;
-    let (configured, usual) = match (field, envelope.preset()) {
-        ("ce_type", Preset::Named) => (&names.r#type, "name"),
-        ("ce_type", Preset::Action) => (&names.r#type, "action"),
-        (DATA, Preset::Named) => (&names.data, "body"),
-        ("ce_type", _) => (&names.r#type, field),
-        (DATA, _) => (&names.data, field),
-        ("ce_id", _) => (&names.id, field),
-        ("ce_source", _) => (&names.source, field),
-        ("ce_time", _) => (&names.time, field),
-        ("ce_subject", _) => (&names.subject, field),
-        ("ce_dataschema", _) => (&names.version, field),
-        ("ce_partitionkey", _) => (&names.key, field),
+    let (part, configured) = match field {
+        "ce_type" => ("type", &names.r#type),
+        "ce_id" => ("id", &names.id),
+        "ce_source" => ("source", &names.source),
+        "ce_time" => ("time", &names.time),
+        "ce_subject" => ("subject", &names.subject),
+        "ce_dataschema" => ("version", &names.version),
+        "ce_partitionkey" => ("key", &names.key),
+        DATA => ("data", &names.data),
         _ => return field,
     };
-    configured.as_deref().unwrap_or(usual)
+    configured.as_deref().or(envelope.preset().usual_name(part)).unwrap_or(field)
 }
 
 /// Brings the fields into the form of CloudEvents and reads that. Fields that mean nothing here stay in the entry.
