@@ -3,6 +3,7 @@
 //! Nothing in here has an effect on the outside: what a guest asks for is collected and returned as data.
 
 mod cache;
+pub mod compile;
 mod component;
 mod engine;
 mod host;
@@ -11,6 +12,7 @@ mod limiter;
 mod logs;
 
 pub use cache::{CacheError, CompiledCache};
+pub use compile::{CompileError, CompileLimits, Compiler};
 pub use component::{Component, Digest, Import, LoadError};
 pub use engine::{Engine, EngineError, EngineSettings};
 pub use host::{Grant, Grants, Policy};

@@ -85,7 +85,7 @@ pub async fn run(context: &Context, config: &Config, target: &Target, args: &Arg
 }
 
 fn load(config: &Config, resolved: &ResolvedHandler, schemas: Arc<Schemas>) -> Result<Handler, Report> {
-    let engine = app::engine(config).map_err(Report::failure)?;
+    let engine = super::engine(config)?;
     let cache = app::cache(config).map_err(Report::usage)?;
     let component = Component::from_file(&engine, cache.as_ref(), &resolved.component)
         .map_err(|error| Report::usage(format!("{}: {error}", resolved.component.display())))?;

@@ -21,7 +21,7 @@ use wasmill::wasm::{
 };
 
 use super::execution::{as_json, outcome, print_text};
-use super::{Context, Report, block_on, print_json};
+use super::{Context, Report, block_on, compiler, print_json};
 
 /// Arguments of `invoke`.
 #[derive(Parser)]
@@ -58,7 +58,7 @@ pub fn run(context: &Context, args: &Args) -> Result<ExitCode, Report> {
         return Err(Report::usage(format!("the event has {size} bytes; limits.event_bytes is {limit}")));
     }
     let engine = Engine::new(EngineSettings { instances: 1, max_memory: resolved.limits.memory });
-    let engine = engine.map_err(Report::failure)?;
+    let engine = engine.map_err(Report::failure)?.compiling_in(compiler(&config));
     let component = Component::from_file(&engine, None, &args.component)
         .map_err(|error| Report::usage(format!("{}: {error}", args.component.display())))?;
     let schemas = app::schemas(&config).map_err(Report::usage)?;
