@@ -33,10 +33,7 @@
   )
   (core instance $core (instantiate $core))
   (func $handle (param "event" $event) (param "delivery" $delivery) (result (result (error $failure)))
-    (canon lift (core func $core "handle") (memory $core "memory") (realloc (func $core "realloc"))))
-  (component $shape
-    (import "import-event" (type $event (eq $event)))
-  )
+    (canon lift (core func $core "handle") (memory (core memory $core "memory")) (realloc (core func $core "realloc"))))
   (instance $handler (export "handle" (func $handle)))
   (export "wasmill:events/handler@0.1.0" (instance $handler))
 )
