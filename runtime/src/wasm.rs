@@ -2,10 +2,13 @@
 //!
 //! Nothing in here has an effect on the outside: what a guest asks for is collected and returned as data.
 
+mod ambient;
 mod cache;
 mod component;
 mod engine;
 mod host;
+pub mod http;
+mod interfaces;
 mod invoke;
 mod limiter;
 mod logs;
@@ -15,6 +18,7 @@ pub use cache::{CacheError, CompiledCache};
 pub use component::{Component, Digest, LoadError};
 pub use engine::{Engine, EngineError, EngineSettings};
 pub use host::{Grant, Grants, Policy};
+pub use interfaces::{Interfaces, Values};
 pub use invoke::{Execution, Handler, Isolation, WarmInstance};
 pub use logs::{LogLevel, LogLine, LogSource};
 pub use world::{Capability, Import};
