@@ -2,22 +2,28 @@
 //!
 //! Nothing in here has an effect on the outside: what a guest asks for is collected and returned as data.
 
+mod ambient;
 mod cache;
 pub mod compile;
 mod component;
 mod engine;
 mod host;
+pub mod http;
+mod interfaces;
 mod invoke;
 mod limiter;
 mod logs;
+pub mod world;
 
 pub use cache::{CacheError, CompiledCache};
 pub use compile::{CompileError, CompileLimits, Compiler};
-pub use component::{Component, Digest, Import, LoadError};
+pub use component::{Component, Digest, LoadError};
 pub use engine::{Engine, EngineError, EngineSettings};
 pub use host::{Grant, Grants, Policy};
+pub use interfaces::{Interfaces, Values};
 pub use invoke::{Execution, Handler, Isolation, WarmInstance};
 pub use logs::{LogLevel, LogLine, LogSource};
+pub use world::{Capability, Import};
 
 /// The types of `wit/`, as wasmtime's generator makes them.
 #[allow(missing_docs, reason = "documented in wit/events.wit")]

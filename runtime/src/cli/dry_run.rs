@@ -87,10 +87,13 @@ pub async fn run(context: &Context, config: &Config, target: &Target, args: &Arg
 fn load(config: &Config, resolved: &ResolvedHandler, schemas: Arc<Schemas>) -> Result<Handler, Report> {
     let engine = super::engine(config)?;
     let cache = app::cache(config).map_err(Report::usage)?;
-    let component = Component::from_file(&engine, cache.as_ref(), &resolved.component)
-        .map_err(|error| Report::usage(format!("{}: {error}", resolved.component.display())))?;
-    let policy = Arc::new(app::policy(resolved, &Namespace::default(), &app::envelopes(config), schemas));
-    Ok(Handler { component, policy, isolation: Isolation::Fresh })
+    let policy = app::policy(resolved, &Namespace::default(), &app::envelopes(config), schemas);
+    let mut policy = policy.map_err(Report::usage)?;
+    // Nothing may happen: requests are denied, as if no host were allowed.
+    policy.interfaces.http = None;
+    Component::from_file(&engine, cache.as_ref(), &resolved.component)
+        .and_then(|component| Handler::new(component, policy, Isolation::Fresh))
+        .map_err(|error| Report::usage(format!("{}: {error}", resolved.component.display())))
 }
 
 async fn run_one(

@@ -7,7 +7,7 @@ use wasmtime::{Store, Trap, UpdateDeadline};
 
 use super::bindings::EventHandler;
 use super::bindings::wasmill::events::types::Failure;
-use super::component::Component;
+use super::component::{Component, LoadError};
 use super::host::{Host, Policy, Scope};
 use super::logs::{LogLine, LogSource};
 use super::{GuestDelivery, GuestEvent};
@@ -67,9 +67,17 @@ pub struct Execution {
     pub wall: Duration,
     /// The most linear memory that the instance had, in bytes.
     pub peak_memory: usize,
+    /// HTTP requests that were refused: not allowed, too many, or to an address that nobody may reach.
+    pub http_denied: u64,
 }
 
 impl Handler {
+    /// A handler, if its policy grants what the component imports.
+    pub fn new(component: Component, policy: Policy, isolation: Isolation) -> Result<Handler, LoadError> {
+        component.check_grants(&policy.interfaces.grants)?;
+        Ok(Handler { component, policy: Arc::new(policy), isolation })
+    }
+
     /// Runs one delivery. `warm` is an instance that an earlier call gave back; `now` is the time that follow-ups carry,
     /// in milliseconds since the Unix epoch; `replay_run`, unless it is empty, makes their ids differ from those of other
     /// runs. Gives back the instance if it may be used again.
@@ -109,7 +117,7 @@ impl Handler {
             },
         };
         let event = scope.event.clone();
-        warm.store.data_mut().scope = Some(scope);
+        warm.store.data_mut().begin(scope, delivery.attempt);
         let handler = warm.instance.wasmill_events_handler();
         let call = handler.call_handle(&mut warm.store, &event, &delivery);
         let verdict = match in_time(deadline, call).await {
@@ -221,6 +229,6 @@ fn finish(store: &mut Store<Host>, verdict: Verdict) -> Execution {
         publishes.clear();
     }
     let (logs, logs_dropped) = host.logs.take();
-    let peak_memory = host.limiter.peak();
-    Execution { verdict, publishes, logs, logs_dropped, wall: Duration::ZERO, peak_memory }
+    let (peak_memory, http_denied) = (host.limiter.peak(), host.http_denied());
+    Execution { verdict, publishes, logs, logs_dropped, wall: Duration::ZERO, peak_memory, http_denied }
 }
