@@ -16,6 +16,7 @@ mod dry_run;
 mod execution;
 mod generate;
 mod history;
+mod inspect;
 mod invoke;
 mod pause;
 mod pending;
@@ -86,6 +87,8 @@ enum Verb {
     Send(send::Args),
     /// Run one event through one component, without any broker
     Invoke(invoke::Args),
+    /// Show what a component is, what it wants, what it may have, and what it costs
+    Inspect(inspect::Args),
     /// Look at dead letters, and send them back to their handlers
     Dlq(dlq::Args),
     /// Show past events of a stream, and those to come
@@ -224,6 +227,7 @@ pub fn dispatch(arguments: Arguments) -> Result<ExitCode, Report> {
         Verb::Check(args) => check::run(&context, &args),
         Verb::Send(args) => send::run(&context, args),
         Verb::Invoke(args) => invoke::run(&context, &args),
+        Verb::Inspect(args) => inspect::run(&context, &args),
         Verb::Dlq(args) => dlq::run(&context, args),
         Verb::History(args) => history::run(&context, &args),
         Verb::Replay(args) => replay::run(&context, &args),

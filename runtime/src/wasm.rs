@@ -3,6 +3,7 @@
 //! Nothing in here has an effect on the outside: what a guest asks for is collected and returned as data.
 
 mod ambient;
+pub mod anatomy;
 mod cache;
 pub mod compile;
 mod component;
@@ -17,7 +18,7 @@ pub mod world;
 
 pub use cache::{CacheError, CompiledCache};
 pub use compile::{CompileError, CompileLimits, Compiler};
-pub use component::{Component, Digest, LoadError};
+pub use component::{Component, Digest, LoadError, MAX_COMPONENT_BYTES};
 pub use engine::{Engine, EngineError, EngineSettings};
 pub use host::{Grant, Grants, Policy};
 pub use interfaces::{Interfaces, Values};

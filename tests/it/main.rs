@@ -16,6 +16,7 @@ mod faults;
 mod generate;
 mod groups;
 mod handlers;
+mod inspect;
 mod intake;
 mod invoke;
 mod lost;
