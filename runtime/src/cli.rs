@@ -44,7 +44,7 @@ use wasmill::config::{Config, environment};
 use wasmill::ops::Operator;
 use wasmill::schema::Schemas;
 use wasmill::telemetry;
-use wasmill::wasm::{Compiler, Engine};
+use wasmill::wasm::{Compiler, Engine, EngineSettings};
 
 pub use report::Report;
 use target::Target;
@@ -189,6 +189,11 @@ impl Context {
 fn engine(config: &Config) -> Result<Engine, Report> {
     let engine = app::engine(config).map_err(Report::failure)?;
     Ok(engine.compiling_in(compiler(config)))
+}
+
+/// An engine with these settings, which compiles in a child process as the configuration says.
+fn engine_with(config: &Config, settings: EngineSettings) -> Result<Engine, Report> {
+    Ok(Engine::new(settings).map_err(Report::failure)?.compiling_in(compiler(config)))
 }
 
 /// The compiler of the configuration: this program, in a process of its own.

@@ -23,7 +23,7 @@ use wasmill::wasm::{
 
 use super::invoke;
 use super::report::USAGE;
-use super::{Context, Report, block_on, compiler};
+use super::{Context, Report, block_on, engine_with};
 use cost::Cost;
 
 /// Arguments of `inspect`.
@@ -109,8 +109,8 @@ fn find(config: &Config, args: &Args) -> Result<Findings, Report> {
     findings.digest = Some(Digest::of(&bytes));
     findings.anatomy = Anatomy::of(&bytes);
     findings.imports = imports(&findings.anatomy, &findings.resolved.grants);
-    let engine = Engine::new(EngineSettings { instances: 2, max_memory: findings.resolved.limits.memory });
-    let engine = engine.map_err(Report::failure)?.compiling_in(compiler(config));
+    let settings = EngineSettings { instances: 2, max_memory: findings.resolved.limits.memory };
+    let engine = engine_with(config, settings)?;
     match load(&engine, &bytes)? {
         Err(error) => findings.problem = Some(error.to_string()),
         Ok((component, loading)) => {

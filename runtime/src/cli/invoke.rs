@@ -18,11 +18,11 @@ use wasmill::envelope::structured;
 use wasmill::event::Event;
 use wasmill::outcome::RetryPolicy;
 use wasmill::wasm::{
-    Capability, Component, Engine, EngineSettings, Execution, Grants, GuestDelivery, GuestEvent, Handler, Isolation,
+    Capability, Component, EngineSettings, Execution, Grants, GuestDelivery, GuestEvent, Handler, Isolation,
 };
 
 use super::execution::{as_json, outcome, print_text};
-use super::{Context, Report, block_on, compiler, print_json};
+use super::{Context, Report, block_on, engine_with, print_json};
 
 /// Arguments of `invoke`.
 #[derive(Parser)]
@@ -59,8 +59,7 @@ pub fn run(context: &Context, args: &Args) -> Result<ExitCode, Report> {
         let size = event.size();
         return Err(Report::usage(format!("the event has {size} bytes; limits.event_bytes is {limit}")));
     }
-    let engine = Engine::new(EngineSettings { instances: 1, max_memory: resolved.limits.memory });
-    let engine = engine.map_err(Report::failure)?.compiling_in(compiler(&config));
+    let engine = engine_with(&config, EngineSettings { instances: 1, max_memory: resolved.limits.memory })?;
     let component = Component::from_file(&engine, None, &args.component)
         .map_err(|error| Report::usage(format!("{}: {error}", args.component.display())))?;
     let schemas = app::schemas(&config).map_err(Report::usage)?;
