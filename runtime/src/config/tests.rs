@@ -338,7 +338,10 @@ fn what_handlers_are_granted_is_checked() {
     let granted = |rest: &str| format!("{HANDLER}grants = ['http']\n{rest}");
     let allowed = |rest: &str| granted(&format!("http.allow = ['https://a']\n{rest}"));
     assert!(parse(&allowed("")).is_ok());
-    assert_fault(&format!("{HANDLER}grants = ['htpt']"), "w.toml:4:11: handlers.payment.grants[0]: unknown value `htpt`");
+    assert_fault(
+        &format!("{HANDLER}grants = ['htpt']"),
+        "w.toml:4:11: handlers.payment.grants[0]: unknown value `htpt`",
+    );
     assert_fault(&format!("{HANDLER}grants = ['random', 'random']"), "w.toml:4:21: handlers.payment.grants[1]: ");
     assert_fault(&granted(""), "w.toml:4:1: handlers.payment.grants: \"http\" is granted, but no host is allowed");
     assert_fault(&format!("{HANDLER}http.private = true"), "w.toml:4:1: handlers.payment.http: has no effect");
