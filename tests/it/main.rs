@@ -21,6 +21,7 @@ mod intake;
 mod invoke;
 mod lost;
 mod memory;
+mod messaging;
 mod operations;
 mod pause;
 mod recovery;
