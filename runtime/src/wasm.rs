@@ -1,6 +1,7 @@
 //! Running handlers: component bytes -> checked [`Handler`] -> one [`Execution`] per delivery.
 //!
-//! Nothing in here has an effect on the outside: what a guest asks for is collected and returned as data.
+//! Nothing in here has an effect on the outside, but for HTTP requests of handlers that were granted them: what a guest
+//! asks for is collected and returned as data.
 
 mod ambient;
 pub mod anatomy;
@@ -14,6 +15,7 @@ mod interfaces;
 mod invoke;
 mod limiter;
 mod logs;
+mod messaging;
 pub mod world;
 
 pub use cache::{CacheError, CompiledCache};
@@ -33,6 +35,21 @@ pub mod bindings {
         path: "../wit",
         world: "event-handler",
         exports: { default: async },
+    });
+}
+
+/// The types of `wit/deps/messaging`.
+#[allow(missing_docs, reason = "documented in wit/deps/messaging/messaging.wit")]
+pub mod messaging_bindings {
+    wasmtime::component::bindgen!({
+        path: "../wit",
+        world: "wasi:messaging/messaging-core",
+        imports: { default: trappable },
+        exports: { default: async },
+        with: {
+            "wasi:messaging/types.client": super::messaging::Client,
+            "wasi:messaging/types.message": super::messaging::Message,
+        },
     });
 }
 

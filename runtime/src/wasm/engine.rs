@@ -12,6 +12,8 @@ use wasmtime_wasi::p2::bindings::{clocks, random};
 use super::bindings::EventHandler;
 use super::compile::Compiler;
 use super::host::Host;
+use super::http;
+use super::messaging_bindings::wasi::messaging;
 
 /// How often a running guest is interrupted: it yields to the other deliveries of its thread, and its deadline is
 /// checked. Short enough that neighbours do not feel a spinning guest, long enough to cost nothing.
@@ -130,8 +132,11 @@ fn linker(engine: &wasmtime::Engine) -> wasmtime::Result<Linker<Host>> {
     clocks::monotonic_clock::add_to_linker::<_, HasSelf<Host>>(&mut linker, |host| host)?;
     linker.allow_shadowing(false);
     EventHandler::add_to_linker::<_, HasSelf<Host>>(&mut linker, |host| host)?;
+    messaging::types::add_to_linker::<_, HasSelf<Host>>(&mut linker, |host| host)?;
+    messaging::producer::add_to_linker::<_, HasSelf<Host>>(&mut linker, |host| host)?;
     wasmtime_wasi_config::add_to_linker(&mut linker, Host::config)?;
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
+    http::codes::link(&mut linker)?;
     Ok(linker)
 }
 

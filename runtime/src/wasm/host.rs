@@ -32,7 +32,7 @@ const MAX_DRAFT_ATTRIBUTES: usize = MAX_ATTRIBUTES - 4;
 /// Under this name a handler reads the key of its next HTTP request.
 const IDEMPOTENCY_KEY: &str = "wasmill.idempotency-key";
 /// Attribute names that CloudEvents or the host define.
-const RESERVED: [&str; 14] = [
+pub(super) const RESERVED: [&str; 14] = [
     "id",
     "source",
     "type",
@@ -124,6 +124,8 @@ pub(super) struct Host {
     /// Made when the guest first uses WASI: most never do, and it costs more than a call.
     wasi: Option<WasiCtx>,
     pub(super) table: ResourceTable,
+    /// What the messages in the table hold, in bytes.
+    pub(super) message_bytes: usize,
 }
 
 /// The delivery that is running: its event, and what it has asked for.
@@ -157,6 +159,7 @@ impl Host {
             http: None,
             wasi: None,
             table,
+            message_bytes: 0,
             policy,
         }
     }
@@ -236,7 +239,7 @@ impl Host {
     }
 
     /// Keeps all of the drafts or none.
-    fn publish_all(&mut self, drafts: Vec<Draft>) -> Result<Vec<String>, PublishError> {
+    pub(super) fn publish_all(&mut self, drafts: Vec<Draft>) -> Result<Vec<String>, PublishError> {
         let Some(mut scope) = self.scope.take() else {
             return Err(PublishError::Invalid("events can be published only while one is being handled".into()));
         };

@@ -2,22 +2,22 @@
 //!
 //! - [`origin`]: which hosts are allowed; `address`: which of their addresses
 //! - `connect`: one request, from the look-up of the name to the head of the response
-//! - `body`: the caps on what goes out and comes in
+//! - `body`: the caps on what goes out and comes in; `codes`: what guests are told when a request fails
 //!
 //! Redirects are answers like any other: following one is a new request, which is checked like the first.
 
 mod address;
 mod body;
+pub(super) mod codes;
 mod connect;
 pub mod origin;
 
-use std::error::Error as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use http::{HeaderName, HeaderValue, Method, Request, header};
-use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, TlsAlertReceivedPayload};
+use wasmtime_wasi_http::p2::bindings::http::types::ErrorCode;
 use wasmtime_wasi_http::{Error, RequestOptions, Result, WasiBody, WasiHttpCtx, WasiHttpHooks};
 
 use self::origin::Origin;
@@ -177,39 +177,14 @@ impl WasiHttpHooks for Hooks {
     }
 
     fn p2_error_from_hyper(&mut self, error: &hyper::Error) -> ErrorCode {
-        if let Some(Error::HttpRequestBodySize(size)) = error.source().and_then(|cause| cause.downcast_ref()) {
-            return ErrorCode::HttpRequestBodySize(*size);
-        }
-        match error {
-            error if error.is_timeout() => ErrorCode::HttpResponseTimeout,
-            error if error.is_incomplete_message() => ErrorCode::HttpResponseIncomplete,
-            error if error.is_parse_too_large() => ErrorCode::HttpResponseHeaderSectionSize(None),
-            error if error.is_closed() || error.is_canceled() => ErrorCode::ConnectionTerminated,
-            _ => ErrorCode::HttpProtocolError,
-        }
+        codes::of_hyper(error)
     }
 
     fn p2_error_from_connect(&mut self, error: &std::io::Error) -> ErrorCode {
-        use std::io::ErrorKind;
-        match error.kind() {
-            ErrorKind::ConnectionRefused => ErrorCode::ConnectionRefused,
-            ErrorKind::TimedOut => ErrorCode::ConnectionTimeout,
-            ErrorKind::NetworkUnreachable | ErrorKind::HostUnreachable => ErrorCode::DestinationIpUnroutable,
-            ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted => ErrorCode::ConnectionTerminated,
-            _ => ErrorCode::DestinationUnavailable,
-        }
+        codes::of_connect(error)
     }
 
     fn p2_error_from_tls(&mut self, error: &std::io::Error) -> ErrorCode {
-        match error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>()) {
-            Some(rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented) => {
-                ErrorCode::TlsCertificateError
-            }
-            Some(rustls::Error::AlertReceived(alert)) => ErrorCode::TlsAlertReceived(TlsAlertReceivedPayload {
-                alert_id: Some(u8::from(*alert)),
-                alert_message: Some(format!("{alert:?}")),
-            }),
-            _ => ErrorCode::TlsProtocolError,
-        }
+        codes::of_tls(error)
     }
 }

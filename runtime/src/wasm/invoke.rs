@@ -7,9 +7,12 @@ use wasmtime::{Store, Trap, UpdateDeadline};
 
 use super::bindings::EventHandler;
 use super::bindings::wasmill::events::types::Failure;
-use super::component::{Component, LoadError};
+use super::component::{Component, Entry, LoadError};
 use super::host::{Host, Policy, Scope};
 use super::logs::{LogLine, LogSource};
+use super::messaging;
+use super::messaging_bindings::MessagingCore;
+use super::messaging_bindings::wasi::messaging::types::Error as MessagingError;
 use super::{GuestDelivery, GuestEvent};
 use crate::outcome::{FaultClass, Publication, Verdict, bounded};
 
@@ -46,10 +49,16 @@ pub struct Handler {
 /// An instance that waits for its next delivery. Belongs to one handler; dropping it frees its memory.
 pub struct WarmInstance {
     store: Store<Host>,
-    instance: EventHandler,
+    instance: Instance,
     served: u32,
     /// Bytes of memory after the first delivery.
     settled_memory: usize,
+}
+
+/// An instance, by what it exports.
+enum Instance {
+    Events(EventHandler),
+    Messaging(MessagingCore),
 }
 
 /// What came out of one delivery.
@@ -118,11 +127,19 @@ impl Handler {
         };
         let event = scope.event.clone();
         warm.store.data_mut().begin(scope, delivery.attempt);
-        let handler = warm.instance.wasmill_events_handler();
-        let call = handler.call_handle(&mut warm.store, &event, &delivery);
-        let verdict = match in_time(deadline, call).await {
+        let result = match &warm.instance {
+            Instance::Events(instance) => {
+                let call = instance.wasmill_events_handler().call_handle(&mut warm.store, &event, &delivery);
+                in_time(deadline, call).await.map(verdict)
+            }
+            Instance::Messaging(instance) => {
+                let call = handle_message(instance, &mut warm.store, &event, &delivery);
+                in_time(deadline, call).await.map(messaging::verdict)
+            }
+        };
+        let verdict = match result {
             Err(error) => return (self.failed(&error, &mut warm.store), None),
-            Ok(result) => verdict(result),
+            Ok(verdict) => verdict,
         };
         warm.served += 1;
         let execution = finish(&mut warm.store, verdict);
@@ -154,7 +171,13 @@ impl Handler {
             Ok(UpdateDeadline::Yield(1))
         });
         store.set_epoch_deadline(1);
-        match in_time(deadline, self.component.pre.instantiate_async(&mut store)).await {
+        let instance = match &*self.component.entry {
+            Entry::Events(pre) => in_time(deadline, pre.instantiate_async(&mut store)).await.map(Instance::Events),
+            Entry::Messaging(pre) => {
+                in_time(deadline, pre.instantiate_async(&mut store)).await.map(Instance::Messaging)
+            }
+        };
+        match instance {
             Ok(instance) => Ok(WarmInstance { store, instance, served: 0, settled_memory: 0 }),
             Err(error) => Err((error, store)),
         }
@@ -207,6 +230,17 @@ fn trap_message(error: &wasmtime::Error, logs: &[LogLine]) -> String {
         true => cause,
         false => format!("{cause}; stderr: {}", said.into_iter().rev().collect::<Vec<_>>().join(" ")),
     }
+}
+
+/// Hands the event over as a message.
+async fn handle_message(
+    instance: &MessagingCore,
+    store: &mut Store<Host>,
+    event: &Arc<GuestEvent>,
+    delivery: &GuestDelivery,
+) -> wasmtime::Result<Result<(), MessagingError>> {
+    let message = store.data_mut().incoming(event, delivery)?;
+    instance.wasi_messaging_incoming_handler().call_handle(store, message).await
 }
 
 fn verdict(result: Result<(), Failure>) -> Verdict {
