@@ -11,8 +11,13 @@ const MAX_ENTRIES: usize = 500;
 const LANGUAGE: &str = "language";
 const TOOL: &str = "processed-by";
 /// Tools that tell what a handler was written in, whatever its runtime and its libraries were written in.
-const LANGUAGE_OF_TOOL: [(&str, &str); 3] =
-    [("ComponentizeJS", "JavaScript"), ("componentize-py", "Python"), ("wit-bindgen-rust", "Rust")];
+const LANGUAGE_OF_TOOL: [(&str, &str); 4] = [
+    ("ComponentizeJS", "JavaScript"),
+    ("componentize-py", "Python"),
+    // What componentize-py leaves of itself.
+    ("component-init-transform", "Python"),
+    ("wit-bindgen-rust", "Rust"),
+];
 
 /// What can be seen of a component.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,6 +32,8 @@ pub struct Anatomy {
     pub exports: Vec<String>,
     /// The core modules and components that it consists of.
     pub parts: usize,
+    /// The languages that its largest core module names: that is the handler, the others are adapters.
+    main: Vec<String>,
 }
 
 impl Anatomy {
@@ -35,14 +42,28 @@ impl Anatomy {
         let mut anatomy = Anatomy::default();
         // How many components and modules the place that is looked at lies in.
         let mut depth = 0_usize;
+        let (mut largest, mut in_largest) = (0, false);
         for payload in Parser::new(0).parse_all(bytes) {
             let Ok(payload) = payload else { break };
             match payload {
-                Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => {
+                Payload::ModuleSection { unchecked_range: range, .. } => {
+                    depth += 1;
+                    anatomy.parts += 1;
+                    let length = range.end.saturating_sub(range.start);
+                    in_largest = length > largest;
+                    if in_largest {
+                        largest = length;
+                        anatomy.main.clear();
+                    }
+                }
+                Payload::ComponentSection { .. } => {
                     depth += 1;
                     anatomy.parts += 1;
                 }
-                Payload::End(_) => depth = depth.saturating_sub(1),
+                Payload::End(_) => {
+                    depth = depth.saturating_sub(1);
+                    in_largest = false;
+                }
                 Payload::ComponentImportSection(section) if depth == 0 => {
                     let imports = section.into_iter().map_while(Result::ok);
                     let imports = imports.filter(|import| is_provided(import.ty)).map(|import| import.name.name);
@@ -55,7 +76,10 @@ impl Anatomy {
                 }
                 Payload::CustomSection(section) => {
                     if let KnownCustom::Producers(fields) = section.as_known() {
-                        fields.into_iter().map_while(Result::ok).for_each(|field| anatomy.produced_by(&field));
+                        fields
+                            .into_iter()
+                            .map_while(Result::ok)
+                            .for_each(|field| anatomy.produced_by(&field, in_largest));
                     }
                 }
                 _ => {}
@@ -68,19 +92,23 @@ impl Anatomy {
     pub fn language(&self) -> Option<&str> {
         let made_by = |tool: &str| self.tools.iter().any(|made| made.split(' ').next() == Some(tool));
         let told = LANGUAGE_OF_TOOL.iter().find(|(tool, _)| made_by(tool)).map(|(_, language)| *language);
-        told.or(self.languages.first().map(String::as_str))
+        told.or(self.main.first().map(String::as_str))
     }
 
-    fn produced_by(&mut self, field: &ProducersField<'_>) {
-        let list = match field.name {
-            LANGUAGE => &mut self.languages,
-            TOOL => &mut self.tools,
-            _ => return,
-        };
-        let values = field.values.clone().into_iter().map_while(Result::ok);
-        values.for_each(|ProducersFieldValue { name, version }| {
-            note(list, [name, version].join(" ").trim_end().to_owned());
-        });
+    fn produced_by(&mut self, field: &ProducersField<'_>, in_largest: bool) {
+        for ProducersFieldValue { name, version } in field.values.clone().into_iter().map_while(Result::ok) {
+            let entry = [name, version].join(" ").trim_end().to_owned();
+            match field.name {
+                LANGUAGE => {
+                    if in_largest {
+                        note(&mut self.main, entry.clone());
+                    }
+                    note(&mut self.languages, entry);
+                }
+                TOOL => note(&mut self.tools, entry),
+                _ => {}
+            }
+        }
     }
 }
 
@@ -111,19 +139,36 @@ mod tests {
         }
     }
 
+    /// A component of core modules of these sizes, each of which names these languages and tools.
+    fn component(modules: &[(usize, &str, &str)]) -> Vec<u8> {
+        let text = |text: &str| [&[u8::try_from(text.len()).expect("short")][..], text.as_bytes()].concat();
+        let section = |id: u8, content: &[u8]| {
+            let length = content.len();
+            [&[id, (length & 0x7f) as u8 | 0x80, (length >> 7) as u8][..], content].concat()
+        };
+        let field = |name: &str, value: &str| [text(name), vec![1], text(value), text("1")].concat();
+        let modules = modules.iter().map(|(size, language, tool)| {
+            let fields = [vec![2], field(LANGUAGE, language), field(TOOL, tool)].concat();
+            let producers = section(0, &[text("producers"), fields].concat());
+            let padding = section(0, &[text("pad"), vec![0; *size]].concat());
+            section(1, &[b"\0asm\x01\0\0\0".to_vec(), producers, padding].concat())
+        });
+        [b"\0asm\x0d\0\x01\0".to_vec(), modules.collect::<Vec<_>>().concat()].concat()
+    }
+
     #[test]
     fn the_language_is_that_of_the_handler_and_not_of_its_runtime() {
-        let anatomy = |languages: &[&str], tools: &[&str]| {
-            let [languages, tools] =
-                [languages, tools].map(|list| list.iter().map(|text| (*text).to_owned()).collect());
-            Anatomy { languages, tools, ..Anatomy::default() }
-        };
-        let javascript =
-            anatomy(&["C11", "Rust", "JavaScript"], &["clang 21", "wit-bindgen-rust 0.45", "ComponentizeJS 0.23.0"]);
-        assert_eq!(javascript.language(), Some("JavaScript"));
-        assert_eq!(anatomy(&[], &["wit-component 0.244.0", "wit-bindgen-rust 0.45.0"]).language(), Some("Rust"));
-        assert_eq!(anatomy(&["Go go1.26"], &["Go cmd/compile"]).language(), Some("Go go1.26"));
-        assert_eq!(anatomy(&[], &["wit-bindgen-rustlike 1"]).language(), None);
+        for (modules, language) in [
+            (&[(900, "Go", "compile"), (100, "Rust", "rustc")][..], Some("Go 1")),
+            (&[(100, "Rust", "rustc"), (900, "Go", "compile")], Some("Go 1")),
+            (&[(900, "C11", "clang"), (100, "Rust", "ComponentizeJS")], Some("JavaScript")),
+            (&[(900, "C11", "wit-bindgen-rust")], Some("Rust")),
+            (&[(900, "C11", "wit-bindgen-rustlike")], Some("C11 1")),
+        ] {
+            let anatomy = Anatomy::of(&component(modules));
+            assert_eq!((anatomy.language(), anatomy.parts), (language, modules.len()), "{anatomy:?}");
+            assert_eq!((anatomy.languages.len(), anatomy.tools.len()), (modules.len(), modules.len()), "{anatomy:?}");
+        }
     }
 
     #[test]
