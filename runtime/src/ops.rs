@@ -24,7 +24,7 @@ pub use history::{HistoryEvent, HistoryPage, HistoryQuery, MAX_HISTORY_PAGE, Pas
 pub use pending::{ConsumerPending, PendingQuery, PendingReport, PendingRow};
 pub use position::{InvalidPosition, Position};
 pub use publish::{MAX_PUBLISH, PublishReport};
-pub use replay::{MAX_REPLAY_BACKLOG, MAX_REPLAY_PAGE, ReplayReport, ReplayRequest};
+pub use replay::{MAX_REPLAY_BACKLOG, MAX_REPLAY_PAGE, ReplayReport, ReplayRequest, check_reads};
 pub use schemas::{SchemaDocument, SchemaQuery, SchemaReport, SchemaVersion};
 pub use streams::{GroupReport, StreamReport};
 

@@ -8,11 +8,11 @@ use wasmill_tests::redis_server::{RedisServer, free_port};
 use super::faults::{Entry, bytes, text};
 use super::invoke::{Place, code, said};
 
-fn place(server: &RedisServer, more: &str) -> Place {
+pub(super) fn place(server: &RedisServer, more: &str) -> Place {
     Place::new(&format!("[redis]\nurl = \"{}\"\n{more}", server.url()))
 }
 
-fn connect(server: &RedisServer) -> Connection {
+pub(super) fn connect(server: &RedisServer) -> Connection {
     redis::Client::open(server.url()).unwrap().get_connection().unwrap()
 }
 

@@ -10,8 +10,9 @@ use wasmill::broker::keys::{self, Namespace};
 use wasmill::clock::now_ms;
 use wasmill::config::{Config, ResolvedHandler};
 use wasmill::event::Event;
-use wasmill::ops::{HistoryQuery, MAX_HISTORY_PAGE};
-use wasmill::wasm::{Component, GuestDelivery, GuestEvent, Handler, Isolation};
+use wasmill::ops::{HistoryQuery, MAX_HISTORY_PAGE, check_reads};
+use wasmill::outcome::FaultClass;
+use wasmill::wasm::{Component, GuestDelivery, GuestEvent, Handler, WarmInstance};
 
 use super::execution::{as_json, outcome, print_text};
 use super::replay::{Args, progress};
@@ -33,8 +34,9 @@ pub async fn run(context: &Context, config: &Config, target: &Target, args: &Arg
         let handler = &args.handler;
         Report::usage(format!("--dry-run runs the component here: [handlers.{handler}] must be in the configuration"))
     })?;
-    let handler = load(config, &resolved)?;
-    let run = if args.same_ids { String::new() } else { uuid::Uuid::now_v7().to_string() };
+    check_reads(&resolved, &args.stream)?;
+    let mut runner =
+        Runner { context, args, handler: load(config, &resolved)?, resolved, warm: None, run: run_id(args) };
     let progress = progress();
     let mut totals = Totals::default();
     let mut from = Some(args.from.clone());
@@ -52,17 +54,13 @@ pub async fn run(context: &Context, config: &Config, target: &Target, args: &Arg
         let page = target.past(&args.stream, &query).await?;
         for (entry, event) in page.entries {
             totals.events += 1;
-            let place = format!("{} {entry}", args.stream);
             match event {
-                Ok(event) if !resolved.types.matches(&event.r#type) => totals.note("skipped"),
-                Ok(event) => run_one(context, &resolved, &handler, &run, (args, &entry), event, &mut totals).await,
-                Err(error) => {
-                    totals.note("malformed");
-                    match context.is_json() {
-                        true => say!("{}", json!({"entry": entry, "outcome": "malformed", "message": error})),
-                        false => say!("{place}: malformed: {}", error.escape_debug()),
-                    }
-                }
+                Ok(event) if !runner.resolved.types.matches(&event.r#type) => totals.note("skipped"),
+                Ok(event) => match runner.handler.policy.refusal(&event, config.schemas.on_read) {
+                    Some((class, message)) => runner.refuse(&entry, class, &message, &mut totals),
+                    None => runner.run_one(&entry, event, &mut totals).await,
+                },
+                Err(error) => runner.refuse(&entry, FaultClass::Malformed, &error, &mut totals),
             }
         }
         progress.set_position(totals.events);
@@ -83,42 +81,69 @@ fn load(config: &Config, resolved: &ResolvedHandler) -> Result<Handler, Report> 
         .map_err(|error| Report::usage(format!("{}: {error}", resolved.component.display())))?;
     let schemas = app::schemas(config).map_err(Report::usage)?;
     let policy = Arc::new(app::policy(resolved, &Namespace::default(), &app::envelopes(config), schemas));
-    Ok(Handler { component, policy, isolation: Isolation::Fresh })
+    Ok(Handler { component, policy, isolation: app::isolation(resolved.isolation) })
 }
 
-async fn run_one(
-    context: &Context,
-    resolved: &ResolvedHandler,
-    handler: &Handler,
-    run: &str,
-    (args, entry): (&Args, &str),
-    event: Event,
-    totals: &mut Totals,
-) {
-    let (id, r#type) = (event.id.clone(), event.r#type.clone());
-    let delivery = GuestDelivery {
-        tenant: keys::DEFAULT_TENANT.to_owned(),
-        handler: resolved.name.clone(),
-        stream: args.stream.clone(),
-        entry_id: entry.to_owned(),
-        attempt: 1,
-        max_attempts: resolved.retry.max_attempts,
-        deadline_ms: u64::try_from(resolved.limits.deadline.as_millis()).unwrap_or(u64::MAX),
-        replay: true,
-    };
-    let event = Arc::new(GuestEvent::from(event));
-    let (execution, _) = handler.run(None, event, delivery, now_ms(), run.into()).await;
-    totals.note(outcome(&execution.verdict).0);
-    totals.follow_ups += execution.publishes.len() as u64;
-    if context.is_json() {
-        let mut document = as_json(&execution);
-        document["entry"] = json!(entry);
-        document["event"] = json!({"id": id, "type": r#type});
-        say!("{document}");
-        return;
+/// What makes the ids of follow-ups differ from those of other runs; empty if they are to be the same.
+fn run_id(args: &Args) -> Arc<str> {
+    match (args.same_ids, &args.run) {
+        (true, _) => "".into(),
+        (false, Some(run)) => run.as_str().into(),
+        (false, None) => uuid::Uuid::now_v7().to_string().into(),
     }
-    say!("{entry} {} {}", r#type.escape_debug(), id.escape_debug());
-    print_text(&execution);
+}
+
+/// Runs one event after the other.
+struct Runner<'a> {
+    context: &'a Context,
+    args: &'a Args,
+    resolved: ResolvedHandler,
+    handler: Handler,
+    /// The instance that served the last event, if it may serve another.
+    warm: Option<WarmInstance>,
+    run: Arc<str>,
+}
+
+impl Runner<'_> {
+    /// Shows an event that a worker would give up without running it.
+    fn refuse(&self, entry: &str, class: FaultClass, message: &str, totals: &mut Totals) {
+        let class = class.as_str();
+        totals.note(class);
+        match self.context.is_json() {
+            true => say!("{}", json!({"entry": entry, "outcome": class, "message": message})),
+            false => say!("{} {entry}: {class}: {}", self.args.stream, message.escape_debug()),
+        }
+    }
+
+    async fn run_one(&mut self, entry: &str, event: Event, totals: &mut Totals) {
+        let (id, r#type) = (event.id.clone(), event.r#type.clone());
+        let resolved = &self.resolved;
+        let delivery = GuestDelivery {
+            tenant: keys::DEFAULT_TENANT.to_owned(),
+            handler: resolved.name.clone(),
+            stream: self.args.stream.clone(),
+            entry_id: entry.to_owned(),
+            attempt: 1,
+            max_attempts: resolved.retry.max_attempts,
+            deadline_ms: u64::try_from(resolved.limits.deadline.as_millis()).unwrap_or(u64::MAX),
+            replay: true,
+        };
+        let event = Arc::new(GuestEvent::from(event));
+        let running = self.handler.run(self.warm.take(), event, delivery, now_ms(), self.run.clone());
+        let (execution, warm) = running.await;
+        self.warm = warm;
+        totals.note(outcome(&execution.verdict).0);
+        totals.follow_ups += execution.publishes.len() as u64;
+        if self.context.is_json() {
+            let mut document = as_json(&execution);
+            document["entry"] = json!(entry);
+            document["event"] = json!({"id": id, "type": r#type});
+            say!("{document}");
+            return;
+        }
+        say!("{entry} {} {}", r#type.escape_debug(), id.escape_debug());
+        print_text(&execution);
+    }
 }
 
 impl Totals {
