@@ -181,6 +181,7 @@ impl Host {
             }
         }
         let when = draft.delay_ms.map_or(Due::Now, |ms| Due::After(Duration::from_millis(ms)));
+        let when = when.at_once_if_over(scope.now);
         let event = Event {
             id: uuid::Builder::from_custom_bytes(hash).into_uuid().to_string(),
             source: format!("/wasmill/{}/{}", self.policy.tenant, self.policy.handler),
