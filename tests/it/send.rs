@@ -251,7 +251,7 @@ fn a_batch_needs_no_more_rights_than_the_documented_ones_and_is_whole_or_not_at_
     let port = server.port();
     let usual = "on >pw resetkeys ~wasmill:* ~allowed resetchannels -@all +ping +info +time +type +exists +evalsha \
                  +script|load +client +xadd +xinfo";
-    for (user, more) in [("slow", ""), ("fast", " +multi +exec")] {
+    for (user, more) in [("slow", ""), ("half", " +multi"), ("otherhalf", " +exec"), ("fast", " +multi +exec")] {
         let rules: Vec<&str> = usual.split(' ').chain(more.split(' ').filter(|rule| !rule.is_empty())).collect();
         redis::cmd("ACL").arg("SETUSER").arg(user).arg(&rules).query::<()>(&mut redis).unwrap();
         let place = Place::new(&format!("[redis]\nurl = \"redis://{user}:pw@127.0.0.1:{port}\"\n"));
