@@ -123,6 +123,41 @@ fn a_bad_line_publishes_nothing() {
     }
 }
 
+/// What the stream can hold is checked with all the rest.
+#[test]
+fn a_line_that_the_envelope_cannot_hold_publishes_nothing() {
+    let server = RedisServer::start();
+    let place = place(&server, "[streams.s]\nenvelope = \"flat\"\n");
+    let input = format!("{}[1]\n", lines(1500));
+    let output = place.run_with_stdin(&["send", "s", "t", "--batch"], input.as_bytes());
+    assert!(code(&output) == 2 && said(&output).contains("line 1501"), "{}", said(&output));
+    assert!(said(&output).contains("nothing was published"), "{}", said(&output));
+    assert_eq!(entries(&server, "s").len(), 0);
+}
+
+/// An input without an end is not read to its end.
+#[test]
+fn no_more_is_read_than_an_event_may_have() {
+    let server = RedisServer::start();
+    let place = place(&server, "[limits]\nevent_bytes = \"1 KiB\"\n");
+    let output = place.run(&["send", "s", "t", "--file", "/dev/zero"]);
+    assert!(code(&output) == 2 && said(&output).contains("limits.event_bytes is 1024"), "{}", said(&output));
+    let mut zeros = place.command(&["send", "s", "t"]);
+    let output = zeros.stdin(std::fs::File::open("/dev/zero").unwrap()).output().unwrap();
+    assert!(code(&output) == 2 && said(&output).contains("limits.event_bytes is 1024"), "{}", said(&output));
+    // What is not asked for may have any length; blanks alone are as bad as anything else.
+    let input = format!("{{}}\n{}\n{{}}\n{}1\n", "x".repeat(1 << 20), " ".repeat(1 << 20));
+    let send = |arguments: &[&str]| {
+        place.run_with_stdin(&[&["send", "s", "t", "--batch"], arguments].concat(), input.as_bytes())
+    };
+    for (arguments, words) in [(&[][..], "line 2: the data"), (&["--lines", "3-"], "line 4: the data")] {
+        let output = send(arguments);
+        assert!(code(&output) == 2 && said(&output).contains(words), "{words}: {}", said(&output));
+    }
+    let output = send(&["--lines", "1,3"]);
+    assert_eq!((code(&output), entries(&server, "s").len()), (0, 2), "{}", said(&output));
+}
+
 /// Whoever has a bad line in an input that is published while it is read has to know which events are published
 /// already: those whose ids were printed, and no other. An input beyond 64 MiB is one of them.
 #[test]

@@ -3,7 +3,8 @@
 mod batch;
 mod lines;
 
-use std::io::Read as _;
+use std::fs::File;
+use std::io::Read;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use serde_json::json;
 use wasmill::app;
 use wasmill::clock::now_ms;
 use wasmill::config::units::{format_duration, parse_duration};
-use wasmill::envelope::parse_time;
+use wasmill::envelope::{Envelope, parse_time};
 use wasmill::event::{Event, is_attribute_name};
 use wasmill::ops::PublishReport;
 use wasmill::outcome::{Due, MAX_DELAY};
@@ -46,7 +47,7 @@ pub struct Args {
     /// Publish while reading, instead of checking all lines (of a pipe: up to 64 MiB of them) first
     #[arg(long, requires = "batch")]
     unchecked: bool,
-    /// Write the JSON data as MsgPack
+    /// Write the JSON data as MsgPack; the JSON, too, is not longer than limits.event_bytes
     #[arg(long)]
     msgpack: bool,
     /// The media type of the data [default: application/json, or application/msgpack]
@@ -117,9 +118,27 @@ fn when(args: &Args) -> Due {
 struct Rules {
     event_bytes: u64,
     schemas: Arc<Schemas>,
+    /// The form of the entries of the stream; `None` for CloudEvents.
+    envelope: Option<Arc<Envelope>>,
 }
 
 impl Rules {
+    /// Reads no more of an input than an event may have, and one byte that tells that there is more.
+    fn read(&self, input: impl Read) -> std::io::Result<Vec<u8>> {
+        let mut data = Vec::new();
+        input.take(self.event_bytes.saturating_add(1)).read_to_end(&mut data)?;
+        Ok(data)
+    }
+
+    /// Before the data is looked at: what is longer than an event may be has not been read to its end.
+    fn check_length(&self, data: &[u8]) -> Result<(), String> {
+        let limit = self.event_bytes;
+        match data.len() as u64 > limit {
+            true => Err(format!("the data has more than {limit} bytes; limits.event_bytes is {limit}")),
+            false => Ok(()),
+        }
+    }
+
     fn check_size(&self, bytes: usize) -> Result<(), String> {
         let limit = self.event_bytes;
         match bytes as u64 > limit {
@@ -138,6 +157,7 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode, Report> {
     let rules = Rules {
         event_bytes: config.limits.event_bytes.as_u64(),
         schemas: app::schemas(&config).map_err(Report::usage)?,
+        envelope: app::envelopes(&config).of(&args.stream).cloned(),
     };
     let published = block_on(async {
         let target = context.target(&config).await?;
@@ -158,20 +178,17 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode, Report> {
 async fn send_one(rules: &Rules, target: Target, args: &Args) -> Result<PublishReport, Report> {
     let data = match (&args.data, &args.file) {
         (Some(data), _) => data.clone().into_bytes(),
-        (None, Some(path)) => {
-            std::fs::read(path).map_err(|error| Report::usage(format!("cannot read {}: {error}", path.display())))?
-        }
-        (None, None) => {
-            let mut data = Vec::new();
-            std::io::stdin().read_to_end(&mut data).map_err(|error| Report::failure(format!("stdin: {error}")))?;
-            data
-        }
+        (None, Some(path)) => File::open(path)
+            .and_then(|file| rules.read(file))
+            .map_err(|error| Report::usage(format!("cannot read {}: {error}", path.display())))?,
+        (None, None) => rules.read(std::io::stdin()).map_err(|error| Report::failure(format!("stdin: {error}")))?,
     };
     let event = event(rules, args, data).map_err(Report::usage)?;
     target.publish(&args.stream, when(args), vec![event]).await
 }
 
 fn event(rules: &Rules, args: &Args, data: Vec<u8>) -> Result<Event, String> {
+    rules.check_length(&data)?;
     let data = if args.msgpack {
         let value: serde_json::Value = serde_json::from_slice(&data).map_err(|error| format!("not JSON: {error}"))?;
         rmp_serde::to_vec_named(&value).map_err(|error| format!("cannot be written as MsgPack: {error}"))?
@@ -193,5 +210,8 @@ fn event(rules: &Rules, args: &Args, data: Vec<u8>) -> Result<Event, String> {
     };
     rules.check_size(event.size())?;
     rules.schemas.admit(&mut event).map_err(|violation| violation.to_string())?;
+    if let Some(envelope) = &rules.envelope {
+        envelope.check(&event).map_err(|error| error.to_string())?;
+    }
     Ok(event)
 }
