@@ -169,8 +169,8 @@ fn in_encoding(encoding: Encoding, event: &Event) -> (std::borrow::Cow<'_, [u8]>
 pub(super) fn decode_flat(envelope: &Envelope, entry: Fields) -> Result<Event, DecodeError> {
     let mut data = Map::new();
     for (name, bytes) in &entry {
-        let name = std::str::from_utf8(name);
-        let name = name.map_err(|_| DecodeError::NotUtf8(String::from_utf8_lossy(&entry[0].0).into_owned()))?;
+        let name =
+            std::str::from_utf8(name).map_err(|_| DecodeError::NotUtf8(String::from_utf8_lossy(name).into_owned()))?;
         if is_cloudevents(name) {
             continue;
         }
