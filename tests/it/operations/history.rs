@@ -3,6 +3,10 @@ use std::process::Stdio;
 
 use serde_json::{Value, json};
 use wasmill_tests::mill::{Mill, Way};
+use wasmill_tests::redis_server::RedisServer;
+
+use crate::invoke::said;
+use crate::send::{connect, place};
 
 fn ids(events: &[Value]) -> Vec<&str> {
     events.iter().map(|event| event["event"]["id"].as_str().unwrap()).collect()
@@ -105,4 +109,20 @@ pub fn streams_are_listed_with_their_readers(way: Way) {
     assert_eq!(mill.json(&["streams", "elsewhere"])[0]["length"], 1);
     assert!(mill.failure(2, &["streams", "nowhere"]).contains("there is no stream `nowhere`"));
     assert!(mill.text(&["streams"]).contains("faults.in"));
+}
+
+/// A rare type is looked for a thousand entries at a time.
+#[test]
+fn a_rare_type_is_found_with_few_requests() {
+    let server = RedisServer::start();
+    let place = place(&server, "");
+    let input = "{}\n".repeat(6000);
+    assert!(place.run(&["send", "s", "rare", "{}"]).status.success());
+    assert!(place.run_with_stdin(&["send", "s", "usual", "--batch"], input.as_bytes()).status.success());
+    let output = place.run(&["history", "s", "--type", "rare"]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.lines().count() == 1 && text.contains("rare"), "{text} {}", said(&output));
+    let stats: String = redis::cmd("INFO").arg("commandstats").query(&mut connect(&server)).unwrap();
+    let calls = stats.split_once("cmdstat_xrevrange:calls=").unwrap().1.split(',').next().unwrap();
+    assert!(calls.parse::<u32>().unwrap() < 50, "{calls}");
 }
