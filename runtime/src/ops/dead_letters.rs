@@ -44,9 +44,15 @@ pub struct DeadLetterQuery {
     /// The first: the id of a dead letter, a time, or how long ago [default: the oldest]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub from: Option<String>,
+    /// The last [default: the newest there is now]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
     /// The most to list, 1 to 1000 [default: 100]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<usize>,
+    /// Leave out the events and their original fields
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub brief: bool,
 }
 
 /// Some of the dead letters of a handler, oldest first.
@@ -57,6 +63,9 @@ pub struct DeadLetterPage {
     /// Where the next page begins (its `from`); absent at the end.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next: Option<String>,
+    /// Where the listing ends: the `to` of the next page, so that what dies meanwhile is not listed. Empty if there is no
+    /// dead-letter stream.
+    pub to: String,
 }
 
 /// An event that could not be handled, and why.
@@ -118,25 +127,28 @@ impl Operator {
     /// share it among them.
     pub async fn dead_letters(&self, handler: &str, query: &DeadLetterQuery) -> Result<DeadLetterPage, OpsError> {
         let key = self.dead_key(handler)?;
-        let (mut from, to) = self.bounds(query.from.as_deref(), None)?;
+        let (mut from, mut to) = self.bounds(query.from.as_deref(), query.to.as_deref())?;
         let limit = query.limit.unwrap_or(100);
         if !(1..=MAX_PAGE).contains(&limit) {
             return Err(OpsError::Invalid(format!("`limit` is {limit}; it must be 1 to {MAX_PAGE}")));
         }
         let mut page = DeadLetterPage::default();
-        while page.dead_letters.len() < limit {
+        let Some(info) = self.broker.stream(&key).await? else { return Ok(page) };
+        to = to.min(info.last);
+        page.to = to.to_string();
+        while page.dead_letters.len() < limit && from <= to {
             let ask = PAGE.min(limit - page.dead_letters.len());
-            let entries = self.broker.range(&key, from, to, ask).await?;
-            let (is_short, Some(last)) = (entries.len() < ask, entries.last()) else { return Ok(page) };
+            let (entries, has_more) = self.page(&key, (from, to), ask, false).await?;
+            let Some(last) = entries.last() else { return Ok(page) };
             from = last.id.next();
             let letters = entries.into_iter().filter_map(dead_letter::parse);
             let own = letters.filter(|letter| letter.get("handler") == handler);
-            page.dead_letters.extend(own.map(|letter| self.letter_report(letter)));
-            if is_short {
+            page.dead_letters.extend(own.map(|letter| self.letter_report(letter, query.brief)));
+            if !has_more {
                 return Ok(page);
             }
         }
-        page.next = Some(from.to_string());
+        page.next = (from <= to).then(|| from.to_string());
         Ok(page)
     }
 
@@ -144,7 +156,7 @@ impl Operator {
     pub async fn dead_letter(&self, handler: &str, id: &str) -> Result<DeadLetterReport, OpsError> {
         let letter = self.find_letter(&self.dead_key(handler)?, entry_id(id)?).await?;
         let own = letter.filter(|letter| letter.get("handler") == handler);
-        let own = own.map(|letter| self.letter_report(letter));
+        let own = own.map(|letter| self.letter_report(letter, false));
         own.ok_or_else(|| OpsError::UnknownDeadLetter { handler: handler.to_owned(), id: id.to_owned() })
     }
 
@@ -199,11 +211,15 @@ impl Operator {
         Ok(self.find_letter(key, id).await?.is_some_and(|letter| letter.get("handler") != handler))
     }
 
-    fn letter_report(&self, letter: StoredDeadLetter) -> DeadLetterReport {
+    fn letter_report(&self, mut letter: StoredDeadLetter, brief: bool) -> DeadLetterReport {
+        if brief {
+            letter.original.clear();
+        }
         let text = |name| letter.get(name).to_owned();
         let number = |name| letter.get(name).parse().unwrap_or(0);
         let place = letter.get("entry_id").parse().unwrap_or(letter.id);
-        let event = self.envelopes.decode(letter.get("stream"), letter.original.clone(), place).ok();
+        let original = (!brief).then(|| letter.original.clone());
+        let event = original.and_then(|original| self.envelopes.decode(letter.get("stream"), original, place).ok());
         DeadLetterReport {
             id: letter.id.to_string(),
             stream: text("stream"),

@@ -174,7 +174,7 @@ impl Operator {
     }
 
     /// Up to `count` entries, fewer if they are large, and whether there may be more.
-    async fn page(
+    pub(super) async fn page(
         &self,
         key: &str,
         (mut from, mut to): (EntryId, EntryId),
