@@ -123,6 +123,22 @@ fn a_bad_line_publishes_nothing() {
     }
 }
 
+#[test]
+fn a_stream_that_looks_like_a_slip_is_told_and_published_to() {
+    let server = RedisServer::start();
+    let named = place(&server, "[streams.orders]\nmax_length = 1000\n[streams.payments]\nmax_length = 1000\n");
+    for (place, stream, warning) in [
+        (&named, "orders", ""),
+        (&named, "ordres", "warning: the configuration does not name the stream `ordres`; did you mean `orders`?\n"),
+        (&named, "zzz", "warning: the configuration does not name the stream `zzz`\n"),
+        (&place(&server, ""), "anything", ""),
+    ] {
+        let output = place.run(&["send", stream, "t", "{}"]);
+        assert_eq!((code(&output), String::from_utf8_lossy(&output.stderr)), (0, warning.into()), "{stream}");
+        assert_eq!(entries(&server, stream).len(), 1, "{stream}");
+    }
+}
+
 /// What the stream can hold is checked with all the rest.
 #[test]
 fn a_line_that_the_envelope_cannot_hold_publishes_nothing() {

@@ -154,6 +154,10 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode, Report> {
     if args.stream.is_empty() || args.r#type.is_empty() || args.source.is_empty() {
         return Err(Report::usage("stream, type and source must not be empty"));
     }
+    // No fault: other programs have streams that no handler reads.
+    if let Some(doubt) = config.doubt_stream(&args.stream) {
+        eprintln!("warning: {}", doubt);
+    }
     let rules = Rules {
         event_bytes: config.limits.event_bytes.as_u64(),
         schemas: app::schemas(&config).map_err(Report::usage)?,
