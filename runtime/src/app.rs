@@ -227,7 +227,8 @@ pub fn policy(
     }
 }
 
-fn isolation(configured: ConfiguredIsolation) -> Isolation {
+/// Whether instances of a handler are reused.
+pub fn isolation(configured: ConfiguredIsolation) -> Isolation {
     match configured {
         ConfiguredIsolation::Fresh => Isolation::Fresh,
         ConfiguredIsolation::Reuse { max_events, max_memory_growth } => {

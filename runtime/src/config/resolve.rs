@@ -1,12 +1,13 @@
 //! What holds for each handler in the end: its own settings over the general ones, in plain types.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use bytesize::ByteSize;
 
 use super::Config;
+use super::errors::nearest;
 use super::sections::{HandlerConfig, IsolationMode, Limits, RetryConfig};
 use crate::broker::keys;
 use crate::outcome::{Dedup, RetryPolicy};
@@ -105,6 +106,31 @@ impl Config {
     /// All handlers, by name.
     pub fn handlers(&self) -> Vec<ResolvedHandler> {
         self.handlers.iter().map(|(name, handler)| self.resolve(name, handler)).collect()
+    }
+
+    /// The streams that are named anywhere: those that handlers read and publish to, their dead letters, those with
+    /// settings of their own, and those of intakes.
+    pub fn stream_names(&self) -> BTreeSet<String> {
+        let handlers = self.handlers();
+        let of_handlers = handlers
+            .iter()
+            .flat_map(|handler| handler.streams.iter().chain(&handler.publishes).chain([&handler.dead_letter]));
+        let of_intakes = self.intake.values().map(|intake| &intake.stream);
+        of_handlers.chain(self.streams.keys()).chain(of_intakes).cloned().collect()
+    }
+
+    /// Whether `name` may be a slip: the configuration names streams, but not this one. Says so, with the name that looks
+    /// most like it.
+    pub fn doubt_stream(&self, name: &str) -> Option<String> {
+        let names = self.stream_names();
+        if names.is_empty() || names.contains(name) {
+            return None;
+        }
+        let doubt = format!("the configuration does not name the stream `{}`", name.escape_debug());
+        Some(match nearest(name, names.iter().map(String::as_str)) {
+            Some(meant) => format!("{doubt}; did you mean `{meant}`?"),
+            None => doubt,
+        })
     }
 
     fn resolve(&self, name: &str, handler: &HandlerConfig) -> ResolvedHandler {

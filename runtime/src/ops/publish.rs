@@ -56,6 +56,7 @@ impl Operator {
                 format_duration(MAX_DELAY)
             )));
         }
+        let when = when.at_once_if_over(now_ms());
         if events.len() > MAX_PUBLISH {
             let count = events.len();
             return Err(OpsError::TooLarge(format!("{count} events in one request; the limit is {MAX_PUBLISH}")));
