@@ -52,11 +52,7 @@ pub fn run(context: &Context, args: &Args) -> Result<ExitCode, Report> {
     let document = read(&args.event)?;
     let event = structured::parse(&document, now_ms())
         .map_err(|error| Report::usage(format!("{}: not a CloudEvent in JSON: {error}", args.event.display())))?;
-    let limit = resolved.limits.event_bytes;
-    if event.size() > limit {
-        let size = event.size();
-        return Err(Report::usage(format!("the event has {size} bytes; limits.event_bytes is {limit}")));
-    }
+    event.check_size(resolved.limits.event_bytes as u64).map_err(Report::usage)?;
     let engine = Engine::new(EngineSettings { instances: 1, max_memory: resolved.limits.memory });
     let engine = engine.map_err(Report::failure)?;
     let component = Component::from_file(&engine, None, &args.component)

@@ -138,14 +138,6 @@ impl Rules {
             false => Ok(()),
         }
     }
-
-    fn check_size(&self, bytes: usize) -> Result<(), String> {
-        let limit = self.event_bytes;
-        match bytes as u64 > limit {
-            true => Err(format!("the event has {bytes} bytes; limits.event_bytes is {limit}")),
-            false => Ok(()),
-        }
-    }
 }
 
 /// Publishes and prints the ids.
@@ -212,7 +204,7 @@ fn event(rules: &Rules, args: &Args, data: Vec<u8>) -> Result<Event, String> {
         attributes: args.attributes.clone(),
         data,
     };
-    rules.check_size(event.size())?;
+    event.check_size(rules.event_bytes).map_err(|error| error.to_string())?;
     rules.schemas.admit(&mut event).map_err(|violation| violation.to_string())?;
     if let Some(envelope) = &rules.envelope {
         envelope.check(&event).map_err(|error| error.to_string())?;

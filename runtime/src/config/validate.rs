@@ -42,12 +42,8 @@ const MAX_DEDUP: Duration = Duration::from_secs(30 * 24 * 3600);
 const MAX_GROUP_NAME: usize = 512;
 /// Entries of another program are not taken sooner: it may be at work on them.
 const MIN_TAKE_OVER_IDLE: Duration = Duration::from_secs(1);
-/// The longest name of a stream, in bytes.
-const MAX_STREAM_NAME: usize = 512;
 /// The longest name of a handler, in bytes.
 const MAX_HANDLER_NAME: usize = 63;
-/// What the names of wasmill's own keys in Redis begin with.
-const RESERVED: &str = "wasmill:";
 /// The words that a log level can be.
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
@@ -365,8 +361,8 @@ impl Check<'_, '_> {
         if channel.is_empty() {
             let remedy = "add `channel = \"NAME\"`, the channel or pattern of channels to listen to";
             self.fault(&at("channel"), "is missing or empty", remedy);
-        } else if channel.len() > MAX_STREAM_NAME {
-            let problem = format!("has {} bytes; the limit is {MAX_STREAM_NAME}", channel.len());
+        } else if channel.len() > keys::MAX_STREAM_NAME {
+            let problem = format!("has {} bytes; the limit is {}", channel.len(), keys::MAX_STREAM_NAME);
             self.fault(&at("channel"), problem, "choose a shorter one");
         } else if channel.starts_with(keys::PREFIX) {
             let problem = format!("`{channel}`: channels that begin with `{}` are wasmill's own", keys::PREFIX);
@@ -436,13 +432,7 @@ impl Check<'_, '_> {
     }
 
     fn stream_name(&mut self, path: &[&str], name: &str) {
-        if !(1..=MAX_STREAM_NAME).contains(&name.len()) {
-            let problem = format!("the name of a stream has 1 to {MAX_STREAM_NAME} bytes, this one {}", name.len());
-            self.fault(path, problem, "choose another name");
-        } else if name.chars().any(char::is_control) {
-            self.fault(path, format!("{name:?} has a control character"), "choose another name");
-        } else if name.starts_with(RESERVED) {
-            let problem = format!("`{name}`: names that begin with `{RESERVED}` are wasmill's own");
+        if let Err(problem) = keys::check_stream_name(name) {
             self.fault(path, problem, "choose another name");
         }
     }

@@ -106,10 +106,8 @@ impl Policy {
     /// Why an event is given up without being run: it is too large, or, if schemas are checked on reading, does not
     /// follow its schema. `None` if it may be run.
     pub fn refusal(&self, event: &Event, check_schemas: bool) -> Option<(FaultClass, String)> {
-        let (size, limit) = (event.size(), self.event_bytes);
-        if size as u64 > limit {
-            let message = format!("the event has {size} bytes; limits.event_bytes is {limit}");
-            return Some((FaultClass::TooLarge, message));
+        if let Err(error) = event.check_size(self.event_bytes) {
+            return Some((FaultClass::TooLarge, error.to_string()));
         }
         let violation = check_schemas.then(|| self.schemas.check(event).err()).flatten()?;
         Some((FaultClass::Schema, bounded(violation.to_string())))

@@ -6,7 +6,7 @@ use std::os::fd::AsFd as _;
 
 use futures::stream::{FuturesOrdered, StreamExt as _};
 use indicatif::{ProgressBar, ProgressStyle};
-use wasmill::event::Event;
+use wasmill::event::{Event, TooLarge};
 use wasmill::ops::PublishReport;
 
 use super::super::target::Target;
@@ -78,7 +78,7 @@ fn check(rules: &Rules, args: &Args, input: impl BufRead) -> Result<(), Report> 
             continue;
         }
         let checked = check_line(rules, &line).and_then(|()| match is_plain {
-            true => rules.check_size(rest + line.len()),
+            true => TooLarge::check(rest + line.len(), rules.event_bytes).map_err(|error| error.to_string()),
             false => event(rules, args, line.clone()).map(drop),
         });
         checked.map_err(|error| Report::usage(format!("stdin, line {number}: {error}; nothing was published")))?;
