@@ -18,6 +18,7 @@ mod history;
 mod invoke;
 mod pause;
 mod pending;
+mod progress;
 mod replay;
 mod report;
 mod run;

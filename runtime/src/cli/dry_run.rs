@@ -15,7 +15,8 @@ use wasmill::outcome::FaultClass;
 use wasmill::wasm::{Component, GuestDelivery, GuestEvent, Handler, WarmInstance};
 
 use super::execution::{as_json, outcome, print_text};
-use super::replay::{Args, progress};
+use super::progress;
+use super::replay::Args;
 use super::table::{counted, plain};
 use super::target::Target;
 use super::{Context, Report};
@@ -37,7 +38,7 @@ pub async fn run(context: &Context, config: &Config, target: &Target, args: &Arg
     check_reads(&resolved, &args.stream)?;
     let mut runner =
         Runner { context, args, handler: load(config, &resolved)?, resolved, warm: None, run: run_id(args) };
-    let progress = progress();
+    let progress = progress::counting("events");
     let mut totals = Totals::default();
     let mut from = Some(args.from.clone());
     let now = now_ms();

@@ -1,16 +1,16 @@
 //! `wasmill send --batch`: many events from stdin, in steps that are published whole or not at all.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Cursor, IsTerminal as _, Read as _, Seek as _, SeekFrom};
+use std::io::{BufRead, BufReader, Cursor, Read as _, Seek as _, SeekFrom};
 use std::os::fd::AsFd as _;
 
 use futures::stream::{FuturesOrdered, StreamExt as _};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use wasmill::event::{Event, TooLarge};
 use wasmill::ops::PublishReport;
 
 use super::super::target::Target;
-use super::super::{Context, Report};
+use super::super::{Context, Report, progress};
 use super::lines::{Lines, Range};
 use super::{Args, Rules, event, when};
 
@@ -36,7 +36,7 @@ pub(super) async fn send(
     let mut input =
         Input { rules, args, lines: Lines::new(open(rules, args)?, rules.event_bytes), number: 0, at_end: false };
     let kept = PublishReport { stream: args.stream.clone(), ..PublishReport::default() };
-    let mut sender = Sender { context, progress: progress()?, kept, fates: Vec::new(), error: None };
+    let mut sender = Sender { context, progress: progress::counting("events"), kept, fates: Vec::new(), error: None };
     sender.send_all(&mut input, &target).await.and_then(|()| sender.finish(&input))
 }
 
@@ -244,12 +244,4 @@ impl Sender<'_> {
 
 async fn publish(target: &Target, args: &Args, step: Step) -> (Range, Result<PublishReport, Report>) {
     (step.lines, target.publish(&args.stream, when(args), step.events).await)
-}
-
-fn progress() -> Result<ProgressBar, Report> {
-    if !std::io::stderr().is_terminal() {
-        return Ok(ProgressBar::hidden());
-    }
-    let style = ProgressStyle::with_template("{spinner} {human_pos} events, {per_sec}").map_err(Report::failure)?;
-    Ok(ProgressBar::new_spinner().with_style(style))
 }
