@@ -14,8 +14,8 @@ use crate::envelope::Envelopes;
 use crate::pipeline::{Deployment, Intake, MAX_INSTANCES, Reading, Retention, Subscription, Worker, new_worker_id};
 use crate::schema::Schemas;
 use crate::wasm::{
-    CacheError, CompiledCache, Component, Engine, EngineError, EngineSettings, Grant, Grants, Handler, Isolation,
-    LoadError, Policy,
+    CacheError, CompiledCache, Component, Engine, EngineError, EngineSettings, Grant, Grants, Handler, Interfaces,
+    Isolation, LoadError, Policy,
 };
 
 pub use schemas::{SchemaFolderFault, SchemaFolderFaults};
@@ -29,9 +29,9 @@ pub enum BuildError {
     /// The compiled cache.
     #[error("worker.cache_dir: {0}")]
     Cache(#[from] CacheError),
-    /// The password of Redis.
+    /// The password of Redis, or a value of a handler's configuration.
     #[error(transparent)]
-    Password(#[from] SecretError),
+    Secret(#[from] SecretError),
     /// The address of Redis.
     #[error(transparent)]
     Settings(#[from] InvalidSettings),
@@ -156,11 +156,12 @@ pub fn deployments(
     let (schemas, envelopes) = (schemas(config)?, envelopes(config));
     let (mut deployments, mut faults) = (Vec::new(), Vec::new());
     for resolved in config.handlers() {
-        match Component::from_file(engine, cache, &resolved.component) {
-            Ok(component) => {
-                let policy = policy(&resolved, namespace, &envelopes, schemas.clone());
+        let policy = policy(&resolved, namespace, &envelopes, schemas.clone())?;
+        let component = Component::from_file(engine, cache, &resolved.component);
+        match component.and_then(|component| Handler::new(component, policy, isolation(resolved.isolation))) {
+            Ok(handler) => {
                 let reading = Reading { envelopes: envelopes.clone(), check_schemas: config.schemas.on_read };
-                deployments.push(Arc::new(deployment(&resolved, namespace, component, policy, reading)));
+                deployments.push(Arc::new(deployment(&resolved, namespace, handler, reading)));
             }
             Err(cause) => {
                 faults.push(ComponentFault { handler: resolved.name, path: resolved.component, cause });
@@ -171,14 +172,8 @@ pub fn deployments(
 }
 
 /// A handler of the default tenant with its component.
-fn deployment(
-    resolved: &ResolvedHandler,
-    namespace: &Namespace,
-    component: Component,
-    policy: Policy,
-    reading: Reading,
-) -> Deployment {
-    let digest = component.digest.to_string();
+fn deployment(resolved: &ResolvedHandler, namespace: &Namespace, handler: Handler, reading: Reading) -> Deployment {
+    let digest = handler.component.digest.to_string();
     let streams = resolved
         .streams
         .iter()
@@ -186,7 +181,7 @@ fn deployment(
     let inbox =
         Subscription { source: Arc::new(namespace.inbox_source(&resolved.name, &resolved.group)), is_inbox: true };
     Deployment {
-        handler: Handler { component, policy: Arc::new(policy), isolation: isolation(resolved.isolation) },
+        handler,
         types: resolved.types.clone(),
         sources: streams.chain([inbox]).collect(),
         retry: resolved.retry,
@@ -199,13 +194,13 @@ fn deployment(
     }
 }
 
-/// What the handler may do and use. What it publishes must follow `schemas`.
+/// What the handler may do and use. What it publishes must follow `schemas`. Reads the secrets of its configuration.
 pub fn policy(
     resolved: &ResolvedHandler,
     namespace: &Namespace,
     envelopes: &Envelopes,
     schemas: Arc<Schemas>,
-) -> Policy {
+) -> Result<Policy, SecretError> {
     let limits = &resolved.limits;
     let grants = resolved.publishes.iter();
     let grants = grants.map(|stream| Grant {
@@ -213,7 +208,13 @@ pub fn policy(
         key: namespace.stream(stream),
         envelope: envelopes.of(stream).cloned(),
     });
-    Policy {
+    let interfaces = Interfaces {
+        grants: resolved.grants.clone(),
+        config: Arc::new(resolved.values()?),
+        deterministic: resolved.deterministic,
+        http: resolved.http.clone().map(Arc::new),
+    };
+    Ok(Policy {
         tenant: keys::DEFAULT_TENANT.into(),
         handler: resolved.name.as_str().into(),
         grants: Grants::Named(grants.collect()),
@@ -224,7 +225,8 @@ pub fn policy(
         memory: limits.memory,
         deadline: limits.deadline,
         schemas,
-    }
+        interfaces,
+    })
 }
 
 /// Whether instances of a handler are reused.

@@ -1,6 +1,6 @@
 //! Configuration: one TOML file, strict, with overrides from the environment. `config/wasmill.toml` is the reference.
 //!
-//! - [`sections`], [`schemas`], [`streams`], [`intake`]: the shape of the file and its defaults; [`redis`]: the section that has to do with
+//! - [`sections`], [`schemas`], [`streams`], [`intake`], [`interfaces`]: the shape of the file and its defaults; [`redis`]: the section that has to do with
 //!   secrets
 //! - [`units`]: durations and sizes
 //! - `parse`, `env`: text and variables -> [`Config`], with every fault and its place
@@ -10,6 +10,7 @@
 mod env;
 mod errors;
 pub mod intake;
+pub mod interfaces;
 mod parse;
 pub mod redis;
 mod resolve;
@@ -30,6 +31,7 @@ use serde::{Deserialize, Serialize};
 pub use env::{PREFIX, environment};
 pub use errors::{ConfigError, ConfigErrors};
 pub use intake::IntakeConfig;
+pub use interfaces::{ConfigValue, HttpConfig};
 pub use redis::RedisConfig;
 pub use resolve::{Isolation, ResolvedHandler, ResolvedLimits};
 pub use schemas::SchemasConfig;
@@ -109,7 +111,13 @@ impl Config {
             &mut self.schemas.directory,
         ];
         let paths = optional.into_iter().flatten();
-        let components = self.handlers.values_mut().map(|handler| &mut handler.component);
-        paths.chain(components).for_each(|path: &mut PathBuf| *path = directory.join(&*path));
+        let of_handlers = self.handlers.values_mut().flat_map(|handler| {
+            let files = handler.config.values_mut().filter_map(|value| match value {
+                ConfigValue::File { file } => Some(file),
+                ConfigValue::Text(_) | ConfigValue::Env { .. } => None,
+            });
+            files.chain([&mut handler.component])
+        });
+        paths.chain(of_handlers).for_each(|path: &mut PathBuf| *path = directory.join(&*path));
     }
 }

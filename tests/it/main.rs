@@ -15,6 +15,8 @@ mod faults;
 mod generate;
 mod groups;
 mod handlers;
+mod host_interfaces;
+mod http;
 mod intake;
 mod invoke;
 mod lost;

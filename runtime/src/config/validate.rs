@@ -1,5 +1,7 @@
 //! What types cannot say: bounds, and keys that must fit each other. Works on a configuration that has the right shape.
 
+mod interfaces;
+
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -415,6 +417,7 @@ impl Check<'_, '_> {
             let remedy = "1 means that no instance is used again";
             self.fault(&["handlers", name, "reuse", "max_events"], "must be at least 1", remedy);
         }
+        self.interfaces(name, handler);
         self.limits(&at("limits"), &handler.limits);
         self.retry(&at("retry"), &handler.retry, &handler.retry.over(&config.retry));
     }

@@ -185,9 +185,10 @@ pub(super) async fn run(lane: usize, delivery: Delivery, warm: Option<WarmInstan
 pub(super) fn conclude(worker: &Worker, lane: &Lane, finished: Finished) -> (Decision, Ticket, Option<WarmInstance>) {
     let Finished { execution, delivery, warm, .. } = finished;
     let Delivery { deployment, ticket, event, origin, attempt, mark, .. } = delivery;
-    let Execution { verdict, publishes, logs, logs_dropped, wall, .. } = execution;
+    let Execution { verdict, publishes, logs, logs_dropped, wall, http_denied, .. } = execution;
     lane.stats.record(wall);
     lane.stats.log_bytes_dropped.add(logs_dropped);
+    lane.stats.http_denied.add(http_denied);
     let report = Report { deployment: &deployment, origin: &origin, event: &event, attempt, wall };
     if verdict == Verdict::Ack {
         report.write("ack", "", &logs, logs_dropped);

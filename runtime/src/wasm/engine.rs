@@ -7,9 +7,12 @@ use std::time::Duration;
 
 use wasmtime::component::{HasSelf, Linker};
 use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig};
+use wasmtime_wasi::p2::bindings::{clocks, random};
 
 use super::bindings::EventHandler;
 use super::host::Host;
+use super::http;
+use super::messaging_bindings::wasi::messaging;
 
 /// How often a running guest is interrupted: it yields to the other deliveries of its thread, and its deadline is
 /// checked. Short enough that neighbours do not feel a spinning guest, long enough to cost nothing.
@@ -103,10 +106,24 @@ fn config(settings: EngineSettings) -> Config {
     config
 }
 
+/// Everything that any handler may be granted; what one may have is checked when its component is loaded.
 fn linker(engine: &wasmtime::Engine) -> wasmtime::Result<Linker<Host>> {
     let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+    // Time and randomness are ours.
+    linker.allow_shadowing(true);
+    random::random::add_to_linker::<_, HasSelf<Host>>(&mut linker, |host| host)?;
+    random::insecure::add_to_linker::<_, HasSelf<Host>>(&mut linker, |host| host)?;
+    random::insecure_seed::add_to_linker::<_, HasSelf<Host>>(&mut linker, |host| host)?;
+    clocks::wall_clock::add_to_linker::<_, HasSelf<Host>>(&mut linker, |host| host)?;
+    clocks::monotonic_clock::add_to_linker::<_, HasSelf<Host>>(&mut linker, |host| host)?;
+    linker.allow_shadowing(false);
     EventHandler::add_to_linker::<_, HasSelf<Host>>(&mut linker, |host| host)?;
+    messaging::types::add_to_linker::<_, HasSelf<Host>>(&mut linker, |host| host)?;
+    messaging::producer::add_to_linker::<_, HasSelf<Host>>(&mut linker, |host| host)?;
+    wasmtime_wasi_config::add_to_linker(&mut linker, Host::config)?;
+    wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
+    http::codes::link(&mut linker)?;
     Ok(linker)
 }
 
