@@ -8,6 +8,7 @@ macro_rules! say {
 }
 
 mod check;
+mod compile;
 mod demo;
 mod dlq;
 mod doctor;
@@ -43,6 +44,7 @@ use wasmill::config::{Config, environment};
 use wasmill::ops::Operator;
 use wasmill::schema::Schemas;
 use wasmill::telemetry;
+use wasmill::wasm::{Compiler, Engine};
 
 pub use report::Report;
 use target::Target;
@@ -111,6 +113,9 @@ enum Verb {
     Demo(demo::Args),
     /// Publish made-up events at a rate, for trying things out and for load
     Generate(generate::Args),
+    /// Compile a component that is on stdin, within limits; what the other verbs start
+    #[command(name = wasmill::wasm::compile::VERB, hide = true)]
+    Compile(compile::Args),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -178,6 +183,18 @@ impl Context {
     }
 }
 
+/// An engine with room for the handlers of the configuration, which compiles in a child process.
+fn engine(config: &Config) -> Result<Engine, Report> {
+    let engine = app::engine(config).map_err(Report::failure)?;
+    Ok(engine.compiling_in(compiler(config)))
+}
+
+/// The compiler of the configuration: this program, in a process of its own.
+fn compiler(config: &Config) -> Compiler {
+    // Also when the file has been replaced by another version since.
+    Compiler::Child { program: "/proc/self/exe".into(), limits: app::compile_limits(config) }
+}
+
 /// The schemas of the configuration.
 fn schemas(config: &Config) -> Result<Arc<Schemas>, Report> {
     app::schemas(config).map_err(Report::usage)
@@ -221,6 +238,7 @@ pub fn dispatch(arguments: Arguments) -> Result<ExitCode, Report> {
         Verb::Schema(args) => schema::run(&context, args),
         Verb::Demo(args) => demo::run(&context, &args),
         Verb::Generate(args) => generate::run(&context, &args),
+        Verb::Compile(args) => Ok(compile::run(&args)),
         Verb::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "wasmill", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)

@@ -5,6 +5,7 @@
 
 mod ambient;
 mod cache;
+pub mod compile;
 mod component;
 mod engine;
 mod host;
@@ -17,6 +18,7 @@ mod messaging;
 pub mod world;
 
 pub use cache::{CacheError, CompiledCache};
+pub use compile::{CompileError, CompileLimits, Compiler};
 pub use component::{Component, Digest, LoadError};
 pub use engine::{Engine, EngineError, EngineSettings};
 pub use host::{Grant, Grants, Policy};

@@ -76,7 +76,7 @@ pub async fn run(context: &Context, config: &Config, target: &Target, args: &Arg
 }
 
 fn load(config: &Config, resolved: &ResolvedHandler) -> Result<Handler, Report> {
-    let engine = app::engine(config).map_err(Report::failure)?;
+    let engine = super::engine(config)?;
     let cache = app::cache(config).map_err(Report::usage)?;
     let schemas = app::schemas(config).map_err(Report::usage)?;
     let policy = app::policy(resolved, &Namespace::default(), &app::envelopes(config), schemas);

@@ -21,7 +21,7 @@ use wasmill::wasm::{
 };
 
 use super::execution::{as_json, outcome, print_text};
-use super::{Context, Report, block_on, print_json};
+use super::{Context, Report, block_on, compiler, print_json};
 
 /// Arguments of `invoke`.
 #[derive(Parser)]
@@ -54,7 +54,7 @@ pub fn run(context: &Context, args: &Args) -> Result<ExitCode, Report> {
         .map_err(|error| Report::usage(format!("{}: not a CloudEvent in JSON: {error}", args.event.display())))?;
     event.check_size(resolved.limits.event_bytes as u64).map_err(Report::usage)?;
     let engine = Engine::new(EngineSettings { instances: 1, max_memory: resolved.limits.memory });
-    let engine = engine.map_err(Report::failure)?;
+    let engine = engine.map_err(Report::failure)?.compiling_in(compiler(&config));
     let component = Component::from_file(&engine, None, &args.component)
         .map_err(|error| Report::usage(format!("{}: {error}", args.component.display())))?;
     let schemas = app::schemas(&config).map_err(Report::usage)?;

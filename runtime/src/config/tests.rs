@@ -95,8 +95,19 @@ fn the_reference_names_every_key() {
     let text = uncommented(&reference());
     let name = text.split("\n[handlers.").nth(1).and_then(|rest| rest.split(']').next()).expect("it has a handler");
     let handler = format!("handlers.{name}");
-    let sections =
-        ["redis", "worker", "admin", "log", "limits", "retry", "schemas", "streams.orders", "intake.prices", &handler];
+    let sections = [
+        "redis",
+        "worker",
+        "admin",
+        "log",
+        "compile",
+        "limits",
+        "retry",
+        "schemas",
+        "streams.orders",
+        "intake.prices",
+        &handler,
+    ];
     let below = ["reuse", "limits", "retry", "http"].map(|section| format!("{handler}.{section}"));
     for section in sections.into_iter().chain(below.iter().map(String::as_str)) {
         let start = text.find(&format!("\n[{section}]\n")).unwrap_or_else(|| panic!("[{section}] is missing"));
@@ -231,6 +242,12 @@ fn keys_must_fit_each_other() {
     assert_fault(&format!("{HANDLER}retry.cap = '499ms'"), "w.toml:4:7: handlers.payment.retry.cap: ");
     assert_fault(&format!("{HANDLER}retry.max_attempts = 0"), "w.toml:4:7: handlers.payment.retry.max_attempts: ");
     assert_fine(&format!("[retry]\nbase = '10m'\ncap = '10m'\n{HANDLER}"));
+    assert_fine("[compile]\nmemory = '64 MiB'\ncpu_time = '1s'\nwall_time = '1s'");
+    assert_fine("[compile]\nmemory = '64 GiB'");
+    assert_fault("[compile]\nmemory = '63 MiB'", "w.toml:2:1: compile.memory: 63 MiB is out of bounds");
+    assert_fault("[compile]\nmemory = '65 GiB'", "from 64 MiB to 64 GiB");
+    assert_fault("[compile]\ncpu_time = '999ms'", "w.toml:2:1: compile.cpu_time: is too short");
+    assert_fault("[compile]\ncpu_time = '2s'\nwall_time = '1s'", "w.toml:3:1: compile.wall_time: is shorter than");
     assert_fine("[worker]\nheartbeat = '1s'\nheartbeat_ttl = '3s'\nthreads = 1024");
     assert_fault("[worker]\nheartbeat = '1s'\nheartbeat_ttl = '2999ms'", "w.toml:3:1: worker.heartbeat_ttl: ");
     assert_fault("[worker]\nheartbeat = '0s'", "w.toml:2:1: worker.heartbeat: ");

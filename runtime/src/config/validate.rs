@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use tracing_subscriber::EnvFilter;
 
+use super::compile::{self, CompileConfig};
 use super::errors::{ConfigError, nearest};
 use super::intake::IntakeConfig;
 use super::parse::Document;
@@ -56,6 +57,7 @@ pub(super) fn faults(config: &Config, document: &Document<'_>) -> Vec<ConfigErro
     check.worker(&config.worker);
     check.admin(&config.admin);
     check.log(&config.log);
+    check.compile(&config.compile);
     check.limits(&["limits"], &LimitsOverride::from(&config.limits));
     check.retry(&["retry"], &RetryOverride::from(&config.retry), &config.retry);
     check.schemas(&config.schemas);
@@ -214,6 +216,22 @@ impl Check<'_, '_> {
             if let (false, Some(meant)) = (known, nearest(word, LEVELS)) {
                 self.fault(&path, format!("`{word}` is not a level"), format!("did you mean `{meant}`?"));
             }
+        }
+    }
+
+    fn compile(&mut self, compile: &CompileConfig) {
+        let (min, max) = (compile::MIN_MEMORY, compile::MAX_MEMORY);
+        if !(min..=max).contains(&compile.memory) {
+            let problem = format!("{} is out of bounds", format_size(compile.memory));
+            self.fault(&["compile", "memory"], problem, format!("from {} to {}", format_size(min), format_size(max)));
+        }
+        if compile.cpu_time < compile::MIN_CPU_TIME {
+            let remedy = format!("{} at least", format_duration(compile::MIN_CPU_TIME));
+            self.fault(&["compile", "cpu_time"], "is too short", remedy);
+        }
+        if compile.wall_time < compile.cpu_time {
+            let remedy = "let it be as long as `compile.cpu_time` at least, and longer on a busy machine";
+            self.fault(&["compile", "wall_time"], "is shorter than `compile.cpu_time`", remedy);
         }
     }
 

@@ -9,7 +9,8 @@ use wasmtime::component::Component as Compiled;
 use wasmtime::component::types::ComponentItem;
 
 use super::bindings::EventHandlerPre;
-use super::cache::CompiledCache;
+use super::cache::{self, CompiledCache};
+use super::compile::CompileError;
 use super::engine::Engine;
 use super::host::Host;
 use super::messaging_bindings::MessagingCorePre;
@@ -80,9 +81,9 @@ pub enum LoadError {
         "a core module, not a component. Build for a component target (Rust: --target wasm32-wasip2) or componentize it"
     )]
     CoreModule,
-    /// Truncated, damaged or using a feature that is off.
-    #[error("the component is not valid: {0}")]
-    Invalid(String),
+    /// It cannot be compiled.
+    #[error(transparent)]
+    Compile(#[from] CompileError),
     /// Some imports are not there.
     #[error("the component imports what a handler cannot have: {}", list(.0))]
     Imports(Vec<Import>),
@@ -149,12 +150,11 @@ impl Component {
         let compiled = match cached {
             Some(compiled) => compiled,
             None => {
-                let compiled = Compiled::from_binary(&engine.engine, bytes)
-                    .map_err(|error| LoadError::Invalid(format!("{error:#}")))?;
+                let code = engine.compiler.compile(&engine.engine, bytes)?;
                 if let Some(cache) = cache {
-                    cache.store(engine, &digest, &compiled);
+                    cache.store(engine, &digest, &code);
                 }
-                compiled
+                cache::from_compiler(engine, &code).map_err(|error| LoadError::Mismatch(format!("{error:#}")))?
             }
         };
         let imports = check_imports(engine, &compiled)?;

@@ -10,6 +10,7 @@ use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationCon
 use wasmtime_wasi::p2::bindings::{clocks, random};
 
 use super::bindings::EventHandler;
+use super::compile::Compiler;
 use super::host::Host;
 use super::http;
 use super::messaging_bindings::wasi::messaging;
@@ -62,16 +63,22 @@ pub enum EngineError {
 pub struct Engine {
     pub(super) engine: wasmtime::Engine,
     pub(super) linker: Arc<Linker<Host>>,
+    pub(super) compiler: Compiler,
     _ticker: Arc<Ticker>,
 }
 
 impl Engine {
-    /// Sets up an engine.
+    /// Sets up an engine that compiles in this process.
     pub fn new(settings: EngineSettings) -> Result<Engine, EngineError> {
         let engine = wasmtime::Engine::new(&config(settings)).map_err(EngineError::Setup)?;
         let linker = linker(&engine).map_err(EngineError::Setup)?;
         let ticker = Ticker::start(engine.clone())?;
-        Ok(Engine { engine, linker: Arc::new(linker), _ticker: Arc::new(ticker) })
+        Ok(Engine { engine, linker: Arc::new(linker), compiler: Compiler::default(), _ticker: Arc::new(ticker) })
+    }
+
+    /// The same engine, which compiles elsewhere.
+    pub fn compiling_in(self, compiler: Compiler) -> Engine {
+        Engine { compiler, ..self }
     }
 }
 
@@ -95,9 +102,15 @@ fn config(settings: EngineSettings) -> Config {
         .table_keep_resident(64 << 10)
         .async_stack_keep_resident(64 << 10)
         .pagemap_scan(Enabled::Auto);
+    let mut config = code_config();
+    config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
+    config
+}
+
+/// What compiled code depends on. The pool is none of it: code that was compiled without one runs with one.
+pub(super) fn code_config() -> Config {
     let mut config = Config::new();
     config
-        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool))
         .epoch_interruption(true)
         .max_wasm_stack(GUEST_STACK)
         .async_stack_size(FIBER_STACK)
