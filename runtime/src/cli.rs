@@ -7,6 +7,7 @@ macro_rules! say {
     };
 }
 
+mod build;
 mod check;
 mod demo;
 mod dlq;
@@ -28,6 +29,7 @@ mod streams;
 mod table;
 mod target;
 mod watch;
+mod wit;
 mod workers;
 
 use std::io::{IsTerminal as _, Write as _};
@@ -78,6 +80,10 @@ pub enum Output {
 enum Verb {
     /// Work: read events, run handlers, write what they asked for, until SIGTERM
     Run(run::Args),
+    /// Build the components of handlers from their sources, with the tools of their languages
+    Build(build::Args),
+    /// Print the contract with handlers, or write it as a folder
+    Wit(wit::Args),
     /// Check the configuration and all components
     Check(check::Args),
     /// Publish one event, or many from stdin
@@ -204,6 +210,8 @@ pub fn dispatch(arguments: Arguments) -> Result<ExitCode, Report> {
     let context = Context { file: arguments.config.or_else(usual), output: arguments.output, admin: arguments.admin };
     match arguments.verb {
         Verb::Run(args) => run::run(&context, &args),
+        Verb::Build(args) => build::run(&context, &args),
+        Verb::Wit(args) => wit::run(&context, &args),
         Verb::Check(args) => check::run(&context, &args),
         Verb::Send(args) => send::run(&context, args),
         Verb::Invoke(args) => invoke::run(&context, &args),
