@@ -12,7 +12,7 @@ mod logs;
 pub mod world;
 
 pub use cache::{CacheError, CompiledCache};
-pub use component::{Component, Digest, LoadError};
+pub use component::{Component, Digest, LoadError, check_names};
 pub use engine::{Engine, EngineError, EngineSettings};
 pub use host::{Grant, Grants, Policy};
 pub use invoke::{Execution, Handler, Isolation, WarmInstance};

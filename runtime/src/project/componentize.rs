@@ -5,19 +5,22 @@ use std::path::Path;
 use wasi_preview1_component_adapter_provider::{
     WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME, WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER,
 };
+use wasmparser::{Parser, Payload};
 use wit_bindgen_core::Files;
 use wit_component::{ComponentEncoder, DecodedWasm, StringEncoding, embed_component_metadata};
 
 use super::{BuildError, wit};
 use crate::wasm::{LoadError, check_names};
 
-/// Writes the C bindings of the WIT folder `wit`: `event_handler.c` and `event_handler.h`.
+/// Writes the C bindings of the WIT folder `wit`: `event_handler.c`, `event_handler.h`, and an object file that holds
+/// the world.
 pub fn write_c_bindings(wit: &Path, directory: &Path) -> Result<(), BuildError> {
     let (mut resolve, world) = wit::read(wit)?;
-    // The world is embedded later on, in the module of whatever compiler.
-    let options = wit_bindgen_c::Opts { no_object_file: true, ..wit_bindgen_c::Opts::default() };
     let mut files = Files::default();
-    options.build().generate(&mut resolve, world, &mut files).map_err(|cause| unfit(wit, &format!("{cause:#}")))?;
+    wit_bindgen_c::Opts::default()
+        .build()
+        .generate(&mut resolve, world, &mut files)
+        .map_err(|cause| unfit(wit, &format!("{cause:#}")))?;
     files.iter().try_for_each(|(name, bytes)| wit::write_file(&directory.join(name), bytes))
 }
 
@@ -27,13 +30,22 @@ pub fn componentize(path: &Path, mut module: Vec<u8>, wit: &Path) -> Result<Vec<
     if is_component(&module) {
         return Ok(module);
     }
-    let (resolve, world) = wit::read(wit)?;
     let adapter = (WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME, WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER);
     let mut encoder = ComponentEncoder::default();
-    let component = embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8, false)
-        .and_then(|()| encoder.validate(true).module(&module)?.adapter(adapter.0, adapter.1)?.encode());
+    if !holds_world(&module) {
+        let (resolve, world) = wit::read(wit)?;
+        embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8, false)
+            .map_err(|cause| unfit(wit, &format!("{cause:#}")))?;
+    }
+    let mut encode = || encoder.validate(true).module(&module)?.adapter(adapter.0, adapter.1)?.encode();
     let problem = |cause| format!("the module does not follow the world {}: {cause:#}", wit::WORLD);
-    component.map_err(|cause| unfit(path, &problem(cause)))
+    encode().map_err(|cause| unfit(path, &problem(cause)))
+}
+
+/// Whether a module says already which world it follows: the linker has taken that from the bindings.
+fn holds_world(module: &[u8]) -> bool {
+    let is_world = |payload: &Payload<'_>| matches!(payload, Payload::CustomSection(section) if section.name().starts_with("component-type"));
+    Parser::new(0).parse_all(module).map_while(Result::ok).any(|payload| is_world(&payload))
 }
 
 /// Checks that a component imports what handlers can have, and exports what they must have. Compiles nothing.

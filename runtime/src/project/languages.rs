@@ -198,17 +198,18 @@ fn go(directory: &Path, progress: Progress<'_>) -> Result<PathBuf, BuildError> {
 
 fn c(lang: Lang, directory: &Path, progress: Progress<'_>) -> Result<PathBuf, BuildError> {
     need_file(directory, "Makefile")?;
-    let (variable, own, needed_for) = match lang {
-        Lang::Cpp => ("CXX", "WASMILL_CXX", "to compile C++"),
-        _ => ("CC", "WASMILL_CC", "to compile C"),
+    let (compilers, needed_for): (&[_], _) = match lang {
+        Lang::Cpp => (&[("CC", "WASMILL_CC"), ("CXX", "WASMILL_CXX")], "to compile C++"),
+        _ => (&[("CC", "WASMILL_CC")], "to compile C"),
     };
     let make = tools::need("make", "to run the Makefile")?;
-    let compiler = match tools::named_by(own) {
-        Some(compiler) => format!("{variable}={}", compiler.shown()),
-        None => format!("ZIG={}", tools::need_zig(needed_for)?.shown()),
-    };
+    let own = |&(name, variable)| Some(format!("{name}={}", tools::named_by(variable)?.shown()));
+    let mut settings: Vec<String> = compilers.iter().filter_map(own).collect();
+    if settings.len() < compilers.len() {
+        settings.push(format!("ZIG={}", tools::need_zig(needed_for)?.shown()));
+    }
     componentize::write_c_bindings(&directory.join("wit"), &directory.join(BINDINGS))?;
-    tools::run(make.command(directory).arg(compiler), progress)?;
+    tools::run(make.command(directory).args(settings), progress)?;
     Ok(directory.join(CORE_MODULE))
 }
 
