@@ -7,6 +7,7 @@ macro_rules! say {
     };
 }
 
+mod build;
 mod check;
 mod compile;
 mod demo;
@@ -17,6 +18,7 @@ mod execution;
 mod generate;
 mod history;
 mod invoke;
+mod new;
 mod pause;
 mod pending;
 mod progress;
@@ -30,6 +32,7 @@ mod streams;
 mod table;
 mod target;
 mod watch;
+mod wit;
 mod workers;
 
 use std::io::{IsTerminal as _, Write as _};
@@ -81,6 +84,12 @@ pub enum Output {
 enum Verb {
     /// Work: read events, run handlers, write what they asked for, until SIGTERM
     Run(run::Args),
+    /// Write a new handler project, in the language of your choice
+    New(new::Args),
+    /// Build the components of handlers from their sources, with the tools of their languages
+    Build(build::Args),
+    /// Print the contract with handlers, or write it as a folder
+    Wit(wit::Args),
     /// Check the configuration and all components
     Check(check::Args),
     /// Publish one event, or many from stdin
@@ -222,6 +231,9 @@ pub fn dispatch(arguments: Arguments) -> Result<ExitCode, Report> {
     let context = Context { file: arguments.config.or_else(usual), output: arguments.output, admin: arguments.admin };
     match arguments.verb {
         Verb::Run(args) => run::run(&context, &args),
+        Verb::New(args) => new::run(&context, &args),
+        Verb::Build(args) => build::run(&context, &args),
+        Verb::Wit(args) => wit::run(&context, &args),
         Verb::Check(args) => check::run(&context, &args),
         Verb::Send(args) => send::run(&context, args),
         Verb::Invoke(args) => invoke::run(&context, &args),

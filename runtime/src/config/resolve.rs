@@ -13,6 +13,7 @@ use super::secret::SecretError;
 use super::sections::{HandlerConfig, IsolationMode, Limits, RetryConfig};
 use crate::broker::keys;
 use crate::outcome::{Dedup, RetryPolicy};
+use crate::project::Plan;
 use crate::route::Types;
 use crate::wasm::http::HttpPolicy;
 use crate::wasm::http::origin::Origin;
@@ -29,6 +30,8 @@ pub struct ResolvedHandler {
     pub take_over_idle: Duration,
     /// The component's file, joined with the directory of the configuration file.
     pub component: PathBuf,
+    /// How the component is built from sources, if it is.
+    pub build: Option<Plan>,
     /// The streams that it reads.
     pub streams: Vec<String>,
     /// The event types that it wants.
@@ -119,6 +122,17 @@ fn bytes(size: ByteSize) -> usize {
     usize::try_from(size.as_u64()).unwrap_or(usize::MAX)
 }
 
+/// How the component of a handler is built.
+fn plan(name: &str, handler: &HandlerConfig) -> Option<Plan> {
+    let build = handler.build.as_ref()?;
+    Some(Plan {
+        name: name.to_owned(),
+        lang: build.lang?,
+        directory: build.directory.clone(),
+        output: handler.component.clone(),
+    })
+}
+
 impl Config {
     /// The handler of that name, with everything that holds for it.
     pub fn handler(&self, name: &str) -> Option<ResolvedHandler> {
@@ -161,6 +175,7 @@ impl Config {
             group: handler.group.clone().unwrap_or_else(|| name.to_owned()),
             take_over_idle: handler.take_over_idle,
             component: handler.component.clone(),
+            build: plan(name, handler),
             streams: handler.streams.clone(),
             types: Types::new(&handler.types),
             isolation: match handler.isolation {
