@@ -3,7 +3,7 @@ const std = @import("std");
 
 pub fn build(b: *std.Build) void {
     const target = b.resolveTargetQuery(.{ .cpu_arch = .wasm32, .os_tag = .wasi });
-    const optimize = .ReleaseFast;
+    const optimize = std.builtin.OptimizeMode.ReleaseFast;
 
     // The contract of wit/, from C to Zig.
     const bindings = b.addTranslateC(.{
