@@ -17,6 +17,7 @@ mod execution;
 mod generate;
 mod history;
 mod invoke;
+mod new;
 mod pause;
 mod pending;
 mod replay;
@@ -80,6 +81,8 @@ pub enum Output {
 enum Verb {
     /// Work: read events, run handlers, write what they asked for, until SIGTERM
     Run(run::Args),
+    /// Write a new handler project, in the language of your choice
+    New(new::Args),
     /// Build the components of handlers from their sources, with the tools of their languages
     Build(build::Args),
     /// Print the contract with handlers, or write it as a folder
@@ -210,6 +213,7 @@ pub fn dispatch(arguments: Arguments) -> Result<ExitCode, Report> {
     let context = Context { file: arguments.config.or_else(usual), output: arguments.output, admin: arguments.admin };
     match arguments.verb {
         Verb::Run(args) => run::run(&context, &args),
+        Verb::New(args) => new::run(&context, &args),
         Verb::Build(args) => build::run(&context, &args),
         Verb::Wit(args) => wit::run(&context, &args),
         Verb::Check(args) => check::run(&context, &args),

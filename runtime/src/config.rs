@@ -36,6 +36,7 @@ pub use schemas::SchemasConfig;
 pub use secret::SecretError;
 pub use sections::*;
 pub use streams::StreamConfig;
+pub(crate) use validate::is_handler_name;
 
 /// The whole configuration. `Default` is that of an empty file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]

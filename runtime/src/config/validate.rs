@@ -521,7 +521,7 @@ impl Check<'_, '_> {
 }
 
 /// `[a-z0-9][a-z0-9_-]{0,62}`
-fn is_handler_name(name: &str) -> bool {
+pub(crate) fn is_handler_name(name: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     (1..=MAX_HANDLER_NAME).contains(&name.len())
         && name.bytes().all(|byte| plain(byte) || byte == b'_' || byte == b'-')
