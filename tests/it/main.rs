@@ -20,6 +20,7 @@ mod host_interfaces;
 mod http;
 mod intake;
 mod invoke;
+mod languages;
 mod lost;
 mod memory;
 mod operations;
