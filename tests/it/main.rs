@@ -12,6 +12,7 @@ mod delayed;
 mod dlq;
 mod envelopes;
 mod faults;
+mod fixtures;
 mod generate;
 mod groups;
 mod handlers;
