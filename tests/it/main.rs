@@ -28,4 +28,5 @@ mod schema;
 mod send;
 mod shutdown;
 mod snapshots;
+mod swap;
 mod tidy;
