@@ -160,8 +160,7 @@ pub fn deployments(
         let policy = policy(&resolved, namespace, &envelopes, schemas.clone());
         match deploy::prepare(engine, cache, &resolved.component, policy, isolation(resolved.isolation)) {
             Ok(version) => {
-                let reading = Reading { envelopes: envelopes.clone(), check_schemas: config.schemas.on_read };
-                deployments.push(Arc::new(deployment(&resolved, namespace, version, reading)));
+                deployments.push(Arc::new(deployment(config, &resolved, namespace, version)));
             }
             Err(cause) => {
                 faults.push(ComponentFault { handler: resolved.name, path: resolved.component, cause });
@@ -187,7 +186,8 @@ pub fn version(
 }
 
 /// A handler of the default tenant with its first version.
-fn deployment(resolved: &ResolvedHandler, namespace: &Namespace, version: Version, reading: Reading) -> Deployment {
+pub fn deployment(config: &Config, resolved: &ResolvedHandler, namespace: &Namespace, version: Version) -> Deployment {
+    let reading = Reading { envelopes: envelopes(config), check_schemas: config.schemas.on_read };
     let streams = resolved
         .streams
         .iter()

@@ -25,7 +25,7 @@ use tokio::sync::mpsc;
 
 pub use self::intake::{Intake, IntakeStats};
 use self::lane::Lane;
-pub use self::observe::{Observer, Run, Seen};
+pub use self::observe::{How, Observer, Run, Seen};
 pub use self::retention::Retention;
 use self::shard::Shard;
 use self::watch::Watch;

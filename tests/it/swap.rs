@@ -11,7 +11,7 @@ use wasmill::broker::memory::MemoryBroker;
 use wasmill::broker::{EntryId, Inspect as _};
 use wasmill::config::Config;
 use wasmill::envelope;
-use wasmill::pipeline::{self, Backend, Observer, Seen};
+use wasmill::pipeline::{self, Backend, How, Observer, Seen};
 use wasmill::readiness::Readiness;
 use wasmill::wasm::{Component, Digest, Engine};
 use wasmill_tests::{eventually_async, guests};
@@ -31,7 +31,8 @@ struct Runs(Mutex<BTreeMap<EntryId, Vec<String>>>);
 
 impl Observer for Runs {
     fn decided(&self, seen: &Seen<'_>) {
-        let digest = seen.run.expect("every event is run").digest.to_owned();
+        let How::Run(run) = seen.how else { panic!("every event is run: {seen:?}") };
+        let digest = run.digest.to_owned();
         self.0.lock().unwrap().entry(seen.entry).or_default().push(digest);
     }
 }

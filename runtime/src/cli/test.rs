@@ -1,7 +1,7 @@
 //! `wasmill test`: the event fixtures of a project through its handlers.
 
 mod expected;
-mod fixtures;
+pub mod fixtures;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
