@@ -8,6 +8,7 @@ macro_rules! say {
 }
 
 mod admin_thread;
+mod build;
 mod check;
 mod demo;
 mod dev;
@@ -33,6 +34,7 @@ mod table;
 mod target;
 mod test;
 mod watch;
+mod wit;
 mod workers;
 
 use std::io::{IsTerminal as _, Write as _};
@@ -83,6 +85,10 @@ pub enum Output {
 enum Verb {
     /// Work: read events, run handlers, write what they asked for, until SIGTERM
     Run(run::Args),
+    /// Build the components of handlers from their sources, with the tools of their languages
+    Build(build::Args),
+    /// Print the contract with handlers, or write it as a folder
+    Wit(wit::Args),
     /// Check the configuration and all components
     Check(check::Args),
     /// Publish one event, or many from stdin
@@ -215,6 +221,8 @@ pub fn dispatch(arguments: Arguments) -> Result<ExitCode, Report> {
     let context = Context { file, output: arguments.output, admin };
     match arguments.verb {
         Verb::Run(args) => run::run(&context, &args),
+        Verb::Build(args) => build::run(&context, &args),
+        Verb::Wit(args) => wit::run(&context, &args),
         Verb::Check(args) => check::run(&context, &args),
         Verb::Send(args) => send::run(&context, args),
         Verb::Invoke(args) => invoke::run(&context, &args),

@@ -9,13 +9,15 @@ mod host;
 mod invoke;
 mod limiter;
 mod logs;
+pub mod world;
 
 pub use cache::{CacheError, CompiledCache};
-pub use component::{Component, Digest, Import, LoadError};
+pub use component::{Component, Digest, LoadError, check_names};
 pub use engine::{Engine, EngineError, EngineSettings};
 pub use host::{Grant, Grants, Policy};
 pub use invoke::{Execution, Handler, Isolation, WarmInstance};
 pub use logs::{LogLevel, LogLine, LogSource};
+pub use world::{Capability, Import};
 
 /// The types of `wit/`, as wasmtime's generator makes them.
 #[allow(missing_docs, reason = "documented in wit/events.wit")]

@@ -501,6 +501,6 @@ fn a_handler_can_be_built_from_sources() {
     assert_eq!((plan.directory.as_path(), plan.output.as_path()), (Path::new("src"), Path::new("payment.wasm")));
     assert_eq!(parse(HANDLER).expect("it is right").handler("payment").map(|handler| handler.build), Some(None));
     assert_fault(&with("directory = '.'"), "w.toml:4:19: handlers.payment.build.lang: is missing");
-    assert_fault(&with("lang = 'cobol'"), "w.toml:5:1: handlers.payment.build.lang: unknown value `cobol`");
+    assert_fault(&with("lang = 'cobol'"), "w.toml:5:8: handlers.payment.build.lang: unknown value `cobol`");
     assert_fault(&with("lang = 'c'\ndirectory = ''"), "w.toml:6:1: handlers.payment.build.directory: is empty");
 }

@@ -12,27 +12,13 @@ use super::bindings::EventHandlerPre;
 use super::cache::CompiledCache;
 use super::engine::Engine;
 use super::host::Host;
+use super::world::{Access, Capability, Import, interface_of};
 use crate::event::write_hex;
 
 /// The largest component that is loaded, in bytes. A Python component has about 18 MiB.
 pub const MAX_COMPONENT_BYTES: u64 = 64 << 20;
 /// What a component has to export.
 const HANDLER: &str = "wasmill:events/handler@0.1.0";
-/// The packages that every handler may import.
-const PROVIDED: [&str; 8] = [
-    "wasmill:events/",
-    "wasi:cli/",
-    "wasi:clocks/",
-    "wasi:filesystem/",
-    "wasi:io/",
-    "wasi:logging/",
-    "wasi:random/",
-    "wasi:sockets/",
-];
-/// Packages that exist and are not granted to handlers.
-const DENIED: [&str; 6] =
-    ["wasi:http/", "wasi:config/", "wasi:keyvalue/", "wasi:messaging/", "wasi:blobstore/", "wasi:nn/"];
-
 /// The SHA-256 of a component's bytes: the identity of a version.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Digest([u8; 32]);
@@ -59,24 +45,6 @@ impl fmt::Display for Digest {
 impl fmt::Debug for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
-    }
-}
-
-/// An import that a component cannot have.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Import {
-    /// wasmill knows the interface and does not grant it.
-    Denied(String),
-    /// wasmill does not know the interface.
-    Unknown(String),
-}
-
-impl fmt::Display for Import {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Import::Denied(name) => write!(f, "{name} (denied: this version of wasmill does not grant it)"),
-            Import::Unknown(name) => write!(f, "{name} (unknown)"),
-        }
     }
 }
 
@@ -135,9 +103,16 @@ pub struct Component {
     pub digest: Digest,
     /// The size of its bytes.
     pub size: usize,
+    /// What it imports, such as `wasi:cli/stdout@0.2.6`.
+    pub imports: Arc<[String]>,
 }
 
 impl Component {
+    /// Whether a handler that has these grants may have everything that the component imports.
+    pub fn check_grants(&self, grants: &[Capability]) -> Result<(), LoadError> {
+        refuse(&self.imports, grants)
+    }
+
     /// Reads, compiles and checks a file. Compiling blocks the thread; a Python component takes many seconds.
     pub fn from_file(
         engine: &Engine,
@@ -171,11 +146,11 @@ impl Component {
                 compiled
             }
         };
-        check_imports(engine, &compiled)?;
+        let imports = check_imports(engine, &compiled)?;
         check_exports(engine, &compiled)?;
         let pre = engine.linker.instantiate_pre(&compiled).and_then(EventHandlerPre::new);
         let pre = pre.map_err(|error| LoadError::Mismatch(format!("{error:#}")))?;
-        Ok(Component { engine: engine.clone(), pre: Arc::new(pre), digest, size: bytes.len() })
+        Ok(Component { engine: engine.clone(), pre: Arc::new(pre), digest, size: bytes.len(), imports })
     }
 }
 
@@ -187,17 +162,31 @@ fn check_header(bytes: &[u8]) -> Result<(), LoadError> {
     }
 }
 
-fn check_imports(engine: &Engine, compiled: &Compiled) -> Result<(), LoadError> {
-    let within = |name: &str, packages: &[&str]| packages.iter().any(|package| name.starts_with(package));
+/// The names of all imports, if wasmill provides each of them to some handler.
+fn check_imports(engine: &Engine, compiled: &Compiled) -> Result<Arc<[String]>, LoadError> {
     let component = compiled.component_type();
-    let refused: Vec<Import> = component
-        .imports(&engine.engine)
-        .filter(|(name, _)| !within(name, &PROVIDED))
-        .map(|(name, _)| {
-            let known = within(name, &DENIED);
-            if known { Import::Denied(name.to_owned()) } else { Import::Unknown(name.to_owned()) }
-        })
-        .collect();
+    let names: Arc<[String]> = component.imports(&engine.engine).map(|(name, _)| name.to_owned()).collect();
+    check_import_names(&names)?;
+    Ok(names)
+}
+
+fn check_import_names(names: &[String]) -> Result<(), LoadError> {
+    let grantable = |name: &str| match interface_of(name).map(|interface| interface.access) {
+        Some(Access::Grant(capability)) => Some(capability),
+        _ => None,
+    };
+    let all: Vec<Capability> = names.iter().filter_map(|name| grantable(name)).collect();
+    refuse(names, &all)
+}
+
+/// Checks by their names alone what a component imports, whatever may be granted to it, and what it exports.
+pub fn check_names(imports: &[String], exports: &[String]) -> Result<(), LoadError> {
+    check_import_names(imports)?;
+    check_export_names(exports)
+}
+
+fn refuse(names: &[String], grants: &[Capability]) -> Result<(), LoadError> {
+    let refused: Vec<Import> = names.iter().filter_map(|name| Import::check(name, grants)).collect();
     if refused.is_empty() { Ok(()) } else { Err(LoadError::Imports(refused)) }
 }
 
@@ -208,11 +197,15 @@ fn check_exports(engine: &Engine, compiled: &Compiled) -> Result<(), LoadError> 
         .filter(|(_, item)| matches!(item.ty, ComponentItem::ComponentInstance(_) | ComponentItem::ComponentFunc(_)))
         .map(|(name, _)| name.to_owned())
         .collect();
+    check_export_names(&names)
+}
+
+fn check_export_names(names: &[String]) -> Result<(), LoadError> {
     if names.iter().any(|name| name == HANDLER) {
         return Ok(());
     }
     match names.iter().find(|name| name.starts_with("wasmill:events/handler@")) {
         Some(other) => Err(LoadError::OtherVersion(other.clone())),
-        None => Err(LoadError::MissingExport(names)),
+        None => Err(LoadError::MissingExport(names.to_vec())),
     }
 }
