@@ -9,6 +9,7 @@ mod coming_from;
 mod contract;
 mod dedup;
 mod delayed;
+mod dev;
 mod dlq;
 mod envelopes;
 mod faults;

@@ -8,6 +8,7 @@ pub mod clients;
 pub mod guests;
 pub mod mill;
 mod process;
+pub mod program;
 pub mod redis_server;
 pub mod worker;
 

@@ -210,7 +210,7 @@ impl Dev {
                     due = None;
                     self.look_again().await;
                 }
-                _ = ready_poll.tick(), if !self.is_announced && self.session.is_some() => self.announce().await,
+                _ = ready_poll.tick(), if !self.is_announced && self.session.is_some() && inputs.is_empty() => self.announce().await,
                 Some(input) = inputs.recv() => match input {
                     Input::Changed => {
                         let now = Instant::now();
