@@ -7,10 +7,12 @@ macro_rules! say {
     };
 }
 
+mod admin_thread;
 mod build;
 mod check;
 mod compile;
 mod demo;
+mod dev;
 mod dlq;
 mod doctor;
 mod dry_run;
@@ -19,6 +21,7 @@ mod generate;
 mod history;
 mod invoke;
 mod new;
+mod paint;
 mod pause;
 mod pending;
 mod progress;
@@ -27,10 +30,12 @@ mod report;
 mod run;
 mod schema;
 mod send;
+mod sources;
 mod stats;
 mod streams;
 mod table;
 mod target;
+mod test;
 mod watch;
 mod wit;
 mod workers;
@@ -96,6 +101,10 @@ enum Verb {
     Send(send::Args),
     /// Run one event through one component, without any broker
     Invoke(invoke::Args),
+    /// Work on the handlers of this folder: run them, build and exchange them on every save
+    Dev(dev::Args),
+    /// Run the event fixtures of a project, and compare what comes out with what is expected
+    Test(test::Args),
     /// Look at dead letters, and send them back to their handlers
     Dlq(dlq::Args),
     /// Show past events of a stream, and those to come
@@ -228,7 +237,9 @@ pub fn block_on<T>(future: impl Future<Output = Result<T, Report>>) -> Result<T,
 /// Does what the arguments say.
 pub fn dispatch(arguments: Arguments) -> Result<ExitCode, Report> {
     let usual = || USUAL_PLACES.iter().map(PathBuf::from).find(|path| path.exists());
-    let context = Context { file: arguments.config.or_else(usual), output: arguments.output, admin: arguments.admin };
+    let file = arguments.config.or_else(usual);
+    let admin = arguments.admin.or_found(|| dev::find(file.as_deref()));
+    let context = Context { file, output: arguments.output, admin };
     match arguments.verb {
         Verb::Run(args) => run::run(&context, &args),
         Verb::New(args) => new::run(&context, &args),
@@ -237,6 +248,8 @@ pub fn dispatch(arguments: Arguments) -> Result<ExitCode, Report> {
         Verb::Check(args) => check::run(&context, &args),
         Verb::Send(args) => send::run(&context, args),
         Verb::Invoke(args) => invoke::run(&context, &args),
+        Verb::Dev(args) => dev::run(&context, &args),
+        Verb::Test(args) => test::run(&context, &args),
         Verb::Dlq(args) => dlq::run(&context, args),
         Verb::History(args) => history::run(&context, &args),
         Verb::Replay(args) => replay::run(&context, &args),
