@@ -196,7 +196,9 @@ pub(super) fn conclude(worker: &Worker, lane: &Lane, finished: Finished) -> (Dec
     let Execution { verdict, publishes, logs, logs_dropped, wall, http_denied, .. } = execution;
     lane.stats.record(wall);
     lane.stats.log_bytes_dropped.add(logs_dropped);
-    lane.stats.http_denied.add(http_denied);
+    if http_denied > 0 {
+        lane.stats.http_denied.add(http_denied);
+    }
     let report = Report { deployment: &deployment, origin: &origin, event: &event, attempt, wall };
     if verdict == Verdict::Ack {
         report.write("ack", "", &logs, logs_dropped);
