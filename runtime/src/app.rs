@@ -9,13 +9,15 @@ use std::time::Duration;
 use crate::broker::keys::{self, Namespace};
 use crate::broker::redis::{InvalidSettings, RedisSettings};
 use crate::clock::now_ms;
-use crate::config::{Config, IntakeConfig, Isolation as ConfiguredIsolation, ResolvedHandler, SecretError};
+use crate::config::{
+    CompileConfig, Config, IntakeConfig, Isolation as ConfiguredIsolation, ResolvedHandler, SecretError,
+};
 use crate::envelope::Envelopes;
 use crate::pipeline::{Deployment, Intake, MAX_INSTANCES, Reading, Retention, Subscription, Worker, new_worker_id};
 use crate::schema::Schemas;
 use crate::wasm::{
-    CacheError, CompiledCache, Component, Engine, EngineError, EngineSettings, Grant, Grants, Handler, Interfaces,
-    Isolation, LoadError, Policy,
+    CacheError, CompileLimits, CompiledCache, Component, Engine, EngineError, EngineSettings, Grant, Grants, Handler,
+    Interfaces, Isolation, LoadError, Policy,
 };
 
 pub use schemas::{SchemaFolderFault, SchemaFolderFaults};
@@ -120,7 +122,7 @@ fn intakes(config: &Config, namespace: &Namespace) -> Vec<Intake> {
     config.intake.iter().map(intake).collect()
 }
 
-/// An engine with room for the handlers of the configuration.
+/// An engine with room for the handlers of the configuration. It compiles in this process.
 pub fn engine(config: &Config) -> Result<Engine, EngineError> {
     let handlers = config.handlers();
     let running: usize = handlers.iter().map(|handler| handler.limits.concurrency).sum();
@@ -128,6 +130,12 @@ pub fn engine(config: &Config) -> Result<Engine, EngineError> {
     let instances = running.saturating_mul(2).clamp(16, MAX_INSTANCES) as u32;
     let max_memory = handlers.iter().map(|handler| handler.limits.memory).max().unwrap_or(64 << 20);
     Engine::new(EngineSettings { instances, max_memory })
+}
+
+/// What compiling a component may use.
+pub fn compile_limits(config: &Config) -> CompileLimits {
+    let CompileConfig { memory, cpu_time, wall_time } = config.compile;
+    CompileLimits { memory: memory.as_u64(), cpu_time, wall_time }
 }
 
 /// The cache of compiled components; `None` if there is no place for one.
@@ -229,7 +237,8 @@ pub fn policy(
     })
 }
 
-fn isolation(configured: ConfiguredIsolation) -> Isolation {
+/// Whether instances of a handler are reused.
+pub fn isolation(configured: ConfiguredIsolation) -> Isolation {
     match configured {
         ConfiguredIsolation::Fresh => Isolation::Fresh,
         ConfiguredIsolation::Reuse { max_events, max_memory_growth } => {

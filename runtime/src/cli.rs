@@ -7,7 +7,9 @@ macro_rules! say {
     };
 }
 
+mod build;
 mod check;
+mod compile;
 mod demo;
 mod dlq;
 mod doctor;
@@ -16,8 +18,10 @@ mod execution;
 mod generate;
 mod history;
 mod invoke;
+mod new;
 mod pause;
 mod pending;
+mod progress;
 mod replay;
 mod report;
 mod run;
@@ -28,6 +32,7 @@ mod streams;
 mod table;
 mod target;
 mod watch;
+mod wit;
 mod workers;
 
 use std::io::{IsTerminal as _, Write as _};
@@ -42,6 +47,7 @@ use wasmill::config::{Config, environment};
 use wasmill::ops::Operator;
 use wasmill::schema::Schemas;
 use wasmill::telemetry;
+use wasmill::wasm::{Compiler, Engine};
 
 pub use report::Report;
 use target::Target;
@@ -78,6 +84,12 @@ pub enum Output {
 enum Verb {
     /// Work: read events, run handlers, write what they asked for, until SIGTERM
     Run(run::Args),
+    /// Write a new handler project, in the language of your choice
+    New(new::Args),
+    /// Build the components of handlers from their sources, with the tools of their languages
+    Build(build::Args),
+    /// Print the contract with handlers, or write it as a folder
+    Wit(wit::Args),
     /// Check the configuration and all components
     Check(check::Args),
     /// Publish one event, or many from stdin
@@ -110,6 +122,9 @@ enum Verb {
     Demo(demo::Args),
     /// Publish made-up events at a rate, for trying things out and for load
     Generate(generate::Args),
+    /// Compile a component that is on stdin, within limits; what the other verbs start
+    #[command(name = wasmill::wasm::compile::VERB, hide = true)]
+    Compile(compile::Args),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -177,6 +192,18 @@ impl Context {
     }
 }
 
+/// An engine with room for the handlers of the configuration, which compiles in a child process.
+fn engine(config: &Config) -> Result<Engine, Report> {
+    let engine = app::engine(config).map_err(Report::failure)?;
+    Ok(engine.compiling_in(compiler(config)))
+}
+
+/// The compiler of the configuration: this program, in a process of its own.
+fn compiler(config: &Config) -> Compiler {
+    // Also when the file has been replaced by another version since.
+    Compiler::Child { program: "/proc/self/exe".into(), limits: app::compile_limits(config) }
+}
+
 /// The schemas of the configuration.
 fn schemas(config: &Config) -> Result<Arc<Schemas>, Report> {
     app::schemas(config).map_err(Report::usage)
@@ -204,6 +231,9 @@ pub fn dispatch(arguments: Arguments) -> Result<ExitCode, Report> {
     let context = Context { file: arguments.config.or_else(usual), output: arguments.output, admin: arguments.admin };
     match arguments.verb {
         Verb::Run(args) => run::run(&context, &args),
+        Verb::New(args) => new::run(&context, &args),
+        Verb::Build(args) => build::run(&context, &args),
+        Verb::Wit(args) => wit::run(&context, &args),
         Verb::Check(args) => check::run(&context, &args),
         Verb::Send(args) => send::run(&context, args),
         Verb::Invoke(args) => invoke::run(&context, &args),
@@ -220,6 +250,7 @@ pub fn dispatch(arguments: Arguments) -> Result<ExitCode, Report> {
         Verb::Schema(args) => schema::run(&context, args),
         Verb::Demo(args) => demo::run(&context, &args),
         Verb::Generate(args) => generate::run(&context, &args),
+        Verb::Compile(args) => Ok(compile::run(&args)),
         Verb::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "wasmill", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)

@@ -28,6 +28,7 @@ pub mod generate;
 pub mod ops;
 pub mod outcome;
 pub mod pipeline;
+pub mod project;
 pub mod readiness;
 pub mod route;
 pub mod schedule;

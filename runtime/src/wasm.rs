@@ -5,6 +5,7 @@
 
 mod ambient;
 mod cache;
+pub mod compile;
 mod component;
 mod engine;
 mod host;
@@ -17,7 +18,8 @@ mod messaging;
 pub mod world;
 
 pub use cache::{CacheError, CompiledCache};
-pub use component::{Component, Digest, LoadError};
+pub use compile::{CompileError, CompileLimits, Compiler};
+pub use component::{Component, Digest, LoadError, check_names};
 pub use engine::{Engine, EngineError, EngineSettings};
 pub use host::{Grant, Grants, Policy};
 pub use interfaces::{Interfaces, Values};

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod bad_components;
 mod chain;
 mod check;
 mod cli;
@@ -19,6 +20,7 @@ mod host_interfaces;
 mod http;
 mod intake;
 mod invoke;
+mod languages;
 mod lost;
 mod memory;
 mod messaging;

@@ -21,7 +21,7 @@ use wasmill::wasm::{
 };
 
 use super::execution::{as_json, outcome, print_text};
-use super::{Context, Report, block_on, print_json};
+use super::{Context, Report, block_on, compiler, print_json};
 
 /// Arguments of `invoke`.
 #[derive(Parser)]
@@ -52,13 +52,9 @@ pub fn run(context: &Context, args: &Args) -> Result<ExitCode, Report> {
     let document = read(&args.event)?;
     let event = structured::parse(&document, now_ms())
         .map_err(|error| Report::usage(format!("{}: not a CloudEvent in JSON: {error}", args.event.display())))?;
-    let limit = resolved.limits.event_bytes;
-    if event.size() > limit {
-        let size = event.size();
-        return Err(Report::usage(format!("the event has {size} bytes; limits.event_bytes is {limit}")));
-    }
+    event.check_size(resolved.limits.event_bytes as u64).map_err(Report::usage)?;
     let engine = Engine::new(EngineSettings { instances: 1, max_memory: resolved.limits.memory });
-    let engine = engine.map_err(Report::failure)?;
+    let engine = engine.map_err(Report::failure)?.compiling_in(compiler(&config));
     let component = Component::from_file(&engine, None, &args.component)
         .map_err(|error| Report::usage(format!("{}: {error}", args.component.display())))?;
     let schemas = app::schemas(&config).map_err(Report::usage)?;
@@ -99,6 +95,7 @@ fn resolve(config: &Config, args: &Args) -> Result<ResolvedHandler, Report> {
         None => ResolvedHandler {
             name: args.component.file_stem().map_or_else(String::new, |name| name.to_string_lossy().into_owned()),
             component: args.component.clone(),
+            build: None,
             streams: Vec::new(),
             types: wasmill::route::Types::new(["*"]),
             isolation: wasmill::config::Isolation::Fresh,

@@ -74,16 +74,8 @@ pub(super) fn prepare(worker: &Worker, lane: &mut Lane, ready: Ready) -> Prepare
         return Prepared::Decided { decision: Decision::ack(Vec::new()), ticket };
     }
     let trace = event.attribute(TRACEPARENT).map(str::to_owned);
-    let limit = deployment.handler.policy.event_bytes;
-    if event.size() as u64 > limit {
-        let message = format!("the event has {} bytes; limits.event_bytes is {limit}", event.size());
-        return give_up(worker, &deployment, ticket, &origin, attempt, FaultClass::TooLarge, message, trace);
-    }
-    if deployment.reading.check_schemas
-        && let Err(violation) = deployment.handler.policy.schemas.check(&event)
-    {
-        let message = bounded(violation.to_string());
-        return give_up(worker, &deployment, ticket, &origin, attempt, FaultClass::Schema, message, trace);
+    if let Some((class, message)) = deployment.handler.policy.refusal(&event, deployment.reading.check_schemas) {
+        return give_up(worker, &deployment, ticket, &origin, attempt, class, message, trace);
     }
     if attempt > deployment.retry.max_attempts {
         let message = "every worker that ran the event died before it was settled".to_owned();

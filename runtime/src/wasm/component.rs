@@ -9,7 +9,8 @@ use wasmtime::component::Component as Compiled;
 use wasmtime::component::types::ComponentItem;
 
 use super::bindings::EventHandlerPre;
-use super::cache::CompiledCache;
+use super::cache::{self, CompiledCache};
+use super::compile::CompileError;
 use super::engine::Engine;
 use super::host::Host;
 use super::messaging_bindings::MessagingCorePre;
@@ -80,9 +81,9 @@ pub enum LoadError {
         "a core module, not a component. Build for a component target (Rust: --target wasm32-wasip2) or componentize it"
     )]
     CoreModule,
-    /// Truncated, damaged or using a feature that is off.
-    #[error("the component is not valid: {0}")]
-    Invalid(String),
+    /// It cannot be compiled.
+    #[error(transparent)]
+    Compile(#[from] CompileError),
     /// Some imports are not there.
     #[error("the component imports what a handler cannot have: {}", list(.0))]
     Imports(Vec<Import>),
@@ -149,12 +150,11 @@ impl Component {
         let compiled = match cached {
             Some(compiled) => compiled,
             None => {
-                let compiled = Compiled::from_binary(&engine.engine, bytes)
-                    .map_err(|error| LoadError::Invalid(format!("{error:#}")))?;
+                let code = engine.compiler.compile(&engine.engine, bytes)?;
                 if let Some(cache) = cache {
-                    cache.store(engine, &digest, &compiled);
+                    cache.store(engine, &digest, &code);
                 }
-                compiled
+                cache::from_compiler(engine, &code).map_err(|error| LoadError::Mismatch(format!("{error:#}")))?
             }
         };
         let imports = check_imports(engine, &compiled)?;
@@ -180,13 +180,23 @@ fn check_header(bytes: &[u8]) -> Result<(), LoadError> {
 fn check_imports(engine: &Engine, compiled: &Compiled) -> Result<Arc<[String]>, LoadError> {
     let component = compiled.component_type();
     let names: Arc<[String]> = component.imports(&engine.engine).map(|(name, _)| name.to_owned()).collect();
+    check_import_names(&names)?;
+    Ok(names)
+}
+
+fn check_import_names(names: &[String]) -> Result<(), LoadError> {
     let grantable = |name: &str| match interface_of(name).map(|interface| interface.access) {
         Some(Access::Grant(capability)) => Some(capability),
         _ => None,
     };
     let all: Vec<Capability> = names.iter().filter_map(|name| grantable(name)).collect();
-    refuse(&names, &all)?;
-    Ok(names)
+    refuse(names, &all)
+}
+
+/// Checks by their names alone what a component imports, whatever may be granted to it, and what it exports.
+pub fn check_names(imports: &[String], exports: &[String]) -> Result<(), LoadError> {
+    check_import_names(imports)?;
+    check_export_names(exports).map(drop)
 }
 
 fn refuse(names: &[String], grants: &[Capability]) -> Result<(), LoadError> {
@@ -207,6 +217,10 @@ fn check_exports(engine: &Engine, compiled: &Compiled) -> Result<Exported, LoadE
         .filter(|(_, item)| matches!(item.ty, ComponentItem::ComponentInstance(_) | ComponentItem::ComponentFunc(_)))
         .map(|(name, _)| name.to_owned())
         .collect();
+    check_export_names(&names)
+}
+
+fn check_export_names(names: &[String]) -> Result<Exported, LoadError> {
     if names.iter().any(|name| name == HANDLER) {
         return Ok(Exported::Events);
     }
@@ -215,6 +229,6 @@ fn check_exports(engine: &Engine, compiled: &Compiled) -> Result<Exported, LoadE
     }
     match names.iter().find(|name| name.starts_with("wasmill:events/handler@")) {
         Some(other) => Err(LoadError::OtherVersion(other.clone())),
-        None => Err(LoadError::MissingExport(names)),
+        None => Err(LoadError::MissingExport(names.to_vec())),
     }
 }

@@ -10,6 +10,7 @@ use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationCon
 use wasmtime_wasi::p2::bindings::{clocks, random};
 
 use super::bindings::EventHandler;
+use super::compile::Compiler;
 use super::host::Host;
 use super::http;
 use super::messaging_bindings::wasi::messaging;
@@ -24,9 +25,9 @@ const KEEP_RESIDENT: usize = 4 << 20;
 const GUEST_STACK: usize = 512 << 10;
 /// The stack of a guest together with that of the host functions it calls.
 const FIBER_STACK: usize = 2 << 20;
-/// Core modules, memories and tables that one component may consist of: a Python component with its adapters has
-/// about ten.
-const PARTS_PER_COMPONENT: u32 = 24;
+/// Core instances, memories and tables that one component may consist of: a Python component has 39 core instances, most
+/// of which only join the others.
+const PARTS_PER_COMPONENT: u32 = 64;
 /// Elements of one table; a large Python component has some 12,000.
 const TABLE_ELEMENTS: usize = 100_000;
 
@@ -62,16 +63,22 @@ pub enum EngineError {
 pub struct Engine {
     pub(super) engine: wasmtime::Engine,
     pub(super) linker: Arc<Linker<Host>>,
+    pub(super) compiler: Compiler,
     _ticker: Arc<Ticker>,
 }
 
 impl Engine {
-    /// Sets up an engine.
+    /// Sets up an engine that compiles in this process.
     pub fn new(settings: EngineSettings) -> Result<Engine, EngineError> {
         let engine = wasmtime::Engine::new(&config(settings)).map_err(EngineError::Setup)?;
         let linker = linker(&engine).map_err(EngineError::Setup)?;
         let ticker = Ticker::start(engine.clone())?;
-        Ok(Engine { engine, linker: Arc::new(linker), _ticker: Arc::new(ticker) })
+        Ok(Engine { engine, linker: Arc::new(linker), compiler: Compiler::default(), _ticker: Arc::new(ticker) })
+    }
+
+    /// The same engine, which compiles elsewhere.
+    pub fn compiling_in(self, compiler: Compiler) -> Engine {
+        Engine { compiler, ..self }
     }
 }
 
@@ -79,7 +86,7 @@ fn config(settings: EngineSettings) -> Config {
     let instances = settings.instances.clamp(1, 10_000);
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(instances)
-        .total_core_instances(instances * 6)
+        .total_core_instances(instances * PARTS_PER_COMPONENT)
         .total_memories(instances * 2)
         .total_tables(instances * 4)
         .total_stacks(instances)
@@ -95,9 +102,15 @@ fn config(settings: EngineSettings) -> Config {
         .table_keep_resident(64 << 10)
         .async_stack_keep_resident(64 << 10)
         .pagemap_scan(Enabled::Auto);
+    let mut config = code_config();
+    config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
+    config
+}
+
+/// What compiled code depends on. The pool is none of it: code that was compiled without one runs with one.
+pub(super) fn code_config() -> Config {
     let mut config = Config::new();
     config
-        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool))
         .epoch_interruption(true)
         .max_wasm_stack(GUEST_STACK)
         .async_stack_size(FIBER_STACK)
