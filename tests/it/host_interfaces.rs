@@ -1,10 +1,14 @@
 //! The host interfaces that are granted by name, through the binary: what is refused at load, what configuration, clocks
 //! and randomness show. HTTP is in `http.rs`.
 
+use std::collections::HashMap;
 use std::process::Output;
+use std::time::Duration;
 
 use serde_json::{Value, json};
-use wasmill_tests::guests;
+use wasmill_tests::redis_server::{RedisServer, free_port};
+use wasmill_tests::worker::Worker;
+use wasmill_tests::{eventually, guests};
 
 use super::invoke::{Place, code, said};
 
@@ -172,24 +176,74 @@ fn clocks_and_randomness_differ_from_run_to_run() {
 
 #[test]
 fn a_deterministic_handler_sees_what_the_event_and_the_attempt_say() {
-    for isolation in ["fresh", "reuse"] {
-        let place = granted(&format!("{HTTP}\ndeterministic = true\nisolation = \"{isolation}\""), "");
-        let run = |event: &Value, attempt| invoke(&place, event, &["--attempt", attempt]);
-        let one = event("ambient", "");
-        let (first, again) = (run(&one, "1"), run(&one, "1"));
-        assert_eq!(first["published"], again["published"], "follow-ups are the same, their times included");
-        let first = seen(&first);
-        assert_eq!(first["wall"], 1_714_979_289_123_u64);
-        // 20 ms of sleep, and two looks at the clock.
-        let slept = first["slept"].as_u64().unwrap();
-        assert!((20_000_000..20_010_000).contains(&slept), "{slept}");
+    let place = granted(&format!("{HTTP}\ndeterministic = true"), "");
+    let run = |event: &Value, attempt| invoke(&place, event, &["--attempt", attempt]);
+    let one = event("ambient", "");
+    let (first, again) = (run(&one, "1"), run(&one, "1"));
+    assert_eq!(first["published"], again["published"], "follow-ups are the same, their times included");
+    let first = seen(&first);
+    assert_eq!(first["wall"], 1_714_979_289_123_u64);
+    // 20 ms of sleep, and two looks at the clock.
+    let slept = first["slept"].as_u64().unwrap();
+    assert!((20_000_000..20_010_000).contains(&slept), "{slept}");
 
-        let mut other = one.clone();
-        other["id"] = json!("e-2");
-        for differs in [run(&other, "1"), run(&one, "2")].map(|document| seen(&document)) {
-            for key in ["secure", "number", "insecure", "seed"] {
-                assert_ne!(first[key], differs[key], "{key}");
-            }
+    let mut other = one.clone();
+    other["id"] = json!("e-2");
+    for differs in [run(&other, "1"), run(&one, "2")].map(|document| seen(&document)) {
+        for key in ["secure", "number", "insecure", "seed"] {
+            assert_ne!(first[key], differs[key], "{key}");
         }
     }
+}
+
+/// A worker with the handler `outside` on a server of its own.
+pub(super) struct Mill {
+    pub(super) redis: redis::Connection,
+    pub(super) admin: u16,
+    _worker: Worker,
+    _server: RedisServer,
+}
+
+impl Mill {
+    /// `settings` go into the section of the handler.
+    pub(super) fn new(settings: &str) -> Mill {
+        let (server, admin) = (RedisServer::start(), free_port());
+        let component = guests::component("outside");
+        let worker = Worker::spawn(&format!(
+            "[redis]\nurl = \"{}\"\n[admin]\nlisten = \"127.0.0.1:{admin}\"\n[worker]\nthreads = 1\n\
+             [handlers.outside]\ncomponent = \"{}\"\nstreams = [\"in\"]\npublishes = [\"outside.out\"]\n{GRANTS}\n{settings}",
+            server.url(),
+            component.display()
+        ));
+        let redis = redis::Client::open(server.url()).unwrap().get_connection().unwrap();
+        Mill { redis, admin, _worker: worker, _server: server }
+    }
+
+    pub(super) fn add(&mut self, id: &str, r#type: &str, data: &str) {
+        let mut add = redis::cmd("XADD");
+        add.arg("in").arg("*").arg(&["ce_id", id, "ce_source", "/t", "ce_type", r#type, "data", data]);
+        add.arg("ce_time").arg("2024-05-06T07:08:09Z").query::<String>(&mut self.redis).unwrap();
+    }
+
+    /// What the guest saw, once it has handled so many events.
+    pub(super) fn wait_for(&mut self, count: usize) -> Vec<HashMap<String, String>> {
+        eventually(&format!("{count} entries"), Duration::from_secs(30), || {
+            let read = redis::cmd("XRANGE").arg(&["outside.out", "-", "+"]).query(&mut self.redis);
+            let entries: Vec<(String, HashMap<String, String>)> = read.unwrap();
+            (entries.len() >= count).then(|| entries.into_iter().map(|(_, fields)| fields).collect())
+        })
+    }
+}
+
+#[test]
+fn determinism_is_per_delivery_on_instances_that_are_used_again() {
+    let mut mill = Mill::new(&format!("{HTTP}\ndeterministic = true\nisolation = \"reuse\"\nlimits.concurrency = 1"));
+    for id in ["a", "b", "a"] {
+        mill.add(id, "ambient", "");
+    }
+    let entries = mill.wait_for(3);
+    let of = |event: &str| entries.iter().filter(|entry| entry["ce_causationid"] == event).collect::<Vec<_>>();
+    let [first, again] = of("a")[..] else { panic!("{entries:?}") };
+    assert_eq!(first, again);
+    assert_ne!(first["data"], of("b")[0]["data"]);
 }

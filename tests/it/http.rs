@@ -7,9 +7,9 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use wasmill_tests::redis_server::free_port;
+use wasmill_tests::redis_server::{RedisServer, free_port};
 
-use super::host_interfaces::{event, granted, invoke, seen};
+use super::host_interfaces::{Mill, event, granted, invoke, seen};
 use super::invoke::Place;
 
 /// A server for a few requests. What the path says is what it does; it reports the requests that it got.
@@ -338,4 +338,49 @@ fn a_request_ends_with_its_delivery() {
     // The request ends when the delivery does, and either of the two may be seen first.
     assert!(["timeout", "ack"].contains(&document["outcome"].as_str().unwrap()), "{document}");
     assert!(begin.elapsed() < Duration::from_secs(4), "{:?}", begin.elapsed());
+}
+
+#[test]
+fn a_certificate_that_nobody_vouches_for_is_refused() {
+    let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let place = tempfile::tempdir().unwrap();
+    let [certificate, key] = ["certificate.pem", "key.pem"].map(|name| place.path().join(name));
+    std::fs::write(&certificate, certified.cert.pem()).unwrap();
+    std::fs::write(&key, certified.signing_key.serialize_pem()).unwrap();
+    let (port, files) = (free_port(), [&certificate, &key].map(|path| path.to_str().unwrap()));
+    // Redis serves here as any server that speaks TLS.
+    let _server = RedisServer::start_with(&[
+        "--tls-port",
+        &port.to_string(),
+        "--tls-cert-file",
+        files[0],
+        "--tls-key-file",
+        files[1],
+        "--tls-ca-cert-file",
+        files[0],
+        "--tls-auth-clients",
+        "no",
+    ]);
+    let authority = format!("localhost:{port}");
+    let mut wish = wish(&authority, "/");
+    wish["scheme"] = json!("https");
+    let place = allowed(&format!("https://{authority}"), "private = true");
+    assert_error(&ask(&place, &wish), "TlsCertificateError");
+}
+
+#[test]
+fn denied_requests_are_counted() {
+    let server = Server::start();
+    let mut mill = Mill::new(&format!("isolation = \"reuse\"\nhttp.allow = [\"{}\"]", server.origin()));
+    for (id, authority) in [("1", "example.com"), ("2", &*server.address.to_string()), ("3", "example.com")] {
+        mill.add(id, "http", &wish(authority, "/").to_string());
+    }
+    let answers = mill.wait_for(3);
+    assert_eq!(answers.iter().filter(|entry| entry["data"].contains("\"status\":200")).count(), 1, "{answers:?}");
+    assert_eq!(server.got().len(), 1);
+    let mut stream = TcpStream::connect(("127.0.0.1", mill.admin)).unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n").unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    assert!(text.contains("wasmill_http_denied_total{handler=\"outside\"} 2"), "{text}");
 }

@@ -25,6 +25,7 @@ mod invoke;
 mod languages;
 mod lost;
 mod memory;
+mod messaging;
 mod operations;
 mod pause;
 mod recovery;

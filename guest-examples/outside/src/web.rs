@@ -85,7 +85,8 @@ fn exchange(wish: &Wish) -> Result<(u16, Vec<u8>), ErrorCode> {
     let future = outgoing_handler::handle(request, None)?;
     let written = body.map_or(Ok(()), |(body, length)| write(body, length));
     future.subscribe().block();
-    let response = future.get().ok_or(ErrorCode::HttpResponseTimeout)?.map_err(|()| ErrorCode::ConfigurationError)??;
+    let response =
+        future.get().ok_or(ErrorCode::HttpResponseTimeout)?.map_err(|()| ErrorCode::ConfigurationError)??;
     written?;
     Ok((response.status(), read(&response)?))
 }

@@ -219,7 +219,9 @@ pub(super) fn conclude(worker: &Worker, lane: &Lane, finished: Finished) -> (Dec
     let Execution { verdict, publishes, logs, logs_dropped, wall, peak_memory, http_denied } = execution;
     lane.stats.record(wall);
     lane.stats.log_bytes_dropped.add(logs_dropped);
-    lane.stats.http_denied.add(http_denied);
+    if http_denied > 0 {
+        lane.stats.http_denied.add(http_denied);
+    }
     // Instances of a version that has been exchanged end with their delivery.
     let warm = warm.filter(|_| Arc::ptr_eq(&version, lane.version.version()));
     let report = Report { deployment: &deployment, origin: &origin, event: &event, attempt, wall };

@@ -161,12 +161,13 @@ impl Host {
     pub(super) fn new(policy: Arc<Policy>) -> Host {
         let mut table = ResourceTable::new();
         table.set_max_capacity(MAX_RESOURCES);
+        let now = Instant::now();
         Host {
             limiter: Limiter::new(policy.memory),
             logs: LogBuffer::new(policy.log_bytes),
             scope: None,
-            deadline: Instant::now(),
-            ambient: Ambient::starting(policy.interfaces.deterministic),
+            deadline: now,
+            ambient: Ambient::starting(policy.interfaces.deterministic, now),
             config: None,
             http: None,
             wasi: None,

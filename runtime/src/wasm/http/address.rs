@@ -30,12 +30,17 @@ impl Reach {
 
 /// What lies behind an address. IPv4 addresses that are wrapped in IPv6 ones count as what they are.
 pub(crate) fn reach(ip: IpAddr) -> Reach {
-    match ip {
+    match unwrapped(ip) {
         IpAddr::V4(ip) => reach_v4(ip),
-        IpAddr::V6(ip) => match embedded(ip) {
-            Some(inner) => reach_v4(inner),
-            None => reach_v6(ip),
-        },
+        IpAddr::V6(ip) => reach_v6(ip),
+    }
+}
+
+/// The IPv4 address, if that is what an IPv6 address stands for.
+pub(crate) fn unwrapped(ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V6(wrapped) => embedded(wrapped).map_or(ip, IpAddr::V4),
+        IpAddr::V4(_) => ip,
     }
 }
 

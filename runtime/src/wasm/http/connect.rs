@@ -19,7 +19,7 @@ use wasmtime_wasi::runtime::{AbortOnDropJoinHandle, spawn};
 use wasmtime_wasi_http::io::TokioIo;
 use wasmtime_wasi_http::{Error, RequestOptions, Result, WasiBody};
 
-use super::address::{Reach, reach};
+use super::address::{Reach, reach, unwrapped};
 use super::body::{Outgoing, Received};
 use super::origin::Origin;
 use super::{Exchange, HttpPolicy, Sent};
@@ -153,35 +153,36 @@ fn prohibited(policy: &HttpPolicy, own: &Own, origin: &Origin, address: SocketAd
 
 /// The addresses of our own Redis and admin API, as far as they have the port of the request.
 struct Own {
+    /// Whether any of them has.
     port: bool,
-    /// They listen on this machine, or it is not known where: every address of this machine is theirs.
-    local: bool,
+    /// One of their names could not be looked up: then no address is known to be another's.
+    unknown: bool,
     addresses: Vec<IpAddr>,
 }
 
 async fn own_addresses(policy: &HttpPolicy, port: u16) -> Own {
-    let mut own = Own { port: false, local: false, addresses: Vec::new() };
+    let mut own = Own { port: false, unknown: false, addresses: Vec::new() };
     for (host, _) in policy.own.iter().filter(|(_, own)| *own == port) {
         own.port = true;
         match resolve(host, port).await {
-            Ok(addresses) => own.addresses.extend(addresses.iter().map(|address| address.ip().to_canonical())),
-            Err(_) => own.local = true,
+            Ok(addresses) => own.addresses.extend(addresses.iter().map(|address| unwrapped(address.ip()))),
+            Err(_) => own.unknown = true,
         }
     }
-    own.local |= own.addresses.iter().any(|ip| ip.is_loopback() || ip.is_unspecified());
     own
 }
 
 impl Own {
     fn contains(&self, ip: IpAddr) -> bool {
-        let ip = ip.to_canonical();
-        self.port && (self.addresses.contains(&ip) || (self.local && ip.is_loopback()))
+        let ip = unwrapped(ip);
+        self.port && (self.unknown || ip.is_loopback() || self.addresses.contains(&ip))
     }
 
-    /// Whether a connection leads to this machine: then both of its ends have the same address.
+    /// Whether a connection leads to this machine: then both of its ends have the same address. What listens there on
+    /// one of our ports may listen on all addresses.
     fn is_ours(&self, stream: &TcpStream) -> bool {
         let ends = stream.peer_addr().and_then(|peer| Ok((peer.ip(), stream.local_addr()?.ip())));
-        self.local && ends.map_or(true, |(peer, local)| peer == local)
+        self.port && ends.map_or(true, |(peer, local)| peer == local)
     }
 }
 
