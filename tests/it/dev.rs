@@ -117,6 +117,12 @@ fn an_event_is_shown_with_all_that_came_of_it() {
     assert_eq!((&first["outcome"], &first["attempt"]), (&json!("retry"), &json!(1)), "{first}");
     assert!(first["pause_ms"].is_u64() && first["message"] == "failed on attempt 1 as asked", "{first}");
     assert_eq!((&last["outcome"], &last["class"]), (&json!("dead-letter"), &json!("exhausted")), "{last}");
+    project.write("wasmill.toml", format!("{HANDLER}dedup = \"1m\"\n"));
+    dev.wait_for("another start", |document| document["kind"] == "started");
+    project.write_event("same", "ok");
+    assert_eq!(event(&mut dev, "ok")["outcome"], "ack");
+    dev.say("same");
+    dev.wait_for("the duplicate", |document| document["outcome"] == "duplicate");
     for (line, problem) in [("nothing", "no event `nothing`"), ("echo {", "not JSON"), ("{}", "type TYPE {...}")] {
         dev.say(line);
         let document = dev.wait_for("the problem", |document| document["kind"] == "problem");

@@ -136,7 +136,7 @@ async fn no_event_is_lost_or_run_twice_by_many_swaps() {
         assert_eq!(versions.len(), 4);
     })
     .await;
-    let runs = runs.0.lock().unwrap();
+    let runs = runs.0.lock().unwrap().clone();
     assert_eq!(runs.len(), EVENTS);
     let twice = runs.iter().filter(|(_, versions)| versions.len() != 1).count();
     assert_eq!(twice, 0, "{runs:?}");

@@ -210,7 +210,8 @@ impl Dev {
                     due = None;
                     self.look_again().await;
                 }
-                _ = ready_poll.tick(), if !self.is_announced && self.session.is_some() && inputs.is_empty() => self.announce().await,
+                // What was decided before comes first.
+                _ = ready_poll.tick(), if self.may_announce() && inputs.is_empty() => self.announce().await,
                 Some(input) = inputs.recv() => match input {
                     Input::Changed => {
                         let now = Instant::now();
@@ -395,6 +396,10 @@ impl Dev {
         Ok(())
     }
 
+    fn may_announce(&self) -> bool {
+        !self.is_announced && self.session.is_some()
+    }
+
     /// Says so when the handlers are ready, and sends what has waited for that.
     async fn announce(&mut self) {
         let Some(session) = &self.session else { return };
@@ -428,7 +433,7 @@ impl Dev {
         let Some(session) = &self.session else { return self.show.problem("not sent: no handler serves yet") };
         match typed::parse(line, &session.setup.config.handlers()) {
             Ok(Typed::Empty) => {}
-            Ok(Typed::Event { stream, event }) => self.send(&stream, event, "what was typed").await,
+            Ok(Typed::Event { stream, event }) => self.send(&stream, *event, "what was typed").await,
             Ok(Typed::File(name)) => {
                 let name = name.strip_suffix(".json").unwrap_or(&name);
                 match self.look.events.keys().find(|file| self.fixture(file).name == name).cloned() {

@@ -86,7 +86,7 @@ pub enum Typed {
     /// Nothing.
     Empty,
     /// An event for a stream.
-    Event { stream: String, event: Event },
+    Event { stream: String, event: Box<Event> },
     /// The name of a file with an event.
     File(String),
 }
@@ -128,7 +128,7 @@ fn event(handler: &ResolvedHandler, r#type: String, data: &str) -> Result<Typed,
         data: data.as_bytes().to_vec(),
         ..Event::default()
     };
-    Ok(Typed::Event { stream, event })
+    Ok(Typed::Event { stream, event: Box::new(event) })
 }
 
 #[cfg(test)]
