@@ -19,6 +19,7 @@ mod dry_run;
 mod execution;
 mod generate;
 mod history;
+mod inspect;
 mod invoke;
 mod new;
 mod paint;
@@ -52,7 +53,7 @@ use wasmill::config::{Config, environment};
 use wasmill::ops::Operator;
 use wasmill::schema::Schemas;
 use wasmill::telemetry;
-use wasmill::wasm::{Compiler, Engine};
+use wasmill::wasm::{Compiler, Engine, EngineSettings};
 
 pub use report::Report;
 use target::Target;
@@ -105,6 +106,8 @@ enum Verb {
     Dev(dev::Args),
     /// Run the event fixtures of a project, and compare what comes out with what is expected
     Test(test::Args),
+    /// Show what a component is, what it wants, what it may have, and what it costs
+    Inspect(inspect::Args),
     /// Look at dead letters, and send them back to their handlers
     Dlq(dlq::Args),
     /// Show past events of a stream, and those to come
@@ -207,6 +210,11 @@ fn engine(config: &Config) -> Result<Engine, Report> {
     Ok(engine.compiling_in(compiler(config)))
 }
 
+/// An engine with these settings, which compiles in a child process as the configuration says.
+fn engine_with(config: &Config, settings: EngineSettings) -> Result<Engine, Report> {
+    Ok(Engine::new(settings).map_err(Report::failure)?.compiling_in(compiler(config)))
+}
+
 /// The compiler of the configuration: this program, in a process of its own.
 fn compiler(config: &Config) -> Compiler {
     // Also when the file has been replaced by another version since.
@@ -250,6 +258,7 @@ pub fn dispatch(arguments: Arguments) -> Result<ExitCode, Report> {
         Verb::Invoke(args) => invoke::run(&context, &args),
         Verb::Dev(args) => dev::run(&context, &args),
         Verb::Test(args) => test::run(&context, &args),
+        Verb::Inspect(args) => inspect::run(&context, &args),
         Verb::Dlq(args) => dlq::run(&context, args),
         Verb::History(args) => history::run(&context, &args),
         Verb::Replay(args) => replay::run(&context, &args),

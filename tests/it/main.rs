@@ -20,6 +20,7 @@ mod groups;
 mod handlers;
 mod host_interfaces;
 mod http;
+mod inspect;
 mod intake;
 mod invoke;
 mod languages;

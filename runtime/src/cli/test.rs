@@ -128,7 +128,7 @@ struct Bench {
 
 impl Bench {
     fn new(config: &Config, handlers: Vec<ResolvedHandler>, update: bool) -> Result<Bench, Report> {
-        let engine = app::engine(config).map_err(Report::failure)?;
+        let engine = super::engine(config)?;
         let cache = app::cache(config).map_err(Report::usage)?;
         let schemas = app::schemas(config).map_err(Report::usage)?;
         let subjects = handlers.into_iter().map(|resolved| {
