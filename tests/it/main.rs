@@ -21,6 +21,7 @@ mod lost;
 mod memory;
 mod operations;
 mod pause;
+mod project;
 mod recovery;
 mod retention;
 mod schema;
