@@ -17,6 +17,7 @@ mod groups;
 mod handlers;
 mod intake;
 mod invoke;
+mod languages;
 mod lost;
 mod memory;
 mod operations;

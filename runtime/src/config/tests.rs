@@ -320,6 +320,7 @@ fn variables_override_the_file() {
             ("WASMILL_HANDLERS__PAYMENT__CONFIG__PORT", "8080"),
             ("WASMILL_CONFIG", "x.toml"),
             ("WASMILL_LOG", "debug"),
+            ("WASMILL_ZIG", "python3 -m ziglang"),
             ("WASMILL_TEST_REDIS", "1"),
             ("WASMILL_SERVICE_HOST", "10.0.0.1"),
             ("WASMILL_REDIS_PORT_6379_TCP_ADDR", "10.0.0.1"),
