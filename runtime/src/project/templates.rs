@@ -133,6 +133,7 @@ fn files(lang: Lang) -> &'static [(&'static str, &'static str)] {
             "events/malformed.json",
             "events/order.json",
             "handler.ts",
+            "package-lock.json",
             "package.json",
             "tsconfig.json",
             "wasmill.d.ts",
