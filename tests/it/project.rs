@@ -142,7 +142,8 @@ fn the_contract_is_printed_as_one_document() {
     let told: Value = serde_json::from_slice(&place.run(&["wit", "--output", "json"]).stdout).unwrap();
     assert_eq!((&told["world"], told["wit"].as_str()), (&json!(wit::WORLD), Some(wit::text().as_str())));
     let output = place.run(&["wit", "--out", "a/wit"]);
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "a/wit/events.wit\na/wit/deps/logging/logging.wit\n");
+    let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(stdout.lines().count() == wit::FILES.len() && stdout.starts_with("a/wit/events.wit\n"), "{stdout}");
     assert_eq!(wit::differing(&place.path().join("a/wit")), [""; 0]);
 }
 
