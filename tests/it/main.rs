@@ -29,6 +29,7 @@ mod memory;
 mod messaging;
 mod operations;
 mod pause;
+mod project;
 mod recovery;
 mod retention;
 mod schema;
