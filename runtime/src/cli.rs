@@ -7,9 +7,12 @@ macro_rules! say {
     };
 }
 
+mod admin_thread;
 mod build;
 mod check;
+mod compile;
 mod demo;
+mod dev;
 mod dlq;
 mod doctor;
 mod dry_run;
@@ -18,17 +21,21 @@ mod generate;
 mod history;
 mod invoke;
 mod new;
+mod paint;
 mod pause;
 mod pending;
+mod progress;
 mod replay;
 mod report;
 mod run;
 mod schema;
 mod send;
+mod sources;
 mod stats;
 mod streams;
 mod table;
 mod target;
+mod test;
 mod watch;
 mod wit;
 mod workers;
@@ -45,6 +52,7 @@ use wasmill::config::{Config, environment};
 use wasmill::ops::Operator;
 use wasmill::schema::Schemas;
 use wasmill::telemetry;
+use wasmill::wasm::{Compiler, Engine};
 
 pub use report::Report;
 use target::Target;
@@ -93,6 +101,10 @@ enum Verb {
     Send(send::Args),
     /// Run one event through one component, without any broker
     Invoke(invoke::Args),
+    /// Work on the handlers of this folder: run them, build and exchange them on every save
+    Dev(dev::Args),
+    /// Run the event fixtures of a project, and compare what comes out with what is expected
+    Test(test::Args),
     /// Look at dead letters, and send them back to their handlers
     Dlq(dlq::Args),
     /// Show past events of a stream, and those to come
@@ -119,6 +131,9 @@ enum Verb {
     Demo(demo::Args),
     /// Publish made-up events at a rate, for trying things out and for load
     Generate(generate::Args),
+    /// Compile a component that is on stdin, within limits; what the other verbs start
+    #[command(name = wasmill::wasm::compile::VERB, hide = true)]
+    Compile(compile::Args),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -186,6 +201,18 @@ impl Context {
     }
 }
 
+/// An engine with room for the handlers of the configuration, which compiles in a child process.
+fn engine(config: &Config) -> Result<Engine, Report> {
+    let engine = app::engine(config).map_err(Report::failure)?;
+    Ok(engine.compiling_in(compiler(config)))
+}
+
+/// The compiler of the configuration: this program, in a process of its own.
+fn compiler(config: &Config) -> Compiler {
+    // Also when the file has been replaced by another version since.
+    Compiler::Child { program: "/proc/self/exe".into(), limits: app::compile_limits(config) }
+}
+
 /// The schemas of the configuration.
 fn schemas(config: &Config) -> Result<Arc<Schemas>, Report> {
     app::schemas(config).map_err(Report::usage)
@@ -210,7 +237,9 @@ pub fn block_on<T>(future: impl Future<Output = Result<T, Report>>) -> Result<T,
 /// Does what the arguments say.
 pub fn dispatch(arguments: Arguments) -> Result<ExitCode, Report> {
     let usual = || USUAL_PLACES.iter().map(PathBuf::from).find(|path| path.exists());
-    let context = Context { file: arguments.config.or_else(usual), output: arguments.output, admin: arguments.admin };
+    let file = arguments.config.or_else(usual);
+    let admin = arguments.admin.or_found(|| dev::find(file.as_deref()));
+    let context = Context { file, output: arguments.output, admin };
     match arguments.verb {
         Verb::Run(args) => run::run(&context, &args),
         Verb::New(args) => new::run(&context, &args),
@@ -219,6 +248,8 @@ pub fn dispatch(arguments: Arguments) -> Result<ExitCode, Report> {
         Verb::Check(args) => check::run(&context, &args),
         Verb::Send(args) => send::run(&context, args),
         Verb::Invoke(args) => invoke::run(&context, &args),
+        Verb::Dev(args) => dev::run(&context, &args),
+        Verb::Test(args) => test::run(&context, &args),
         Verb::Dlq(args) => dlq::run(&context, args),
         Verb::History(args) => history::run(&context, &args),
         Verb::Replay(args) => replay::run(&context, &args),
@@ -232,6 +263,7 @@ pub fn dispatch(arguments: Arguments) -> Result<ExitCode, Report> {
         Verb::Schema(args) => schema::run(&context, args),
         Verb::Demo(args) => demo::run(&context, &args),
         Verb::Generate(args) => generate::run(&context, &args),
+        Verb::Compile(args) => Ok(compile::run(&args)),
         Verb::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "wasmill", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod bad_components;
 mod chain;
 mod check;
 mod cli;
@@ -9,23 +10,30 @@ mod coming_from;
 mod contract;
 mod dedup;
 mod delayed;
+mod dev;
 mod dlq;
 mod envelopes;
 mod faults;
+mod fixtures;
 mod generate;
 mod groups;
 mod handlers;
+mod host_interfaces;
+mod http;
 mod intake;
 mod invoke;
 mod languages;
 mod lost;
 mod memory;
+mod messaging;
 mod operations;
 mod pause;
+mod project;
 mod recovery;
 mod retention;
 mod schema;
 mod send;
 mod shutdown;
 mod snapshots;
+mod swap;
 mod tidy;

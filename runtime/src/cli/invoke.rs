@@ -17,11 +17,11 @@ use wasmill::config::{Config, ResolvedHandler, ResolvedLimits};
 use wasmill::envelope::structured;
 use wasmill::outcome::RetryPolicy;
 use wasmill::wasm::{
-    Component, Engine, EngineSettings, Execution, Grants, GuestDelivery, GuestEvent, Handler, Isolation,
+    Capability, Component, Engine, EngineSettings, Execution, Grants, GuestDelivery, GuestEvent, Handler, Isolation,
 };
 
 use super::execution::{as_json, outcome, print_text};
-use super::{Context, Report, block_on, print_json};
+use super::{Context, Report, block_on, compiler, print_json};
 
 /// Arguments of `invoke`.
 #[derive(Parser)]
@@ -31,7 +31,7 @@ pub struct Args {
     /// The event: a CloudEvents JSON file, or - for stdin
     #[arg(long, short, value_name = "FILE")]
     event: PathBuf,
-    /// Use limits and grants of this handler of the configuration [default: general limits, every stream granted]
+    /// Use limits and grants of this handler of the configuration [default: general limits, every stream granted, no HTTP]
     #[arg(long, value_name = "NAME")]
     handler: Option<String>,
     /// The number of the attempt that the handler is told
@@ -52,24 +52,22 @@ pub fn run(context: &Context, args: &Args) -> Result<ExitCode, Report> {
     let document = read(&args.event)?;
     let event = structured::parse(&document, now_ms())
         .map_err(|error| Report::usage(format!("{}: not a CloudEvent in JSON: {error}", args.event.display())))?;
-    let limit = resolved.limits.event_bytes;
-    if event.size() > limit {
-        let size = event.size();
-        return Err(Report::usage(format!("the event has {size} bytes; limits.event_bytes is {limit}")));
-    }
+    event.check_size(resolved.limits.event_bytes as u64).map_err(Report::usage)?;
     let engine = Engine::new(EngineSettings { instances: 1, max_memory: resolved.limits.memory });
-    let engine = engine.map_err(Report::failure)?;
+    let engine = engine.map_err(Report::failure)?.compiling_in(compiler(&config));
     let component = Component::from_file(&engine, None, &args.component)
         .map_err(|error| Report::usage(format!("{}: {error}", args.component.display())))?;
     let schemas = app::schemas(&config).map_err(Report::usage)?;
     if config.schemas.on_read {
         schemas.check(&event).map_err(Report::usage)?;
     }
-    let mut policy = app::policy(&resolved, &Namespace::default(), &app::envelopes(&config), schemas);
+    let mut policy =
+        app::policy(&resolved, &Namespace::default(), &app::envelopes(&config), schemas).map_err(Report::usage)?;
     if resolved.publishes.is_empty() && args.handler.is_none() {
         policy.grants = Grants::All;
     }
-    let handler = Handler { component, policy: Arc::new(policy), isolation: Isolation::Fresh };
+    let handler = Handler::new(component, policy, Isolation::Fresh)
+        .map_err(|error| Report::usage(format!("{}: {error}", args.component.display())))?;
     let delivery = GuestDelivery {
         tenant: keys::DEFAULT_TENANT.to_owned(),
         handler: resolved.name.clone(),
@@ -108,6 +106,9 @@ fn resolve(config: &Config, args: &Args) -> Result<ResolvedHandler, Report> {
             take_over_idle: Duration::ZERO,
             dedup: None,
             dead_letter: String::new(),
+            grants: Capability::INSIDE.to_vec(),
+            deterministic: false,
+            http: None,
             config: Default::default(),
         },
     };

@@ -27,9 +27,11 @@ pub(super) fn apply<'t>(document: &mut Document<'t>, env: &'t [(String, String)]
         let set = variables.iter().find(|(_, rest, _)| rest.eq_ignore_ascii_case(variable));
         set.map(|(_, _, value)| (*value).to_owned()).or_else(|| document.text_at(&path).map(str::to_owned))
     });
+    let of_handlers = document.variables_of_handlers();
     let mut faults = Vec::new();
     for (name, rest, value) in variables {
-        if secrets.iter().any(|secret| secret.as_deref() == Some(name)) {
+        let mut secrets = secrets.iter().flatten().chain(&of_handlers);
+        if secrets.any(|secret| secret == name) {
             continue;
         }
         let set = path_of(document, name, rest).and_then(|path| {
