@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use wasmill::outcome::{FaultClass, Publication, Verdict};
+use wasmill::outcome::{Due, FaultClass, Publication, Verdict};
 use wasmill::wasm::{Execution, Handler, Isolation, LogLevel, LogSource};
 use wasmill_tests::eventually;
 use wasmill_tests::languages::{Language, PATIENCE, Subject, compiled_cache, reuse, run};
@@ -295,6 +295,10 @@ fn a_trap_ends_the_instance_and_nothing_else(subject: &Subject) {
     let Verdict::Fault { class, .. } = &execution.verdict else { panic!("{execution:?}") };
     assert_eq!(*class, FaultClass::Trap, "{execution:?}");
     assert!(warm.is_none() && execution.publishes.is_empty());
+    // `abort` has nothing to say; all others say what was wrong.
+    let is_mute = matches!(subject.language, Language::C | Language::Cpp);
+    let says = execution.logs.iter().any(|line| line.message.contains("a drill"));
+    assert!(is_mute || says, "{execution:?}");
     published(&once(&handler, order("o-2").to_string()));
 }
 
@@ -341,6 +345,100 @@ fn one_instance_serves_many_events_within_its_memory(subject: &Subject) {
         warm = kept;
     }
     println!("{}: {MANY} events in {took:?}", subject.language.name());
+}
+
+/// The package `wasmill` of the Go example, where it goes beyond the example.
+mod go_package {
+    use super::*;
+
+    /// Runs the event of each type on one instance, which has been told to use the package.
+    fn exercise(types: &[&str], check: impl Fn(&str, &Execution)) {
+        let Some(subject) = Subject::new(Language::Go) else { return };
+        let limits =
+            format!("{LIMITS}\npublishes = 100").replace("publish_bytes = \"8 MiB\"", "publish_bytes = \"1 MiB\"");
+        let handler = subject.handler(&limits, &["orders.enriched"], reuse(MANY, 256 << 20));
+        let (_, mut warm) = run(&handler, None, "drill", "package", 1);
+        for r#type in types {
+            assert!(warm.is_some(), "{type}");
+            let (execution, kept) = run(&handler, warm, r#type, "data", 2);
+            check(r#type, &execution);
+            warm = kept;
+        }
+    }
+
+    #[test]
+    fn a_handler_sees_all_fields() {
+        exercise(&["fields"], |_, execution| {
+            let [line] = &execution.logs[..] else { panic!("{execution:?}") };
+            assert_eq!(line.level, LogLevel::Critical);
+            assert_eq!(
+                line.message,
+                "{ID:e-1 Source:/shop Type:fields Time:2025-01-01 12:00:00 +0000 UTC Subject: SchemaVersion: \
+                 PartitionKey:c-1 ContentType:application/json Attributes:[{Name:tone Value:loud}] \
+                 Data:[100 97 116 97]} {Tenant:default Handler:enrich Stream:orders EntryID:1-0 Attempt:2 \
+                 MaxAttempts:3 Deadline:1m0s Replay:false} loud"
+            );
+        });
+    }
+
+    #[test]
+    fn drafts_carry_all_fields_and_batches_are_kept_whole() {
+        exercise(&["batch", "batch"], |_, execution| {
+            assert_eq!(execution.verdict, Verdict::Ack);
+            let [full, plain] = &execution.publishes[..] else { panic!("{execution:?}") };
+            let fields = (&full.event.subject, &full.event.schema_version, &full.event.partition_key);
+            assert_eq!(fields, (&Some("s".into()), &Some("2".into()), &Some("p".into())));
+            assert!(full.event.attributes.starts_with(&[("a".into(), "1".into()), ("b".into(), "ü".into())]));
+            assert_eq!(full.when, Due::After(Duration::from_millis(1500)));
+            assert_eq!((&plain.event.subject, plain.when), (&None, Due::Now));
+            assert_eq!((&*plain.event.content_type, &plain.event.data[..]), ("text/plain", &b"x"[..]));
+            let ids = format!("[{} {}]", full.event.id, plain.event.id);
+            assert_eq!((execution.logs[0].level, &execution.logs[0].message), (LogLevel::Debug, &ids));
+        });
+    }
+
+    #[test]
+    fn errors_decide_what_becomes_of_an_event() {
+        let types = ["later", "plain", "wrapped", "denied", "too_large", "too_many", "bad_text", "empty_batch"];
+        exercise(&types, |r#type, execution| {
+            let retry = |message: &str, after| Verdict::Retry { message: message.into(), after };
+            let reject = |message: &str| Verdict::Reject { message: message.into() };
+            let expected = match r#type {
+                "later" => retry("later \u{fffd}", Some(Duration::from_millis(1500))),
+                "plain" => retry("plain", None),
+                "wrapped" => reject("outer: inner"),
+                "denied" => reject("true the stream forbidden is not granted"),
+                "too_large" => reject("true more than 1048576 bytes"),
+                "too_many" => reject("more than 100 events"),
+                "bad_text" => reject("true not UTF-8: \"\\xff\""),
+                _ => reject("0 ids"),
+            };
+            assert_eq!(execution.verdict, expected, "{type}");
+            if r#type == "bad_text" {
+                assert_eq!(execution.logs[0].message, "\u{fffd}");
+            }
+        });
+    }
+
+    #[test]
+    fn goroutines_work_while_an_event_is_handled() {
+        exercise(&["goroutines", "goroutines"], |_, execution| {
+            let subjects: Vec<_> = execution.publishes.iter().filter_map(|one| one.event.subject.as_deref()).collect();
+            assert_eq!(subjects, ["9", "8", "7", "6", "5", "4", "3", "2", "1", "0"], "{execution:?}");
+        });
+    }
+
+    #[test]
+    fn what_does_not_fit_into_the_arena_is_a_clear_fault() {
+        const ARENA: usize = 3 << 20;
+        let Some(subject) = Subject::new(Language::Go) else { return };
+        let handler = subject.handler(LIMITS, &["orders.enriched"], Isolation::Fresh);
+        assert_rejected(&once(&handler, vec![b' '; ARENA - 1024]), "below the edge");
+        let execution = once(&handler, vec![b' '; ARENA]);
+        let Verdict::Fault { class, message } = &execution.verdict else { panic!("{execution:?}") };
+        assert_eq!(*class, FaultClass::Trap);
+        assert!(message.contains("realloc return: beyond end of memory"), "{message}");
+    }
 }
 
 /// All languages at once, in one worker, on the same stream.

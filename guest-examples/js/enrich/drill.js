@@ -3,7 +3,7 @@ export function drill(event) {
   if (event.type !== "drill") return;
   switch (new TextDecoder().decode(event.data)) {
     case "trap":
-      throw new Error("asked to");
+      throw new Error("a drill");
     case "spin":
       for (;;);
     case "hog":

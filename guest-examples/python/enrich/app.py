@@ -1,6 +1,7 @@
 """Enriches orders: checks each one, adds how many items it has, and publishes it again."""
 
 import json
+import re
 from typing import Any, NoReturn
 
 from componentize_py_types import Err
@@ -9,6 +10,11 @@ from wit_world.imports.logging import Level, log
 from wit_world.imports.publisher import publish
 from wit_world.imports.types import Delivery, Draft, Event, Failure_Reject, Failure_Retry
 from drill import drill
+
+
+# Levels that an order may be nested. Reading JSON takes stack for each, of which a handler has half a MiB.
+MAX_DEPTH = 100
+STRING = re.compile(r'"(?:[^"\\]|\\.)*+"')
 
 
 class Handler(exports.Handler):
@@ -20,7 +26,7 @@ class Handler(exports.Handler):
             order = parse(event.data)
             # Whatever else is in the order stays as it is.
             enriched = json.dumps({**order, "item_count": count_items(order)}).encode()
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise Err(Failure_Reject(f"malformed order: {error}")) from error
         if order.get("flaky") is True and delivery.attempt == 1:
             raise Err(Failure_Retry("the price list is busy"))
@@ -29,10 +35,20 @@ class Handler(exports.Handler):
 
 
 def parse(data: bytes) -> dict[str, Any]:
-    order = json.loads(data.decode(), parse_constant=no_constant)
+    text = data.decode()
+    check_nesting(text)
+    order = json.loads(text, parse_constant=no_constant)
     if not isinstance(order, dict):
         raise ValueError("not an object")
     return order
+
+
+def check_nesting(text: str) -> None:
+    depth = 0
+    for bracket in re.findall(r"[][{}]", STRING.sub("", text)):
+        depth += 1 if bracket in "[{" else -1
+        if depth > MAX_DEPTH:
+            raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
 
 
 def no_constant(name: str) -> NoReturn:

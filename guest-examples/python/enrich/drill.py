@@ -8,7 +8,7 @@ def drill(event: Event) -> None:
         return
     match event.data:
         case b"trap":
-            raise RuntimeError("asked to")
+            raise RuntimeError("a drill")
         case b"spin":
             while True:
                 pass
