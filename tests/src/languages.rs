@@ -146,7 +146,8 @@ impl Subject {
         let resolved = config.handler("enrich").expect("it is configured");
         let schemas = app::schemas(&config).expect("there are none");
         let policy = app::policy(&resolved, &Namespace::default(), &app::envelopes(&config), schemas);
-        Handler { component: self.component.clone(), policy: Arc::new(policy), isolation }
+        let policy = policy.expect("no secret is configured");
+        Handler::new(self.component.clone(), policy, isolation).expect("the usual grants are enough")
     }
 }
 
