@@ -7,18 +7,22 @@ macro_rules! say {
     };
 }
 
+mod admin_thread;
 mod build;
 mod check;
 mod compile;
 mod demo;
+mod dev;
 mod dlq;
 mod doctor;
 mod dry_run;
 mod execution;
 mod generate;
 mod history;
+mod inspect;
 mod invoke;
 mod new;
+mod paint;
 mod pause;
 mod pending;
 mod progress;
@@ -27,10 +31,12 @@ mod report;
 mod run;
 mod schema;
 mod send;
+mod sources;
 mod stats;
 mod streams;
 mod table;
 mod target;
+mod test;
 mod watch;
 mod wit;
 mod workers;
@@ -47,7 +53,7 @@ use wasmill::config::{Config, environment};
 use wasmill::ops::Operator;
 use wasmill::schema::Schemas;
 use wasmill::telemetry;
-use wasmill::wasm::{Compiler, Engine};
+use wasmill::wasm::{Compiler, Engine, EngineSettings};
 
 pub use report::Report;
 use target::Target;
@@ -96,6 +102,12 @@ enum Verb {
     Send(send::Args),
     /// Run one event through one component, without any broker
     Invoke(invoke::Args),
+    /// Work on the handlers of this folder: run them, build and exchange them on every save
+    Dev(dev::Args),
+    /// Run the event fixtures of a project, and compare what comes out with what is expected
+    Test(test::Args),
+    /// Show what a component is, what it wants, what it may have, and what it costs
+    Inspect(inspect::Args),
     /// Look at dead letters, and send them back to their handlers
     Dlq(dlq::Args),
     /// Show past events of a stream, and those to come
@@ -198,6 +210,11 @@ fn engine(config: &Config) -> Result<Engine, Report> {
     Ok(engine.compiling_in(compiler(config)))
 }
 
+/// An engine with these settings, which compiles in a child process as the configuration says.
+fn engine_with(config: &Config, settings: EngineSettings) -> Result<Engine, Report> {
+    Ok(Engine::new(settings).map_err(Report::failure)?.compiling_in(compiler(config)))
+}
+
 /// The compiler of the configuration: this program, in a process of its own.
 fn compiler(config: &Config) -> Compiler {
     // Also when the file has been replaced by another version since.
@@ -228,7 +245,9 @@ pub fn block_on<T>(future: impl Future<Output = Result<T, Report>>) -> Result<T,
 /// Does what the arguments say.
 pub fn dispatch(arguments: Arguments) -> Result<ExitCode, Report> {
     let usual = || USUAL_PLACES.iter().map(PathBuf::from).find(|path| path.exists());
-    let context = Context { file: arguments.config.or_else(usual), output: arguments.output, admin: arguments.admin };
+    let file = arguments.config.or_else(usual);
+    let admin = arguments.admin.or_found(|| dev::find(file.as_deref()));
+    let context = Context { file, output: arguments.output, admin };
     match arguments.verb {
         Verb::Run(args) => run::run(&context, &args),
         Verb::New(args) => new::run(&context, &args),
@@ -237,6 +256,9 @@ pub fn dispatch(arguments: Arguments) -> Result<ExitCode, Report> {
         Verb::Check(args) => check::run(&context, &args),
         Verb::Send(args) => send::run(&context, args),
         Verb::Invoke(args) => invoke::run(&context, &args),
+        Verb::Dev(args) => dev::run(&context, &args),
+        Verb::Test(args) => test::run(&context, &args),
+        Verb::Inspect(args) => inspect::run(&context, &args),
         Verb::Dlq(args) => dlq::run(&context, args),
         Verb::History(args) => history::run(&context, &args),
         Verb::Replay(args) => replay::run(&context, &args),

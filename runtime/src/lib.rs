@@ -21,6 +21,7 @@ pub mod app;
 pub mod broker;
 pub mod clock;
 pub mod config;
+pub mod deploy;
 pub mod envelope;
 pub mod event;
 pub mod fleet;

@@ -6,7 +6,7 @@ use std::process::Output;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use wasmill_tests::worker::{Signal, Worker};
+use wasmill_tests::worker::{Signal, Worker, binary};
 use wasmill_tests::{eventually, guests};
 
 use super::invoke::{Place, code, said};
@@ -104,16 +104,17 @@ fn ten_thousand_functions_compile() {
 fn a_component_that_takes_too_much_to_compile_is_stopped_and_told_which_limit_to_raise() {
     // Some minutes and gigabytes if it could.
     let bomb = module_of(1, 600_000);
-    let limited = |settings: &str, reason: &str| {
+    let limited = |settings: &str, reasons: [&str; 2]| {
+        let place = Place::new(&format!("[compile]\n{settings}\n"));
         let start = Instant::now();
-        assert_refused(&invoke(&Place::new(&format!("[compile]\n{settings}\n")), &bomb), reason);
+        let output = invoke(&place, &bomb);
+        reasons.iter().for_each(|reason| assert_refused(&output, reason));
         start.elapsed()
     };
-    limited("memory = \"64 MiB\"", "more than 64.0 MiB of memory");
-    limited("memory = \"64 MiB\"", "compile.memory");
-    limited("cpu_time = \"1s\"", "more than 1s of CPU time");
-    limited("cpu_time = \"1s\"", "compile.cpu_time");
-    let took = limited("cpu_time = \"1s\"\nwall_time = \"1s\"", "compiling takes ");
+    limited("memory = \"64 MiB\"", ["more than 64.0 MiB of memory", "compile.memory"]);
+    limited("cpu_time = \"1s\"", ["more than 1s of CPU time", "compile.cpu_time"]);
+    // On an idle machine the two come at the same time.
+    let took = limited("cpu_time = \"1s\"\nwall_time = \"1s\"", ["compiling takes ", "_time"]);
     assert!(took < Duration::from_secs(30), "{took:?}");
 }
 
@@ -184,6 +185,8 @@ fn the_process_that_compiles_is_told_nothing_and_may_do_nothing_for_long() {
 #[test]
 fn a_start_function_that_spins_is_stopped_at_the_deadline() {
     let place = Place::new("[limits]\ndeadline = \"300ms\"\n");
+    // Building it is not what is measured.
+    binary();
     let start = Instant::now();
     let output = invoke(&place, &handler_with("(func $spin (loop (br 0))) (start $spin)"));
     assert_eq!(code(&output), 13, "{}", said(&output));
@@ -312,21 +315,17 @@ fn check_names_every_bad_component_and_goes_on_to_the_next() {
     assert!(faults[1].as_str().unwrap().contains("67108864 are allowed"), "{found:#}");
 }
 
-/// What the compiled code is kept for: a component that takes too long the first time is not tried over and over, one that
-/// passed is not compiled again.
 #[test]
-fn a_component_that_was_compiled_once_is_loaded_from_the_cache_whatever_the_limits() {
+fn a_component_that_was_compiled_once_is_loaded_from_the_cache() {
     let place = Place::new("");
     let cache = place.path().join("cache");
     std::fs::create_dir(&cache).unwrap();
     std::fs::set_permissions(&cache, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
-    let config = |settings: &str| {
-        format!(
-            "[worker]\ncache_dir = \"cache\"\n[compile]\n{settings}[handlers.a]\ncomponent = \"{}\"\nstreams = [\"s\"]\n",
-            guests::component("faults").display()
-        )
-    };
-    place.write("wasmill.toml", config("").as_bytes());
+    let config = format!(
+        "[worker]\ncache_dir = \"cache\"\n[handlers.a]\ncomponent = \"{}\"\nstreams = [\"s\"]\n",
+        guests::component("faults").display()
+    );
+    place.write("wasmill.toml", config.as_bytes());
     assert_eq!(code(&place.run(&["check"])), 0);
     let entries = |cache: &Path| std::fs::read_dir(cache).unwrap().count();
     assert_eq!(entries(&cache), 1);

@@ -146,7 +146,7 @@ impl Subject {
         let resolved = config.handler("enrich").expect("it is configured");
         let schemas = app::schemas(&config).expect("there are none");
         let policy = app::policy(&resolved, &Namespace::default(), &app::envelopes(&config), schemas);
-        let policy = policy.expect("no secret is configured");
+        let policy = policy.expect("it refers to no secrets");
         Handler::new(self.component.clone(), policy, isolation).expect("the usual grants are enough")
     }
 }

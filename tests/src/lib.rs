@@ -9,6 +9,7 @@ pub mod guests;
 pub mod languages;
 pub mod mill;
 mod process;
+pub mod program;
 pub mod redis_server;
 pub mod worker;
 

@@ -118,8 +118,12 @@ fn files(lang: Lang) -> &'static [(&'static str, &'static str)] {
         Lang::Js => example! {
             "js":
             ".gitignore",
+            "README.md",
+            "events/flaky.expected.json",
             "events/flaky.json",
+            "events/malformed.expected.json",
             "events/malformed.json",
+            "events/order.expected.json",
             "events/order.json",
             "handler.js",
             "package-lock.json",
@@ -129,10 +133,15 @@ fn files(lang: Lang) -> &'static [(&'static str, &'static str)] {
         Lang::Ts => example! {
             "ts":
             ".gitignore",
+            "README.md",
+            "events/flaky.expected.json",
             "events/flaky.json",
+            "events/malformed.expected.json",
             "events/malformed.json",
+            "events/order.expected.json",
             "events/order.json",
             "handler.ts",
+            "package-lock.json",
             "package.json",
             "tsconfig.json",
             "wasmill.d.ts",
@@ -141,9 +150,13 @@ fn files(lang: Lang) -> &'static [(&'static str, &'static str)] {
         Lang::Python => example! {
             "python":
             ".gitignore",
+            "README.md",
             "app.py",
+            "events/flaky.expected.json",
             "events/flaky.json",
+            "events/malformed.expected.json",
             "events/malformed.json",
+            "events/order.expected.json",
             "events/order.json",
             "requirements.txt",
             "wasmill.toml",
@@ -151,8 +164,12 @@ fn files(lang: Lang) -> &'static [(&'static str, &'static str)] {
         Lang::Go => example! {
             "go":
             ".gitignore",
+            "README.md",
+            "events/flaky.expected.json",
             "events/flaky.json",
+            "events/malformed.expected.json",
             "events/malformed.json",
+            "events/order.expected.json",
             "events/order.json",
             "go.mod",
             "main.go",

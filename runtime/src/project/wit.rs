@@ -11,12 +11,12 @@ use super::BuildError;
 /// The world that components have to fit.
 pub const WORLD: &str = "event-handler";
 
-/// The files of the folder `wit/`: the contract itself, then what it depends on and what handlers may import besides.
+/// The files of the folder `wit/`: the contract itself, then what it depends on.
 pub const FILES: [(&str, &str); 4] = [
     ("events.wit", include_str!("../../../wit/events.wit")),
     ("deps/config/config.wit", include_str!("../../../wit/deps/config/config.wit")),
-    ("deps/logging/logging.wit", include_str!("../../../wit/deps/logging/logging.wit")),
     ("deps/messaging/messaging.wit", include_str!("../../../wit/deps/messaging/messaging.wit")),
+    ("deps/logging/logging.wit", include_str!("../../../wit/deps/logging/logging.wit")),
 ];
 
 /// The whole contract as one WIT document, what it depends on included.

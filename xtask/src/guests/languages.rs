@@ -28,9 +28,21 @@ const PYTHON: (u32, u32) = (3, 10);
 /// Why a language cannot be built here: what is missing, and what to do about it.
 struct Missing(String);
 
-/// Folders in a project that are no sources of it.
-const NO_SOURCES: [&str; 9] =
-    ["build", "wit", "target", "node_modules", ".venv", "__pycache__", ".zig-cache", "zig-cache", ".mypy_cache"];
+/// Folders and files in a project that its component is not made of.
+const NO_SOURCES: [&str; 12] = [
+    "build",
+    "wit",
+    "target",
+    "node_modules",
+    ".venv",
+    "__pycache__",
+    ".zig-cache",
+    "zig-cache",
+    ".mypy_cache",
+    "events",
+    "README.md",
+    ".gitignore",
+];
 /// What decides how a project is built, besides its own files: the code of `wasmill build`, the crates that it builds
 /// with, and the tools that are installed here.
 const BUILDER: [&str; 5] =
@@ -210,16 +222,18 @@ fn stamp(root: &Path, project: &Path, versions: &str) -> Result<String> {
     Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// All files below a folder, but for those in folders of these names.
+/// All files below a folder, but for files and folders of these names.
 fn collect(folder: &Path, but: &[&str], files: &mut Vec<PathBuf>) -> Result<()> {
     let entries = fs::read_dir(folder).map_err(|error| format!("{} cannot be read: {error}", folder.display()))?;
     for entry in entries {
         let entry = entry?;
         let name = entry.file_name();
-        if !entry.file_type()?.is_dir() {
-            files.push(entry.path());
-        } else if !but.iter().any(|other| *other == name) {
-            collect(&entry.path(), but, files)?;
+        if but.iter().any(|other| *other == name) {
+            continue;
+        }
+        match entry.file_type()?.is_dir() {
+            true => collect(&entry.path(), but, files)?,
+            false => files.push(entry.path()),
         }
     }
     Ok(())
@@ -239,7 +253,7 @@ mod tests {
     #[test]
     fn sources_are_what_a_build_does_not_write() {
         let dir = tempfile::tempdir().unwrap();
-        for path in ["go.mod", "wasmill/abi.go", "build/core.wasm", "node_modules/a/b.js"] {
+        for path in ["go.mod", "wasmill/abi.go", "build/core.wasm", "node_modules/a/b.js", "README.md"] {
             let path = dir.path().join(path);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, "").unwrap();
