@@ -1,6 +1,7 @@
 //! The HTTP API of a worker: health, metrics, and everything that operators do ([`crate::ops`]).
 //!
-//! [`routes`] and [`events`] turn requests into operations, [`guard`] lets in who may, [`problem`] says what went wrong.
+//! [`routes`] and [`events`] turn requests into operations, [`guard`] lets in who may, [`problem`] says what went wrong,
+//! [`server`] bounds connections.
 
 mod events;
 mod guard;
@@ -8,6 +9,7 @@ mod metrics;
 mod openapi;
 mod problem;
 mod routes;
+mod server;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -90,7 +92,8 @@ pub async fn serve(
     let listener = listener.map_err(fault)?;
     let bound = listener.local_addr().map_err(fault)?;
     tracing::info!(address = %bound, "the admin API is served");
-    axum::serve(listener, router(state)).with_graceful_shutdown(shutdown).await.map_err(fault)
+    server::serve(listener, router(state), server::Limits::default(), shutdown).await;
+    Ok(())
 }
 
 /// All routes, with all limits.

@@ -10,6 +10,7 @@ macro_rules! say {
 mod admin_thread;
 mod build;
 mod check;
+mod compile;
 mod demo;
 mod dev;
 mod dlq;
@@ -18,10 +19,13 @@ mod dry_run;
 mod execution;
 mod generate;
 mod history;
+mod inspect;
 mod invoke;
+mod new;
 mod paint;
 mod pause;
 mod pending;
+mod progress;
 mod replay;
 mod report;
 mod run;
@@ -49,6 +53,7 @@ use wasmill::config::{Config, environment};
 use wasmill::ops::Operator;
 use wasmill::schema::Schemas;
 use wasmill::telemetry;
+use wasmill::wasm::{Compiler, Engine, EngineSettings};
 
 pub use report::Report;
 use target::Target;
@@ -85,6 +90,8 @@ pub enum Output {
 enum Verb {
     /// Work: read events, run handlers, write what they asked for, until SIGTERM
     Run(run::Args),
+    /// Write a new handler project, in the language of your choice
+    New(new::Args),
     /// Build the components of handlers from their sources, with the tools of their languages
     Build(build::Args),
     /// Print the contract with handlers, or write it as a folder
@@ -99,6 +106,8 @@ enum Verb {
     Dev(dev::Args),
     /// Run the event fixtures of a project, and compare what comes out with what is expected
     Test(test::Args),
+    /// Show what a component is, what it wants, what it may have, and what it costs
+    Inspect(inspect::Args),
     /// Look at dead letters, and send them back to their handlers
     Dlq(dlq::Args),
     /// Show past events of a stream, and those to come
@@ -125,6 +134,9 @@ enum Verb {
     Demo(demo::Args),
     /// Publish made-up events at a rate, for trying things out and for load
     Generate(generate::Args),
+    /// Compile a component that is on stdin, within limits; what the other verbs start
+    #[command(name = wasmill::wasm::compile::VERB, hide = true)]
+    Compile(compile::Args),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -192,6 +204,23 @@ impl Context {
     }
 }
 
+/// An engine with room for the handlers of the configuration, which compiles in a child process.
+fn engine(config: &Config) -> Result<Engine, Report> {
+    let engine = app::engine(config).map_err(Report::failure)?;
+    Ok(engine.compiling_in(compiler(config)))
+}
+
+/// An engine with these settings, which compiles in a child process as the configuration says.
+fn engine_with(config: &Config, settings: EngineSettings) -> Result<Engine, Report> {
+    Ok(Engine::new(settings).map_err(Report::failure)?.compiling_in(compiler(config)))
+}
+
+/// The compiler of the configuration: this program, in a process of its own.
+fn compiler(config: &Config) -> Compiler {
+    // Also when the file has been replaced by another version since.
+    Compiler::Child { program: "/proc/self/exe".into(), limits: app::compile_limits(config) }
+}
+
 /// The schemas of the configuration.
 fn schemas(config: &Config) -> Result<Arc<Schemas>, Report> {
     app::schemas(config).map_err(Report::usage)
@@ -221,6 +250,7 @@ pub fn dispatch(arguments: Arguments) -> Result<ExitCode, Report> {
     let context = Context { file, output: arguments.output, admin };
     match arguments.verb {
         Verb::Run(args) => run::run(&context, &args),
+        Verb::New(args) => new::run(&context, &args),
         Verb::Build(args) => build::run(&context, &args),
         Verb::Wit(args) => wit::run(&context, &args),
         Verb::Check(args) => check::run(&context, &args),
@@ -228,6 +258,7 @@ pub fn dispatch(arguments: Arguments) -> Result<ExitCode, Report> {
         Verb::Invoke(args) => invoke::run(&context, &args),
         Verb::Dev(args) => dev::run(&context, &args),
         Verb::Test(args) => test::run(&context, &args),
+        Verb::Inspect(args) => inspect::run(&context, &args),
         Verb::Dlq(args) => dlq::run(&context, args),
         Verb::History(args) => history::run(&context, &args),
         Verb::Replay(args) => replay::run(&context, &args),
@@ -241,6 +272,7 @@ pub fn dispatch(arguments: Arguments) -> Result<ExitCode, Report> {
         Verb::Schema(args) => schema::run(&context, args),
         Verb::Demo(args) => demo::run(&context, &args),
         Verb::Generate(args) => generate::run(&context, &args),
+        Verb::Compile(args) => Ok(compile::run(&args)),
         Verb::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "wasmill", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)

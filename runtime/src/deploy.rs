@@ -35,7 +35,7 @@ pub fn prepare(
     isolation: Isolation,
 ) -> Result<Version, LoadError> {
     let component = Component::from_file(engine, cache, component)?;
-    Ok(Version::new(Handler { component, policy: Arc::new(policy), isolation }))
+    Ok(Version::new(Handler::new(component, policy, isolation)?))
 }
 
 /// The place of the version that serves.

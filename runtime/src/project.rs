@@ -5,6 +5,7 @@
 
 mod componentize;
 mod languages;
+pub mod templates;
 mod tools;
 pub mod wit;
 

@@ -6,6 +6,7 @@
 mod build;
 pub mod clients;
 pub mod guests;
+pub mod languages;
 pub mod mill;
 mod process;
 pub mod program;

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/bits"
 	"strconv"
+	"unicode/utf8"
 
 	"enrich/wasmill"
 )
@@ -35,6 +36,10 @@ func main() {}
 
 func handle(event *wasmill.Event, delivery wasmill.Delivery) error {
 	drill(event)
+	// The JSON package would replace what is not UTF-8.
+	if !utf8.Valid(event.Data) {
+		return wasmill.Reject("malformed order: not UTF-8")
+	}
 	var order Order
 	var fields map[string]json.RawMessage
 	if err := errors.Join(json.Unmarshal(event.Data, &order), json.Unmarshal(event.Data, &fields)); err != nil {

@@ -135,7 +135,7 @@ export fn exports_wasmill_events_handler_handle(
         .retry => |reason| .{ contract.WASMILL_EVENTS_TYPES_FAILURE_RETRY, reason },
         .reject => |reason| .{ contract.WASMILL_EVENTS_TYPES_FAILURE_REJECT, reason },
     };
-    out.tag = tag;
+    out.tag = @intCast(tag);
     // Both cases hold a text, which the host has to get as a copy of its own.
     contract.event_handler_string_dup_n(&out.val.reject, reason.ptr, reason.len);
     return false;

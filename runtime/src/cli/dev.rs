@@ -220,7 +220,7 @@ impl Dev {
                     }
                     Input::Builder(Told::Progress(line)) => self.show.progress(&line),
                     Input::Builder(Told::Done(done)) => {
-                        self.take(done).await?;
+                        self.take(*done).await?;
                         // What was saved during the build has not been built.
                         due.get_or_insert_with(|| (Instant::now(), Instant::now()));
                     }

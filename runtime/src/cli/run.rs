@@ -35,7 +35,7 @@ pub fn run(context: &Context, args: &Args) -> Result<ExitCode, Report> {
             "neither handlers nor intakes are configured: add a [handlers.NAME] section, or name a file with --config",
         ));
     }
-    let engine = app::engine(&config).map_err(Report::failure)?;
+    let engine = super::engine(&config)?;
     let cache = app::cache(&config).map_err(Report::usage)?;
     let deployments =
         app::deployments(&config, &Namespace::default(), &engine, cache.as_ref()).map_err(Report::usage)?;

@@ -1,17 +1,23 @@
 //! What holds for each handler in the end: its own settings over the general ones, in plain types.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use bytesize::ByteSize;
 
 use super::Config;
+use super::errors::nearest;
+use super::interfaces::{ConfigValue, HttpConfig};
+use super::secret::SecretError;
 use super::sections::{HandlerConfig, IsolationMode, Limits, RetryConfig};
 use crate::broker::keys;
 use crate::outcome::{Dedup, RetryPolicy};
 use crate::project::Plan;
 use crate::route::Types;
+use crate::wasm::http::HttpPolicy;
+use crate::wasm::http::origin::Origin;
+use crate::wasm::{Capability, Values};
 
 /// A handler with everything that holds for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,8 +48,25 @@ pub struct ResolvedHandler {
     pub dedup: Option<Dedup>,
     /// The stream for events that it could not handle.
     pub dead_letter: String,
+    /// The host interfaces that it may import.
+    pub grants: Vec<Capability>,
+    /// Whether time and randomness depend on nothing but the event and the attempt.
+    pub deterministic: bool,
+    /// Where its HTTP requests may go; `None` if they are not granted.
+    pub http: Option<HttpPolicy>,
     /// What the handler itself can read as its configuration.
-    pub config: BTreeMap<String, String>,
+    pub config: BTreeMap<String, ConfigValue>,
+}
+
+impl ResolvedHandler {
+    /// The values of its configuration, read now: secrets come from the environment and from files.
+    pub fn values(&self) -> Result<Values, SecretError> {
+        let read = |(key, value): (&String, &ConfigValue)| {
+            let field = format!("handlers.{}.config.{key}", self.name);
+            Ok((key.clone(), value.read(field, |name| std::env::var(name).ok())?))
+        };
+        self.config.iter().map(read).collect::<Result<BTreeMap<_, _>, _>>().map(Values::from)
+    }
 }
 
 /// Whether deliveries share an instance.
@@ -121,6 +144,31 @@ impl Config {
         self.handlers.iter().map(|(name, handler)| self.resolve(name, handler)).collect()
     }
 
+    /// The streams that are named anywhere: those that handlers read and publish to, their dead letters, those with
+    /// settings of their own, and those of intakes.
+    pub fn stream_names(&self) -> BTreeSet<String> {
+        let handlers = self.handlers();
+        let of_handlers = handlers
+            .iter()
+            .flat_map(|handler| handler.streams.iter().chain(&handler.publishes).chain([&handler.dead_letter]));
+        let of_intakes = self.intake.values().map(|intake| &intake.stream);
+        of_handlers.chain(self.streams.keys()).chain(of_intakes).cloned().collect()
+    }
+
+    /// Whether `name` may be a slip: the configuration names streams, but not this one. Says so, with the name that looks
+    /// most like it.
+    pub fn doubt_stream(&self, name: &str) -> Option<String> {
+        let names = self.stream_names();
+        if names.is_empty() || names.contains(name) {
+            return None;
+        }
+        let doubt = format!("the configuration does not name the stream `{}`", name.escape_debug());
+        Some(match nearest(name, names.iter().map(String::as_str)) {
+            Some(meant) => format!("{doubt}; did you mean `{meant}`?"),
+            None => doubt,
+        })
+    }
+
     fn resolve(&self, name: &str, handler: &HandlerConfig) -> ResolvedHandler {
         ResolvedHandler {
             name: name.to_owned(),
@@ -142,7 +190,29 @@ impl Config {
             publishes: handler.publishes.clone(),
             dedup: handler.dedup.map(|ttl| Dedup { by: handler.dedup_by, ttl }),
             dead_letter: handler.dead_letter.clone().unwrap_or_else(|| keys::default_dead_letter(name)),
+            grants: handler.grants.clone(),
+            deterministic: handler.deterministic,
+            http: handler.grants.contains(&Capability::Http).then(|| self.http(&handler.http)),
             config: handler.config.clone(),
         }
+    }
+
+    fn http(&self, http: &HttpConfig) -> HttpPolicy {
+        HttpPolicy {
+            // What is no origin has been refused by the checks.
+            allow: http.allow.iter().filter_map(|text| Origin::parse(text).ok()).collect(),
+            private: http.private,
+            requests: http.requests,
+            request_bytes: http.request_bytes.as_u64(),
+            response_bytes: http.response_bytes.as_u64(),
+            timeout: http.timeout,
+            own: self.own_endpoints(),
+        }
+    }
+
+    /// Host and port of Redis and of the admin API.
+    fn own_endpoints(&self) -> Vec<(String, u16)> {
+        let admin = self.admin.address().map(|address| (address.ip().to_string(), address.port()));
+        self.redis.endpoint().into_iter().chain(admin).collect()
     }
 }

@@ -1,5 +1,7 @@
 //! What types cannot say: bounds, and keys that must fit each other. Works on a configuration that has the right shape.
 
+mod interfaces;
+
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -7,6 +9,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use tracing_subscriber::EnvFilter;
 
+use super::compile::{self, CompileConfig};
 use super::errors::{ConfigError, nearest};
 use super::intake::IntakeConfig;
 use super::parse::Document;
@@ -43,12 +46,8 @@ const MAX_DEDUP: Duration = Duration::from_secs(30 * 24 * 3600);
 const MAX_GROUP_NAME: usize = 512;
 /// Entries of another program are not taken sooner: it may be at work on them.
 const MIN_TAKE_OVER_IDLE: Duration = Duration::from_secs(1);
-/// The longest name of a stream, in bytes.
-const MAX_STREAM_NAME: usize = 512;
 /// The longest name of a handler, in bytes.
 const MAX_HANDLER_NAME: usize = 63;
-/// What the names of wasmill's own keys in Redis begin with.
-const RESERVED: &str = "wasmill:";
 /// The words that a log level can be.
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
@@ -59,6 +58,7 @@ pub(super) fn faults(config: &Config, document: &Document<'_>) -> Vec<ConfigErro
     check.worker(&config.worker);
     check.admin(&config.admin);
     check.log(&config.log);
+    check.compile(&config.compile);
     check.limits(&["limits"], &LimitsOverride::from(&config.limits));
     check.retry(&["retry"], &RetryOverride::from(&config.retry), &config.retry);
     check.schemas(&config.schemas);
@@ -220,6 +220,22 @@ impl Check<'_, '_> {
         }
     }
 
+    fn compile(&mut self, compile: &CompileConfig) {
+        let (min, max) = (compile::MIN_MEMORY, compile::MAX_MEMORY);
+        if !(min..=max).contains(&compile.memory) {
+            let problem = format!("{} is out of bounds", format_size(compile.memory));
+            self.fault(&["compile", "memory"], problem, format!("from {} to {}", format_size(min), format_size(max)));
+        }
+        if compile.cpu_time < compile::MIN_CPU_TIME {
+            let remedy = format!("{} at least", format_duration(compile::MIN_CPU_TIME));
+            self.fault(&["compile", "cpu_time"], "is too short", remedy);
+        }
+        if compile.wall_time < compile.cpu_time {
+            let remedy = "let it be as long as `compile.cpu_time` at least, and longer on a busy machine";
+            self.fault(&["compile", "wall_time"], "is shorter than `compile.cpu_time`", remedy);
+        }
+    }
+
     fn limits(&mut self, section: &[&str], limits: &LimitsOverride) {
         let sizes = [
             ("memory", limits.memory, MIN_MEMORY, MAX_MEMORY),
@@ -366,8 +382,8 @@ impl Check<'_, '_> {
         if channel.is_empty() {
             let remedy = "add `channel = \"NAME\"`, the channel or pattern of channels to listen to";
             self.fault(&at("channel"), "is missing or empty", remedy);
-        } else if channel.len() > MAX_STREAM_NAME {
-            let problem = format!("has {} bytes; the limit is {MAX_STREAM_NAME}", channel.len());
+        } else if channel.len() > keys::MAX_STREAM_NAME {
+            let problem = format!("has {} bytes; the limit is {}", channel.len(), keys::MAX_STREAM_NAME);
             self.fault(&at("channel"), problem, "choose a shorter one");
         } else if channel.starts_with(keys::PREFIX) {
             let problem = format!("`{channel}`: channels that begin with `{}` are wasmill's own", keys::PREFIX);
@@ -423,6 +439,7 @@ impl Check<'_, '_> {
             let remedy = "1 means that no instance is used again";
             self.fault(&["handlers", name, "reuse", "max_events"], "must be at least 1", remedy);
         }
+        self.interfaces(name, handler);
         self.limits(&at("limits"), &handler.limits);
         self.retry(&at("retry"), &handler.retry, &handler.retry.over(&config.retry));
     }
@@ -451,13 +468,7 @@ impl Check<'_, '_> {
     }
 
     fn stream_name(&mut self, path: &[&str], name: &str) {
-        if !(1..=MAX_STREAM_NAME).contains(&name.len()) {
-            let problem = format!("the name of a stream has 1 to {MAX_STREAM_NAME} bytes, this one {}", name.len());
-            self.fault(path, problem, "choose another name");
-        } else if name.chars().any(char::is_control) {
-            self.fault(path, format!("{name:?} has a control character"), "choose another name");
-        } else if name.starts_with(RESERVED) {
-            let problem = format!("`{name}`: names that begin with `{RESERVED}` are wasmill's own");
+        if let Err(problem) = keys::check_stream_name(name) {
             self.fault(path, problem, "choose another name");
         }
     }
@@ -521,7 +532,7 @@ impl Check<'_, '_> {
 }
 
 /// `[a-z0-9][a-z0-9_-]{0,62}`
-fn is_handler_name(name: &str) -> bool {
+pub(crate) fn is_handler_name(name: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     (1..=MAX_HANDLER_NAME).contains(&name.len())
         && name.bytes().all(|byte| plain(byte) || byte == b'_' || byte == b'-')

@@ -92,18 +92,8 @@ pub(super) fn prepare(worker: &Worker, lane: &mut Lane, ready: Ready) -> Prepare
         return Prepared::Decided { decision, ticket };
     }
     let trace = event.attribute(TRACEPARENT).map(str::to_owned);
-    let policy = &version.handler.policy;
-    let limit = policy.event_bytes;
-    if event.size() as u64 > limit {
-        let message = format!("the event has {} bytes; limits.event_bytes is {limit}", event.size());
-        let evidence = evidence(FaultClass::TooLarge, attempt, trace);
-        return give_up(worker, &deployment, ticket, &origin, Some(&event), evidence, message);
-    }
-    if deployment.reading.check_schemas
-        && let Err(violation) = policy.schemas.check(&event)
-    {
-        let message = bounded(violation.to_string());
-        let evidence = evidence(FaultClass::Schema, attempt, trace);
+    if let Some((class, message)) = version.handler.policy.refusal(&event, deployment.reading.check_schemas) {
+        let evidence = evidence(class, attempt, trace);
         return give_up(worker, &deployment, ticket, &origin, Some(&event), evidence, message);
     }
     if attempt > deployment.retry.max_attempts {
@@ -226,9 +216,12 @@ pub(super) async fn run(lane: usize, delivery: Delivery, warm: Option<WarmInstan
 pub(super) fn conclude(worker: &Worker, lane: &Lane, finished: Finished) -> (Decision, Ticket, Option<WarmInstance>) {
     let Finished { execution, delivery, warm, .. } = finished;
     let Delivery { deployment, version, ticket, event, origin, attempt, mark, .. } = delivery;
-    let Execution { verdict, publishes, logs, logs_dropped, wall, peak_memory } = execution;
+    let Execution { verdict, publishes, logs, logs_dropped, wall, peak_memory, http_denied } = execution;
     lane.stats.record(wall);
     lane.stats.log_bytes_dropped.add(logs_dropped);
+    if http_denied > 0 {
+        lane.stats.http_denied.add(http_denied);
+    }
     // Instances of a version that has been exchanged end with their delivery.
     let warm = warm.filter(|_| Arc::ptr_eq(&version, lane.version.version()));
     let report = Report { deployment: &deployment, origin: &origin, event: &event, attempt, wall };

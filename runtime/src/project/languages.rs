@@ -154,7 +154,8 @@ fn python(directory: &Path, progress: Progress<'_>) -> Result<PathBuf, BuildErro
         }
         command.env("VIRTUAL_ENV", &environment);
     }
-    command.args(["-d", "wit", "-w", wit::WORLD, "componentize", "app", "-s", "-o", COMPONENT]);
+    // Not `-s`, which takes WASI away: without stderr, an exception is a trap without a word.
+    command.args(["-d", "wit", "-w", wit::WORLD, "componentize", "app", "-o", COMPONENT]);
     tools::run(&mut command, progress)?;
     Ok(directory.join(COMPONENT))
 }

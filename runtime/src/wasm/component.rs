@@ -9,9 +9,11 @@ use wasmtime::component::Component as Compiled;
 use wasmtime::component::types::ComponentItem;
 
 use super::bindings::EventHandlerPre;
-use super::cache::CompiledCache;
+use super::cache::{self, CompiledCache};
+use super::compile::CompileError;
 use super::engine::Engine;
 use super::host::Host;
+use super::messaging_bindings::MessagingCorePre;
 use super::world::{Access, Capability, Import, interface_of};
 use crate::event::write_hex;
 
@@ -19,6 +21,16 @@ use crate::event::write_hex;
 pub const MAX_COMPONENT_BYTES: u64 = 64 << 20;
 /// What a component has to export.
 const HANDLER: &str = "wasmill:events/handler@0.1.0";
+/// What it may export instead.
+const MESSAGING: &str = "wasi:messaging/incoming-handler@0.2.0-draft";
+
+/// A component that is linked, by what it exports.
+pub(super) enum Entry {
+    /// [`HANDLER`].
+    Events(EventHandlerPre<Host>),
+    /// [`MESSAGING`].
+    Messaging(MessagingCorePre<Host>),
+}
 /// The SHA-256 of a component's bytes: the identity of a version.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Digest([u8; 32]);
@@ -69,9 +81,9 @@ pub enum LoadError {
         "a core module, not a component. Build for a component target (Rust: --target wasm32-wasip2) or componentize it"
     )]
     CoreModule,
-    /// Truncated, damaged or using a feature that is off.
-    #[error("the component is not valid: {0}")]
-    Invalid(String),
+    /// It cannot be compiled.
+    #[error(transparent)]
+    Compile(#[from] CompileError),
     /// Some imports are not there.
     #[error("the component imports what a handler cannot have: {}", list(.0))]
     Imports(Vec<Import>),
@@ -98,7 +110,7 @@ fn exports(names: &[String]) -> String {
 #[derive(Clone)]
 pub struct Component {
     pub(super) engine: Engine,
-    pub(super) pre: Arc<EventHandlerPre<Host>>,
+    pub(super) entry: Arc<Entry>,
     /// The identity of its bytes.
     pub digest: Digest,
     /// The size of its bytes.
@@ -138,19 +150,21 @@ impl Component {
         let compiled = match cached {
             Some(compiled) => compiled,
             None => {
-                let compiled = Compiled::from_binary(&engine.engine, bytes)
-                    .map_err(|error| LoadError::Invalid(format!("{error:#}")))?;
+                let code = engine.compiler.compile(&engine.engine, bytes)?;
                 if let Some(cache) = cache {
-                    cache.store(engine, &digest, &compiled);
+                    cache.store(engine, &digest, &code);
                 }
-                compiled
+                cache::from_compiler(engine, &code).map_err(|error| LoadError::Mismatch(format!("{error:#}")))?
             }
         };
         let imports = check_imports(engine, &compiled)?;
-        check_exports(engine, &compiled)?;
-        let pre = engine.linker.instantiate_pre(&compiled).and_then(EventHandlerPre::new);
-        let pre = pre.map_err(|error| LoadError::Mismatch(format!("{error:#}")))?;
-        Ok(Component { engine: engine.clone(), pre: Arc::new(pre), digest, size: bytes.len(), imports })
+        let exported = check_exports(engine, &compiled)?;
+        let linked = engine.linker.instantiate_pre(&compiled).and_then(|pre| match exported {
+            Exported::Events => EventHandlerPre::new(pre).map(Entry::Events),
+            Exported::Messaging => MessagingCorePre::new(pre).map(Entry::Messaging),
+        });
+        let entry = linked.map_err(|error| LoadError::Mismatch(format!("{error:#}")))?;
+        Ok(Component { engine: engine.clone(), entry: Arc::new(entry), digest, size: bytes.len(), imports })
     }
 }
 
@@ -182,7 +196,7 @@ fn check_import_names(names: &[String]) -> Result<(), LoadError> {
 /// Checks by their names alone what a component imports, whatever may be granted to it, and what it exports.
 pub fn check_names(imports: &[String], exports: &[String]) -> Result<(), LoadError> {
     check_import_names(imports)?;
-    check_export_names(exports)
+    check_export_names(exports).map(drop)
 }
 
 fn refuse(names: &[String], grants: &[Capability]) -> Result<(), LoadError> {
@@ -190,7 +204,13 @@ fn refuse(names: &[String], grants: &[Capability]) -> Result<(), LoadError> {
     if refused.is_empty() { Ok(()) } else { Err(LoadError::Imports(refused)) }
 }
 
-fn check_exports(engine: &Engine, compiled: &Compiled) -> Result<(), LoadError> {
+/// By what a component takes events.
+enum Exported {
+    Events,
+    Messaging,
+}
+
+fn check_exports(engine: &Engine, compiled: &Compiled) -> Result<Exported, LoadError> {
     let component = compiled.component_type();
     let names: Vec<String> = component
         .exports(&engine.engine)
@@ -200,9 +220,12 @@ fn check_exports(engine: &Engine, compiled: &Compiled) -> Result<(), LoadError> 
     check_export_names(&names)
 }
 
-fn check_export_names(names: &[String]) -> Result<(), LoadError> {
+fn check_export_names(names: &[String]) -> Result<Exported, LoadError> {
     if names.iter().any(|name| name == HANDLER) {
-        return Ok(());
+        return Ok(Exported::Events);
+    }
+    if names.iter().any(|name| name == MESSAGING) {
+        return Ok(Exported::Messaging);
     }
     match names.iter().find(|name| name.starts_with("wasmill:events/handler@")) {
         Some(other) => Err(LoadError::OtherVersion(other.clone())),

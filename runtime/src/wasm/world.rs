@@ -84,6 +84,10 @@ const fn interface(prefix: &'static str, access: Access, about: &'static str) ->
     Interface { prefix, about, access }
 }
 
+/// Our own package, and what the versions begin with that go with each other.
+const OWN_PACKAGE: &str = "wasmill:events/";
+const OWN_VERSION: &str = "0.1.";
+
 /// Every interface that wasmill knows. Of several prefixes that fit a name, the longest one counts.
 pub const INTERFACES: [Interface; 17] = [
     interface("wasmill:events/", Access::Always, "the event, and publishing of follow-ups"),
@@ -113,6 +117,12 @@ pub fn interface_of(import: &str) -> Option<&'static Interface> {
         .max_by_key(|interface| interface.prefix.len())
 }
 
+/// Whether this is an interface of our own package in a version that does not go with ours.
+fn is_other_version(import: &str) -> bool {
+    let version = import.strip_prefix(OWN_PACKAGE).and_then(|rest| rest.split_once('@')).map(|(_, version)| version);
+    version.is_some_and(|version| !version.starts_with(OWN_VERSION))
+}
+
 /// An import that a component cannot have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Import {
@@ -120,6 +130,8 @@ pub enum Import {
     NotGranted(String, Capability),
     /// wasmill knows the interface and grants it to nobody.
     Denied(String),
+    /// An interface of wasmill in a version that is not there.
+    OtherVersion(String),
     /// wasmill does not know the interface.
     Unknown(String),
 }
@@ -128,6 +140,7 @@ impl Import {
     /// What is wrong with this import for a handler that has these grants; `None` if nothing is.
     pub fn check(name: &str, grants: &[Capability]) -> Option<Import> {
         match interface_of(name).map(|interface| interface.access) {
+            Some(_) if is_other_version(name) => Some(Import::OtherVersion(name.to_owned())),
             Some(Access::Always) => None,
             Some(Access::Grant(capability)) if grants.contains(&capability) => None,
             Some(Access::Grant(capability)) => Some(Import::NotGranted(name.to_owned(), capability)),
@@ -142,6 +155,12 @@ impl fmt::Display for Import {
         match self {
             Import::NotGranted(name, capability) => write!(f, "{name} (not granted: {})", capability.remedy()),
             Import::Denied(name) => write!(f, "{name} (denied: this version of wasmill does not grant it)"),
+            Import::OtherVersion(name) => {
+                write!(
+                    f,
+                    "{name} (another version: this wasmill has {OWN_PACKAGE}*@{OWN_VERSION}*; build against its WIT)"
+                )
+            }
             Import::Unknown(name) => write!(f, "{name} (unknown)"),
         }
     }
@@ -169,6 +188,9 @@ mod tests {
         let text = "wasi:http/outgoing-handler@0.2.0 (not granted: add \"http\" to handlers.NAME.grants and name the \
                     hosts in [handlers.NAME.http] allow)";
         assert_eq!(refused.to_string(), text);
+        assert_eq!(Import::check("wasmill:events/types@0.1.3", &[]), None);
+        let other = "wasmill:events/types@0.2.0";
+        assert_eq!(Import::check(other, &[]), Some(Import::OtherVersion(other.into())));
         assert_eq!(Import::check("other:thing/x", &[]), Some(Import::Unknown("other:thing/x".into())));
     }
 }

@@ -3,8 +3,10 @@
 //! Reads `order_placed`, checks the order, adds `item_count`, and publishes the result as `order_enriched` to the stream
 //! `orders.enriched`. All amounts are in cents.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::value::{RawValue, to_raw_value};
 
 use exports::wasmill::events::handler::Guest;
 use wasi::logging::logging::{Level, log};
@@ -25,15 +27,17 @@ impl Guest for Handler {
     /// is written in the same step; a `Failure` is tried again (`Retry`) or never (`Reject`).
     fn handle(event: Event, delivery: Delivery) -> Result<(), Failure> {
         drill::run(&event);
-        let mut fields: Map<String, Value> = serde_json::from_slice(&event.data).map_err(malformed)?;
-        let order = Order::deserialize(&fields).map_err(malformed)?;
+        // Whatever else is in the order stays as it is.
+        let mut fields: BTreeMap<String, &RawValue> = serde_json::from_slice(&event.data).map_err(malformed)?;
+        let order: Order = serde_json::from_slice(&event.data).map_err(malformed)?;
         let item_count = order.check().map_err(malformed)?;
         if order.flaky && delivery.attempt == 1 {
             return Err(Failure::Retry("the price list is busy".into()));
         }
 
-        fields.insert("item_count".into(), item_count.into());
-        publish_enriched(&order.order_id, &Value::Object(fields).to_string())?;
+        let item_count = to_raw_value(&item_count).map_err(malformed)?;
+        fields.insert("item_count".into(), &item_count);
+        publish_enriched(&order.order_id, serde_json::to_vec(&fields).map_err(malformed)?)?;
         log(Level::Info, "enrich", &format!("enriched order {}", order.order_id));
         Ok(())
     }
@@ -88,7 +92,7 @@ fn malformed(reason: impl std::fmt::Display) -> Failure {
 }
 
 /// Asks for the follow-up event. It is written only if the handler returns `Ok`.
-fn publish_enriched(order_id: &str, data: &str) -> Result<(), Failure> {
+fn publish_enriched(order_id: &str, data: Vec<u8>) -> Result<(), Failure> {
     let draft = Draft {
         stream: "orders.enriched".into(),
         type_: "order_enriched".into(),
@@ -97,7 +101,7 @@ fn publish_enriched(order_id: &str, data: &str) -> Result<(), Failure> {
         partition_key: None,
         content_type: "application/json".into(),
         attributes: Vec::new(),
-        data: data.into(),
+        data,
         delay_ms: None,
     };
     let refused = |error: PublishError| Failure::Reject(format!("cannot publish: {error}"));

@@ -32,7 +32,7 @@ pub struct Setup {
 impl Setup {
     /// Everything that components need.
     pub fn new(generation: u64, config: Config) -> Result<Setup, String> {
-        let engine = app::engine(&config).map_err(|error| error.to_string())?;
+        let engine = crate::cli::engine(&config).map_err(|error| error.to_string())?;
         let cache = app::cache(&config).map_err(|error| format!("worker.cache_dir: {error}"))?;
         Ok(Setup { generation, config, engine, cache })
     }
@@ -49,7 +49,7 @@ pub enum Told {
     /// A step of a build.
     Progress(String),
     /// A job is done.
-    Done(Done),
+    Done(Box<Done>),
 }
 
 /// A job that is done.
@@ -72,7 +72,7 @@ impl Builder {
         let (jobs, waiting) = mpsc::channel::<Job>();
         let work = move || {
             for job in waiting {
-                tell(Told::Done(make(&job, &|line| tell(Told::Progress(line.to_owned())))));
+                tell(Told::Done(Box::new(make(&job, &|line| tell(Told::Progress(line.to_owned()))))));
             }
         };
         let thread = std::thread::Builder::new().name("builder".to_owned()).spawn(work).map_err(Report::failure)?;
