@@ -13,8 +13,8 @@ use crate::eventually;
 use crate::process::Process;
 use crate::worker::{Signal, binary};
 
-/// How long to wait for a document.
-const DEADLINE: Duration = Duration::from_secs(60);
+/// How long to wait for a document: a first build by cargo takes its time on a busy machine.
+const DEADLINE: Duration = Duration::from_secs(240);
 
 /// The program. Killed on drop.
 pub struct Program {

@@ -252,28 +252,28 @@ impl Dev {
         Ok(ExitCode::SUCCESS)
     }
 
-    /// Reads the configuration, and makes its handlers ready if it is another one.
+    /// Reads the configuration, and makes its handlers ready if there is no fault in it.
     fn reload(&mut self) {
-        let config = match self.place.config() {
-            Ok(config) => config,
-            Err(problem) => {
-                self.show.problem(&format!("{problem}\n{}", self.what_goes_on()));
-                if self.setup().is_none() {
-                    // The file is watched, and whatever else is known.
-                    self.look = self.new_look(&Config::default()).unwrap_or_default();
-                }
-                return;
-            }
-        };
-        self.generation += 1;
-        let setup = match Setup::new(self.generation, config) {
-            Ok(setup) => Arc::new(setup),
-            Err(problem) => return self.show.problem(&problem),
-        };
-        match self.new_look(&setup.config) {
+        let known = self.setup().map(|setup| setup.config.clone()).unwrap_or_default();
+        // Before it is read: what is saved from now on is another change.
+        match self.new_look(&known) {
             Ok(look) => self.look = look,
             Err(problem) => return self.show.problem(&problem),
         }
+        let setup = self.place.config().and_then(|config| Setup::new(self.generation + 1, config));
+        let setup = match setup {
+            Ok(setup) => Arc::new(setup),
+            Err(problem) => return self.show.problem(&format!("{problem}\n{}", self.what_goes_on())),
+        };
+        match self.new_look(&setup.config) {
+            Ok(look) => {
+                let before = std::mem::replace(&mut self.look, look);
+                let stamp = before.settings.get(&self.place.file).copied();
+                self.look.settings.extend(stamp.map(|stamp| (self.place.file.clone(), stamp)));
+            }
+            Err(problem) => return self.show.problem(&problem),
+        }
+        self.generation += 1;
         self.next = Some(Next { setup: setup.clone(), versions: BTreeMap::new() });
         self.under_way.clear();
         for handler in setup.config.handlers() {
