@@ -1,6 +1,7 @@
 //! The HTTP API of a worker: health, metrics, and everything that operators do ([`crate::ops`]).
 //!
-//! [`routes`] and [`events`] turn requests into operations, [`guard`] lets in who may, [`problem`] says what went wrong.
+//! [`routes`] and [`events`] turn requests into operations, [`guard`] lets in who may, [`problem`] says what went wrong,
+//! [`server`] bounds connections.
 
 mod events;
 mod guard;
@@ -8,6 +9,7 @@ mod metrics;
 mod openapi;
 mod problem;
 mod routes;
+mod server;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -63,17 +65,35 @@ pub struct AdminError {
     cause: std::io::Error,
 }
 
+/// Where the API is served.
+#[derive(Debug)]
+pub enum Place {
+    /// At an address.
+    Address(SocketAddr),
+    /// At a socket that listens already.
+    Listener(std::net::TcpListener),
+}
+
 /// Serves until `shutdown` is done.
 pub async fn serve(
-    address: SocketAddr,
+    place: Place,
     state: AdminState,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), AdminError> {
+    let (address, listener) = match place {
+        Place::Address(address) => (address, tokio::net::TcpListener::bind(address).await),
+        Place::Listener(listener) => {
+            let address = listener.local_addr().unwrap_or(SocketAddr::from(([0, 0, 0, 0], 0)));
+            let ready = listener.set_nonblocking(true);
+            (address, ready.and_then(|()| tokio::net::TcpListener::from_std(listener)))
+        }
+    };
     let fault = |cause| AdminError { address, cause };
-    let listener = tokio::net::TcpListener::bind(address).await.map_err(fault)?;
+    let listener = listener.map_err(fault)?;
     let bound = listener.local_addr().map_err(fault)?;
     tracing::info!(address = %bound, "the admin API is served");
-    axum::serve(listener, router(state)).with_graceful_shutdown(shutdown).await.map_err(fault)
+    server::serve(listener, router(state), server::Limits::default(), shutdown).await;
+    Ok(())
 }
 
 /// All routes, with all limits.

@@ -12,12 +12,13 @@ use crate::clock::now_ms;
 use crate::config::{
     CompileConfig, Config, IntakeConfig, Isolation as ConfiguredIsolation, ResolvedHandler, SecretError,
 };
+use crate::deploy::{self, Slot, Version};
 use crate::envelope::Envelopes;
 use crate::pipeline::{Deployment, Intake, MAX_INSTANCES, Reading, Retention, Subscription, Worker, new_worker_id};
 use crate::schema::Schemas;
 use crate::wasm::{
-    CacheError, CompileLimits, CompiledCache, Component, Engine, EngineError, EngineSettings, Grant, Grants, Handler,
-    Interfaces, Isolation, LoadError, Policy,
+    CacheError, CompileLimits, CompiledCache, Engine, EngineError, EngineSettings, Grant, Grants, Interfaces,
+    Isolation, LoadError, Policy,
 };
 
 pub use schemas::{SchemaFolderFault, SchemaFolderFaults};
@@ -84,6 +85,7 @@ pub fn worker(config: &Config, namespace: &Namespace) -> Worker {
         intakes: intakes(config, namespace),
         threads: if config.worker.threads == 0 { cores() } else { config.worker.threads },
         started_ms: now_ms(),
+        observer: None,
     }
 }
 
@@ -165,11 +167,9 @@ pub fn deployments(
     let (mut deployments, mut faults) = (Vec::new(), Vec::new());
     for resolved in config.handlers() {
         let policy = policy(&resolved, namespace, &envelopes, schemas.clone())?;
-        let component = Component::from_file(engine, cache, &resolved.component);
-        match component.and_then(|component| Handler::new(component, policy, isolation(resolved.isolation))) {
-            Ok(handler) => {
-                let reading = Reading { envelopes: envelopes.clone(), check_schemas: config.schemas.on_read };
-                deployments.push(Arc::new(deployment(&resolved, namespace, handler, reading)));
+        match deploy::prepare(engine, cache, &resolved.component, policy, isolation(resolved.isolation)) {
+            Ok(version) => {
+                deployments.push(Arc::new(deployment(config, &resolved, namespace, version)));
             }
             Err(cause) => {
                 faults.push(ComponentFault { handler: resolved.name, path: resolved.component, cause });
@@ -179,9 +179,24 @@ pub fn deployments(
     if faults.is_empty() { Ok(deployments) } else { Err(BuildError::Components(faults)) }
 }
 
-/// A handler of the default tenant with its component.
-fn deployment(resolved: &ResolvedHandler, namespace: &Namespace, handler: Handler, reading: Reading) -> Deployment {
-    let digest = handler.component.digest.to_string();
+/// The handler as its component's file is now, ready for the slot in which another version serves.
+pub fn version(
+    config: &Config,
+    resolved: &ResolvedHandler,
+    namespace: &Namespace,
+    engine: &Engine,
+    cache: Option<&CompiledCache>,
+) -> Result<Version, BuildError> {
+    let policy = policy(resolved, namespace, &envelopes(config), schemas(config)?)?;
+    deploy::prepare(engine, cache, &resolved.component, policy, isolation(resolved.isolation)).map_err(|cause| {
+        let (handler, path) = (resolved.name.clone(), resolved.component.clone());
+        BuildError::Components(vec![ComponentFault { handler, path, cause }])
+    })
+}
+
+/// A handler of the default tenant with its first version.
+pub fn deployment(config: &Config, resolved: &ResolvedHandler, namespace: &Namespace, version: Version) -> Deployment {
+    let reading = Reading { envelopes: envelopes(config), check_schemas: config.schemas.on_read };
     let streams = resolved
         .streams
         .iter()
@@ -189,7 +204,9 @@ fn deployment(resolved: &ResolvedHandler, namespace: &Namespace, handler: Handle
     let inbox =
         Subscription { source: Arc::new(namespace.inbox_source(&resolved.name, &resolved.group)), is_inbox: true };
     Deployment {
-        handler,
+        tenant: keys::DEFAULT_TENANT.into(),
+        name: resolved.name.as_str().into(),
+        slot: Slot::new(version),
         types: resolved.types.clone(),
         sources: streams.chain([inbox]).collect(),
         retry: resolved.retry,
@@ -197,7 +214,6 @@ fn deployment(resolved: &ResolvedHandler, namespace: &Namespace, handler: Handle
         take_over_idle: resolved.take_over_idle,
         dead_key: namespace.stream(&resolved.dead_letter),
         concurrency: resolved.limits.concurrency.max(1),
-        digest,
         reading,
     }
 }
@@ -237,7 +253,8 @@ pub fn policy(
     })
 }
 
-fn isolation(configured: ConfiguredIsolation) -> Isolation {
+/// Whether instances of a handler are reused.
+pub fn isolation(configured: ConfiguredIsolation) -> Isolation {
     match configured {
         ConfiguredIsolation::Fresh => Isolation::Fresh,
         ConfiguredIsolation::Reuse { max_events, max_memory_growth } => {

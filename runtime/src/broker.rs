@@ -47,6 +47,14 @@ impl EntryId {
             None => self.ms.checked_add(1).map_or(EntryId::MAX, |ms| EntryId { ms, seq: 0 }),
         }
     }
+
+    /// The greatest id that is smaller than this one; stays at [`EntryId::MIN`].
+    pub fn previous(self) -> EntryId {
+        match self.seq.checked_sub(1) {
+            Some(seq) => EntryId { ms: self.ms, seq },
+            None => self.ms.checked_sub(1).map_or(EntryId::MIN, |ms| EntryId { ms, seq: u64::MAX }),
+        }
+    }
 }
 
 /// As its text.

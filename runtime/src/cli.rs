@@ -7,9 +7,12 @@ macro_rules! say {
     };
 }
 
+mod admin_thread;
+mod build;
 mod check;
 mod compile;
 mod demo;
+mod dev;
 mod dlq;
 mod doctor;
 mod dry_run;
@@ -18,18 +21,24 @@ mod generate;
 mod history;
 mod inspect;
 mod invoke;
+mod new;
+mod paint;
 mod pause;
 mod pending;
+mod progress;
 mod replay;
 mod report;
 mod run;
 mod schema;
 mod send;
+mod sources;
 mod stats;
 mod streams;
 mod table;
 mod target;
+mod test;
 mod watch;
+mod wit;
 mod workers;
 
 use std::io::{IsTerminal as _, Write as _};
@@ -81,12 +90,22 @@ pub enum Output {
 enum Verb {
     /// Work: read events, run handlers, write what they asked for, until SIGTERM
     Run(run::Args),
+    /// Write a new handler project, in the language of your choice
+    New(new::Args),
+    /// Build the components of handlers from their sources, with the tools of their languages
+    Build(build::Args),
+    /// Print the contract with handlers, or write it as a folder
+    Wit(wit::Args),
     /// Check the configuration and all components
     Check(check::Args),
     /// Publish one event, or many from stdin
     Send(send::Args),
     /// Run one event through one component, without any broker
     Invoke(invoke::Args),
+    /// Work on the handlers of this folder: run them, build and exchange them on every save
+    Dev(dev::Args),
+    /// Run the event fixtures of a project, and compare what comes out with what is expected
+    Test(test::Args),
     /// Show what a component is, what it wants, what it may have, and what it costs
     Inspect(inspect::Args),
     /// Look at dead letters, and send them back to their handlers
@@ -226,12 +245,19 @@ pub fn block_on<T>(future: impl Future<Output = Result<T, Report>>) -> Result<T,
 /// Does what the arguments say.
 pub fn dispatch(arguments: Arguments) -> Result<ExitCode, Report> {
     let usual = || USUAL_PLACES.iter().map(PathBuf::from).find(|path| path.exists());
-    let context = Context { file: arguments.config.or_else(usual), output: arguments.output, admin: arguments.admin };
+    let file = arguments.config.or_else(usual);
+    let admin = arguments.admin.or_found(|| dev::find(file.as_deref()));
+    let context = Context { file, output: arguments.output, admin };
     match arguments.verb {
         Verb::Run(args) => run::run(&context, &args),
+        Verb::New(args) => new::run(&context, &args),
+        Verb::Build(args) => build::run(&context, &args),
+        Verb::Wit(args) => wit::run(&context, &args),
         Verb::Check(args) => check::run(&context, &args),
         Verb::Send(args) => send::run(&context, args),
         Verb::Invoke(args) => invoke::run(&context, &args),
+        Verb::Dev(args) => dev::run(&context, &args),
+        Verb::Test(args) => test::run(&context, &args),
         Verb::Inspect(args) => inspect::run(&context, &args),
         Verb::Dlq(args) => dlq::run(&context, args),
         Verb::History(args) => history::run(&context, &args),

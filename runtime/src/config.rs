@@ -40,6 +40,7 @@ pub use schemas::SchemasConfig;
 pub use secret::SecretError;
 pub use sections::*;
 pub use streams::StreamConfig;
+pub(crate) use validate::is_handler_name;
 
 /// The whole configuration. `Default` is that of an empty file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
@@ -120,7 +121,8 @@ impl Config {
                 ConfigValue::File { file } => Some(file),
                 ConfigValue::Text(_) | ConfigValue::Env { .. } => None,
             });
-            files.chain([&mut handler.component])
+            let sources = handler.build.as_mut().map(|build| &mut build.directory);
+            files.chain([&mut handler.component]).chain(sources)
         });
         paths.chain(of_handlers).for_each(|path: &mut PathBuf| *path = directory.join(&*path));
     }

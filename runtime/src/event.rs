@@ -6,6 +6,23 @@ use std::fmt;
 
 use sha2::{Digest, Sha256};
 
+/// An event is larger than it may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the event has {size} bytes; limits.event_bytes is {limit}")]
+pub struct TooLarge {
+    /// Its bytes, as [`Event::size`] counts them.
+    pub size: usize,
+    /// The bytes that it may have.
+    pub limit: u64,
+}
+
+impl TooLarge {
+    /// Whether an event of so many bytes is within a limit.
+    pub fn check(size: usize, limit: u64) -> Result<(), TooLarge> {
+        if size as u64 > limit { Err(TooLarge { size, limit }) } else { Ok(()) }
+    }
+}
+
 /// Attributes that an event may carry besides the named ones; a bound on what one entry can make us hold.
 pub const MAX_ATTRIBUTES: usize = 64;
 
@@ -67,6 +84,11 @@ impl Event {
         hasher.update(self.r#type.as_bytes());
         hasher.update(&self.data);
         ContentHash(hasher.finalize().into())
+    }
+
+    /// Whether the event is within `limits.event_bytes`.
+    pub fn check_size(&self, limit: u64) -> Result<(), TooLarge> {
+        TooLarge::check(self.size(), limit)
     }
 
     /// The bytes that count against size limits: the payload and every text.

@@ -24,7 +24,7 @@ pub use history::{HistoryEvent, HistoryPage, HistoryQuery, MAX_HISTORY_PAGE, Pas
 pub use pending::{ConsumerPending, PendingQuery, PendingReport, PendingRow};
 pub use position::{InvalidPosition, Position};
 pub use publish::{MAX_PUBLISH, PublishReport};
-pub use replay::{MAX_REPLAY_BACKLOG, MAX_REPLAY_PAGE, ReplayReport, ReplayRequest};
+pub use replay::{MAX_REPLAY_BACKLOG, MAX_REPLAY_PAGE, ReplayReport, ReplayRequest, check_reads};
 pub use schemas::{SchemaDocument, SchemaQuery, SchemaReport, SchemaVersion};
 pub use streams::{GroupReport, StreamReport};
 
@@ -114,6 +114,8 @@ pub struct Operator {
     /// The largest event that may be published, in bytes.
     event_bytes: usize,
     streams: Arc<BTreeMap<String, StreamConfig>>,
+    /// All that the configuration names.
+    stream_names: Arc<[String]>,
 }
 
 impl Operator {
@@ -126,6 +128,7 @@ impl Operator {
             schemas,
             envelopes: app::envelopes(config),
             streams: Arc::new(config.streams.clone()),
+            stream_names: config.stream_names().into_iter().collect(),
             event_bytes: usize::try_from(config.limits.event_bytes.as_u64()).unwrap_or(usize::MAX),
         }
     }
@@ -151,18 +154,9 @@ impl Operator {
         })
     }
 
-    /// The streams that the configuration names, in order: what handlers read, what they publish to, dead letters.
+    /// The streams that the configuration names, in order: see [`Config::stream_names`].
     pub fn configured_streams(&self) -> Vec<String> {
-        let mut names: Vec<String> = self
-            .handlers
-            .iter()
-            .flat_map(|handler| handler.streams.iter().chain(&handler.publishes).chain([&handler.dead_letter]))
-            .chain(self.streams.keys())
-            .cloned()
-            .collect();
-        names.sort();
-        names.dedup();
-        names
+        self.stream_names.to_vec()
     }
 
     fn unknown_stream(&self, name: &str) -> OpsError {

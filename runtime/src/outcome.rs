@@ -211,6 +211,18 @@ pub enum Due {
     At(u64),
 }
 
+impl Due {
+    /// The same, with a time that is over at `now_ms` (milliseconds since the Unix epoch) or a delay below a millisecond
+    /// as [`Due::Now`]: nobody has to wait for a worker to move it.
+    pub fn at_once_if_over(self, now_ms: u64) -> Due {
+        match self {
+            Due::After(delay) if delay.as_millis() == 0 => Due::Now,
+            Due::At(ms) if ms <= now_ms => Due::Now,
+            due => due,
+        }
+    }
+}
+
 /// The evidence that goes with the original entry into the dead-letter stream. The broker adds the original fields.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeadLetter {

@@ -1,6 +1,7 @@
 //! Delayed events through the binary: asked for by `send` and by handlers, moved by workers.
 
 use serde_json::{Value, json};
+use wasmill_tests::redis_server::RedisServer;
 
 use super::faults::{Mill, ms, text};
 use super::invoke::{code, said};
@@ -19,12 +20,28 @@ fn an_event_can_be_sent_for_later() {
     assert_eq!(sent, json!({"stream": "faults.in", "ids": ["later"], "entries": [null]}));
     assert!(mill.entries("faults.in").is_empty());
     // A time that is over means at once.
-    send(&mill, &["--at", "2001-02-03T04:05:06Z", "--id", "at once"]);
+    let sent = send(&mill, &["--at", "2001-02-03T04:05:06Z", "--id", "at once"]);
+    assert!(sent["entries"][0].is_string(), "{sent}");
     let arrived = mill.wait_for("faults.in", 2);
     assert_eq!([text(&arrived[0], "ce_id"), text(&arrived[1], "ce_id")], ["at once", "later"]);
     assert!(ms(&arrived[1].0) >= before + 700, "{before} {arrived:?}");
     assert_eq!(mill.wait_for("faults.out", 2).len(), 2, "they are events like any other");
     mill.wait_settled();
+}
+
+/// Nothing that is due already waits for a worker to move it.
+#[test]
+fn what_is_due_already_needs_no_worker() {
+    let server = RedisServer::start();
+    let place = super::send::place(&server, "");
+    for when in [["--at", "2020-01-01T00:00:00Z"], ["--delay", "0s"]] {
+        let output = place.run(&[&["send", "s", "t", "{}", "--output", "json"], &when[..]].concat());
+        let sent: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", said(&output)));
+        assert!(sent["entries"][0].is_string(), "{when:?}: {sent}");
+    }
+    let mut redis = super::send::connect(&server);
+    assert_eq!(redis::cmd("XLEN").arg("s").query(&mut redis), Ok(2));
+    assert_eq!(redis::cmd("EXISTS").arg("wasmill:delayed").query(&mut redis), Ok(0));
 }
 
 /// It is in Redis, not in a worker, and comes once.

@@ -105,7 +105,7 @@ fn a_redriven_event_starts_over_and_has_its_effects_once() {
     // The stream itself is as it was: nobody else reads the event again.
     let stream = mill.entries("faults.in");
     assert_eq!((stream.len(), &stream[0].0), (1, &entry));
-    assert_eq!(dlq(&mill, &["redrive", "faults", &id]), json!({"redriven": [], "absent": [id]}));
+    assert_eq!(dlq(&mill, &["redrive", "faults", &id]), json!({"redriven": [], "absent": [id], "refused": []}));
 }
 
 #[test]
@@ -148,6 +148,10 @@ fn what_has_lost_its_original_is_not_redriven_and_holds_up_no_other() {
     let said = said(&output);
     assert!(code(&output) == 1 && said.contains("redriven: 2") && said.contains(&bare), "{said}");
     assert!(said.contains("trimmed") && said.contains("wasmill dlq drop"), "{said}");
+    // Programs are told the same.
+    let output = run(&mill, &["redrive", "faults", &bare, "--output", "json"]);
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(code(&output) == 1 && told["refused"][0].as_str().unwrap().contains(&bare), "{told}");
     // Both come back, behind the one that stays.
     let left = mill.wait_for("faults.dead", 3);
     assert_eq!((left.len(), &left[0].0), (3, &bare));
@@ -210,8 +214,8 @@ fn lists_are_limited_and_dropping_is_exact() {
     assert_eq!(all.len(), 5);
     assert_eq!(ids(&dlq(&mill, &["ls", "faults", "--limit", "2"])), all[..2]);
     let dropped = dlq(&mill, &["drop", "faults", &all[0], &all[3]]);
-    assert_eq!(dropped, json!({"dropped": [all[0], all[3]], "absent": []}));
-    assert_eq!(dlq(&mill, &["drop", "faults", &all[0]]), json!({"dropped": [], "absent": [all[0]]}));
+    assert_eq!(dropped, json!({"dropped": [all[0], all[3]], "absent": [], "refused": []}));
+    assert_eq!(dlq(&mill, &["drop", "faults", &all[0]]), json!({"dropped": [], "absent": [all[0]], "refused": []}));
     assert_eq!(ids(&dlq(&mill, &["ls"])), [&*all[1], &all[2], &all[4]]);
     let output = run(&mill, &["redrive", "faults", &foreign]);
     assert!(code(&output) == 1 && said(&output).contains("not a dead letter"), "{}", said(&output));
@@ -238,6 +242,6 @@ fn what_cannot_be_meant_is_refused() {
         assert!(code(&output) == exit && said(&output).contains(words), "{arguments:?}: {}", said(&output));
     }
     // Done already is no failure.
-    assert_eq!(dlq(&mill, &["redrive", "faults", "1-0"]), json!({"redriven": [], "absent": ["1-0"]}));
-    assert_eq!(dlq(&mill, &["redrive", "faults", "--all"]), json!({"redriven": [], "absent": []}));
+    assert_eq!(dlq(&mill, &["redrive", "faults", "1-0"]), json!({"redriven": [], "absent": ["1-0"], "refused": []}));
+    assert_eq!(dlq(&mill, &["redrive", "faults", "--all"]), json!({"redriven": [], "absent": [], "refused": []}));
 }

@@ -8,11 +8,11 @@ use wasmill_tests::redis_server::{RedisServer, free_port};
 use super::faults::{Entry, bytes, text};
 use super::invoke::{Place, code, said};
 
-fn place(server: &RedisServer, more: &str) -> Place {
+pub(super) fn place(server: &RedisServer, more: &str) -> Place {
     Place::new(&format!("[redis]\nurl = \"{}\"\n{more}", server.url()))
 }
 
-fn connect(server: &RedisServer) -> Connection {
+pub(super) fn connect(server: &RedisServer) -> Connection {
     redis::Client::open(server.url()).unwrap().get_connection().unwrap()
 }
 
@@ -121,6 +121,57 @@ fn a_bad_line_publishes_nothing() {
         assert!(said(&output).contains("nothing was published"), "{}", said(&output));
         assert_eq!((entries(&server, "s").len(), output.stdout.len()), (0, 0), "{words}");
     }
+}
+
+#[test]
+fn a_stream_that_looks_like_a_slip_is_told_and_published_to() {
+    let server = RedisServer::start();
+    let named = place(&server, "[streams.orders]\nmax_length = 1000\n[streams.payments]\nmax_length = 1000\n");
+    for (place, stream, warning) in [
+        (&named, "orders", ""),
+        (&named, "ordres", "warning: the configuration does not name the stream `ordres`; did you mean `orders`?\n"),
+        (&named, "zzz", "warning: the configuration does not name the stream `zzz`\n"),
+        (&place(&server, ""), "anything", ""),
+    ] {
+        let output = place.run(&["send", stream, "t", "{}"]);
+        assert_eq!((code(&output), String::from_utf8_lossy(&output.stderr)), (0, warning.into()), "{stream}");
+        assert_eq!(entries(&server, stream).len(), 1, "{stream}");
+    }
+}
+
+/// What the stream can hold is checked with all the rest.
+#[test]
+fn a_line_that_the_envelope_cannot_hold_publishes_nothing() {
+    let server = RedisServer::start();
+    let place = place(&server, "[streams.s]\nenvelope = \"flat\"\n");
+    let input = format!("{}[1]\n", lines(1500));
+    let output = place.run_with_stdin(&["send", "s", "t", "--batch"], input.as_bytes());
+    assert!(code(&output) == 2 && said(&output).contains("line 1501"), "{}", said(&output));
+    assert!(said(&output).contains("nothing was published"), "{}", said(&output));
+    assert_eq!(entries(&server, "s").len(), 0);
+}
+
+/// An input without an end is not read to its end.
+#[test]
+fn no_more_is_read_than_an_event_may_have() {
+    let server = RedisServer::start();
+    let place = place(&server, "[limits]\nevent_bytes = \"1 KiB\"\n");
+    let output = place.run(&["send", "s", "t", "--file", "/dev/zero"]);
+    assert!(code(&output) == 2 && said(&output).contains("limits.event_bytes is 1024"), "{}", said(&output));
+    let mut zeros = place.command(&["send", "s", "t"]);
+    let output = zeros.stdin(std::fs::File::open("/dev/zero").unwrap()).output().unwrap();
+    assert!(code(&output) == 2 && said(&output).contains("limits.event_bytes is 1024"), "{}", said(&output));
+    // What is not asked for may have any length; blanks alone are as bad as anything else.
+    let input = format!("{{}}\n{}\n{{}}\n{}1\n", "x".repeat(1 << 20), " ".repeat(1 << 20));
+    let send = |arguments: &[&str]| {
+        place.run_with_stdin(&[&["send", "s", "t", "--batch"], arguments].concat(), input.as_bytes())
+    };
+    for (arguments, words) in [(&[][..], "line 2: the data"), (&["--lines", "3-"], "line 4: the data")] {
+        let output = send(arguments);
+        assert!(code(&output) == 2 && said(&output).contains(words), "{words}: {}", said(&output));
+    }
+    let output = send(&["--lines", "1,3"]);
+    assert_eq!((code(&output), entries(&server, "s").len()), (0, 2), "{}", said(&output));
 }
 
 /// Whoever has a bad line in an input that is published while it is read has to know which events are published
@@ -251,7 +302,7 @@ fn a_batch_needs_no_more_rights_than_the_documented_ones_and_is_whole_or_not_at_
     let port = server.port();
     let usual = "on >pw resetkeys ~wasmill:* ~allowed resetchannels -@all +ping +info +time +type +exists +evalsha \
                  +script|load +client +xadd +xinfo";
-    for (user, more) in [("slow", ""), ("fast", " +multi +exec")] {
+    for (user, more) in [("slow", ""), ("half", " +multi"), ("otherhalf", " +exec"), ("fast", " +multi +exec")] {
         let rules: Vec<&str> = usual.split(' ').chain(more.split(' ').filter(|rule| !rule.is_empty())).collect();
         redis::cmd("ACL").arg("SETUSER").arg(user).arg(&rules).query::<()>(&mut redis).unwrap();
         let place = Place::new(&format!("[redis]\nurl = \"redis://{user}:pw@127.0.0.1:{port}\"\n"));

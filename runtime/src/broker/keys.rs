@@ -19,6 +19,23 @@ pub const PARKED_CONSUMER: &str = "wasmill-parked";
 /// What the names of wasmill's own consumers begin with. Consumers with other names belong to other programs.
 pub const CONSUMER_PREFIX: &str = "wasmill-";
 
+/// The longest name of a stream, in bytes.
+pub const MAX_STREAM_NAME: usize = 512;
+
+/// What is wrong with the name of a stream.
+pub fn check_stream_name(name: &str) -> Result<(), String> {
+    if !(1..=MAX_STREAM_NAME).contains(&name.len()) {
+        return Err(format!("the name of a stream has 1 to {MAX_STREAM_NAME} bytes, this one {}", name.len()));
+    }
+    if name.chars().any(char::is_control) {
+        return Err(format!("{name:?} has a control character"));
+    }
+    if name.starts_with(PREFIX) {
+        return Err(format!("`{name}`: names that begin with `{PREFIX}` are wasmill's own"));
+    }
+    Ok(())
+}
+
 const INBOX_PREFIX: &str = "wasmill:inbox:";
 
 /// Whether the key is that of an inbox: its entries hold an original, with the place that it came from before it.

@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use comfy_table::{Table, presets};
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, json};
 use wasmill::broker::keys::Namespace;
 use wasmill::broker::memory::MemoryBroker;
@@ -24,7 +23,7 @@ use wasmill::readiness::Readiness;
 use wasmill::stats::HandlerStats;
 use wasmill::{app, envelope};
 
-use super::{Context, Report, block_on, print_json};
+use super::{Context, Report, block_on, print_json, progress};
 
 /// The configuration of the demo: the one that users find in `config/`.
 const CONFIG: &str = include_str!("../../../config/ecommerce.toml");
@@ -156,7 +155,7 @@ impl<B: Broker + Inspect + 'static> Shop<B> {
     /// Publishes the traffic and waits until all of it has come out; the time that it took.
     async fn drive(&self, stats: &Stats, args: &Args) -> Result<Duration, Report> {
         let start = Instant::now();
-        let progress = progress(args.events);
+        let progress = progress::towards(args.events, "orders");
         let publish = self.publish(args);
         let watch = async {
             let (mut last, mut since) = (0, Instant::now());
@@ -255,15 +254,6 @@ fn finished(stats: &Stats) -> u64 {
     let dead: u64 = stats.values().map(|stats| stats.dead.get()).sum();
     let last = stats.get("notification").map_or(0, |stats| stats.acked.get());
     last + dead
-}
-
-fn progress(events: u64) -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let template = "{bar:30} {human_pos}/{human_len} orders, {per_sec}, {elapsed}";
-    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-    ProgressBar::new(events).with_style(style)
 }
 
 /// A quantile of the handler's durations in microseconds, rounded up.

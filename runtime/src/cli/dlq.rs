@@ -84,7 +84,8 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode, Report> {
 async fn letters(target: &Target, handler: &str, limit: usize) -> Result<Vec<DeadLetterReport>, Report> {
     let (mut letters, mut from) = (Vec::new(), None);
     while letters.len() < limit {
-        let query = DeadLetterQuery { from, limit: Some(PAGE.min(limit - letters.len())) };
+        let query =
+            DeadLetterQuery { from, limit: Some(PAGE.min(limit - letters.len())), ..DeadLetterQuery::default() };
         let page = target.dead_letters(handler, &query).await?;
         letters.extend(page.dead_letters);
         from = page.next;
@@ -165,21 +166,21 @@ fn shown(bytes: &RawBytes) -> String {
 }
 
 async fn move_all(context: &Context, target: &Target, chosen: &Chosen, way: Way) -> Result<ExitCode, Report> {
-    let ids: Vec<String> = match chosen.all {
-        // What is dead by now: a letter that dies again must not go round.
-        true => letters(target, &chosen.handler, usize::MAX).await?.into_iter().map(|letter| letter.id).collect(),
-        false => chosen.ids.iter().map(ToString::to_string).collect(),
-    };
     let mut total = MovedReport::default();
-    for ids in ids.chunks(PAGE) {
-        let selection = Selection { ids: ids.to_vec() };
-        let moved = match way {
-            Way::Redrive => target.redrive(&chosen.handler, &selection).await?,
-            Way::Drop => target.drop_dead_letters(&chosen.handler, &selection).await?,
-        };
-        total.done.extend(moved.done);
-        total.absent.extend(moved.absent);
-        total.refused.extend(moved.refused);
+    if chosen.all {
+        let mut query = DeadLetterQuery { limit: Some(PAGE), brief: true, ..DeadLetterQuery::default() };
+        loop {
+            let page = target.dead_letters(&chosen.handler, &query).await?;
+            let ids = page.dead_letters.into_iter().map(|letter| letter.id).collect();
+            move_some(target, &chosen.handler, ids, way, &mut total).await?;
+            let Some(next) = page.next else { break };
+            // What is dead by now: a letter that dies again must not go round.
+            query = DeadLetterQuery { from: Some(next), to: Some(page.to), ..query };
+        }
+    }
+    for ids in chosen.ids.chunks(PAGE) {
+        let ids = ids.iter().map(ToString::to_string).collect();
+        move_some(target, &chosen.handler, ids, way, &mut total).await?;
     }
     let done = match way {
         Way::Redrive => "redriven",
@@ -187,7 +188,7 @@ async fn move_all(context: &Context, target: &Target, chosen: &Chosen, way: Way)
     };
     // What was done before is no failure.
     if context.is_json() {
-        print_json(&json!({done: total.done, "absent": total.absent}));
+        print_json(&json!({done: total.done, "absent": total.absent, "refused": total.refused}));
     } else {
         say!("{done}: {}", total.done.len());
         total.absent.iter().for_each(|id| say!("no longer there: {id}"));
@@ -196,4 +197,22 @@ async fn move_all(context: &Context, target: &Target, chosen: &Chosen, way: Way)
         return Err(Report::failure(total.refused.join("\n")));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+async fn move_some(
+    target: &Target,
+    handler: &str,
+    ids: Vec<String>,
+    way: Way,
+    total: &mut MovedReport,
+) -> Result<(), Report> {
+    let selection = Selection { ids };
+    let moved = match way {
+        Way::Redrive => target.redrive(handler, &selection).await?,
+        Way::Drop => target.drop_dead_letters(handler, &selection).await?,
+    };
+    total.done.extend(moved.done);
+    total.absent.extend(moved.absent);
+    total.refused.extend(moved.refused);
+    Ok(())
 }

@@ -10,12 +10,13 @@ use wasmill::broker::keys::{self, Namespace};
 use wasmill::clock::now_ms;
 use wasmill::config::{Config, ResolvedHandler};
 use wasmill::event::Event;
-use wasmill::ops::{HistoryQuery, MAX_HISTORY_PAGE};
-use wasmill::schema::Schemas;
-use wasmill::wasm::{Component, GuestDelivery, GuestEvent, Handler, Isolation};
+use wasmill::ops::{HistoryQuery, MAX_HISTORY_PAGE, check_reads};
+use wasmill::outcome::FaultClass;
+use wasmill::wasm::{Component, GuestDelivery, GuestEvent, Handler, WarmInstance};
 
 use super::execution::{as_json, outcome, print_text};
-use super::replay::{Args, progress};
+use super::progress;
+use super::replay::Args;
 use super::table::{counted, plain};
 use super::target::Target;
 use super::{Context, Report};
@@ -34,14 +35,10 @@ pub async fn run(context: &Context, config: &Config, target: &Target, args: &Arg
         let handler = &args.handler;
         Report::usage(format!("--dry-run runs the component here: [handlers.{handler}] must be in the configuration"))
     })?;
-    if !resolved.streams.contains(&args.stream) {
-        let (handler, stream, streams) = (&args.handler, &args.stream, resolved.streams.join(", "));
-        return Err(Report::usage(format!("{handler} does not read `{stream}`; it reads: {streams}")));
-    }
-    let schemas = app::schemas(config).map_err(Report::usage)?;
-    let handler = load(config, &resolved, schemas.clone())?;
-    let run = if args.same_ids { String::new() } else { uuid::Uuid::now_v7().to_string() };
-    let progress = progress();
+    check_reads(&resolved, &args.stream)?;
+    let mut runner =
+        Runner { context, args, handler: load(config, &resolved)?, resolved, warm: None, run: run_id(args) };
+    let progress = progress::counting("events");
     let mut totals = Totals::default();
     let mut from = Some(args.from.clone());
     let now = now_ms();
@@ -59,18 +56,12 @@ pub async fn run(context: &Context, config: &Config, target: &Target, args: &Arg
         for (entry, event) in page.entries {
             totals.events += 1;
             match event {
-                Ok(event) if !resolved.types.matches(&event.r#type) => totals.note("skipped"),
-                Ok(event) if event.size() > resolved.limits.event_bytes => {
-                    let limit = resolved.limits.event_bytes;
-                    let problem = format!("the event has {} bytes; limits.event_bytes is {limit}", event.size());
-                    totals.refuse(context, &entry, "too_large", &problem);
-                }
-                Ok(event) if config.schemas.on_read && schemas.check(&event).is_err() => {
-                    let violation = schemas.check(&event).map_err(|violation| violation.to_string());
-                    totals.refuse(context, &entry, "schema", &violation.err().unwrap_or_default());
-                }
-                Ok(event) => run_one(context, &resolved, &handler, &run, (args, &entry), event, &mut totals).await,
-                Err(error) => totals.refuse(context, &entry, "malformed", &error),
+                Ok(event) if !runner.resolved.types.matches(&event.r#type) => totals.note("skipped"),
+                Ok(event) => match runner.handler.policy.refusal(&event, config.schemas.on_read) {
+                    Some((class, message)) => runner.refuse(&entry, class, &message, &mut totals),
+                    None => runner.run_one(&entry, event, &mut totals).await,
+                },
+                Err(error) => runner.refuse(&entry, FaultClass::Malformed, &error, &mut totals),
             }
         }
         progress.set_position(totals.events);
@@ -84,63 +75,82 @@ pub async fn run(context: &Context, config: &Config, target: &Target, args: &Arg
     Ok(ExitCode::SUCCESS)
 }
 
-fn load(config: &Config, resolved: &ResolvedHandler, schemas: Arc<Schemas>) -> Result<Handler, Report> {
+fn load(config: &Config, resolved: &ResolvedHandler) -> Result<Handler, Report> {
     let engine = super::engine(config)?;
     let cache = app::cache(config).map_err(Report::usage)?;
+    let schemas = app::schemas(config).map_err(Report::usage)?;
     let policy = app::policy(resolved, &Namespace::default(), &app::envelopes(config), schemas);
     let mut policy = policy.map_err(Report::usage)?;
     // Nothing may happen: requests are denied, as if no host were allowed.
     policy.interfaces.http = None;
     Component::from_file(&engine, cache.as_ref(), &resolved.component)
-        .and_then(|component| Handler::new(component, policy, Isolation::Fresh))
+        .and_then(|component| Handler::new(component, policy, app::isolation(resolved.isolation)))
         .map_err(|error| Report::usage(format!("{}: {error}", resolved.component.display())))
 }
 
-async fn run_one(
-    context: &Context,
-    resolved: &ResolvedHandler,
-    handler: &Handler,
-    run: &str,
-    (args, entry): (&Args, &str),
-    event: Event,
-    totals: &mut Totals,
-) {
-    let (id, r#type) = (event.id.clone(), event.r#type.clone());
-    let delivery = GuestDelivery {
-        tenant: keys::DEFAULT_TENANT.to_owned(),
-        handler: resolved.name.clone(),
-        stream: args.stream.clone(),
-        entry_id: entry.to_owned(),
-        attempt: 1,
-        max_attempts: resolved.retry.max_attempts,
-        deadline_ms: u64::try_from(resolved.limits.deadline.as_millis()).unwrap_or(u64::MAX),
-        replay: true,
-    };
-    let event = Arc::new(GuestEvent::from(event));
-    let (execution, _) = handler.run(None, event, delivery, now_ms(), run.into()).await;
-    totals.note(outcome(&execution.verdict).0);
-    totals.follow_ups += execution.publishes.len() as u64;
-    if context.is_json() {
-        let mut document = as_json(&execution);
-        document["entry"] = json!(entry);
-        document["event"] = json!({"id": id, "type": r#type});
-        say!("{document}");
-        return;
+/// What makes the ids of follow-ups differ from those of other runs; empty if they are to be the same.
+fn run_id(args: &Args) -> Arc<str> {
+    match (args.same_ids, &args.run) {
+        (true, _) => "".into(),
+        (false, Some(run)) => run.as_str().into(),
+        (false, None) => uuid::Uuid::now_v7().to_string().into(),
     }
-    say!("{entry} {} {}", r#type.escape_debug(), id.escape_debug());
-    print_text(&execution);
 }
 
-impl Totals {
-    /// What a worker would make a dead letter of without running it.
-    fn refuse(&mut self, context: &Context, entry: &str, class: &'static str, problem: &str) {
-        self.note(class);
-        match context.is_json() {
-            true => say!("{}", json!({"entry": entry, "outcome": class, "message": problem})),
-            false => say!("{entry}: {class}: {}", plain(problem)),
+/// Runs one event after the other.
+struct Runner<'a> {
+    context: &'a Context,
+    args: &'a Args,
+    resolved: ResolvedHandler,
+    handler: Handler,
+    /// The instance that served the last event, if it may serve another.
+    warm: Option<WarmInstance>,
+    run: Arc<str>,
+}
+
+impl Runner<'_> {
+    /// Shows an event that a worker would give up without running it.
+    fn refuse(&self, entry: &str, class: FaultClass, message: &str, totals: &mut Totals) {
+        let class = class.as_str();
+        totals.note(class);
+        match self.context.is_json() {
+            true => say!("{}", json!({"entry": entry, "outcome": class, "message": message})),
+            false => say!("{} {entry}: {class}: {}", self.args.stream, plain(message)),
         }
     }
 
+    async fn run_one(&mut self, entry: &str, event: Event, totals: &mut Totals) {
+        let (id, r#type) = (event.id.clone(), event.r#type.clone());
+        let resolved = &self.resolved;
+        let delivery = GuestDelivery {
+            tenant: keys::DEFAULT_TENANT.to_owned(),
+            handler: resolved.name.clone(),
+            stream: self.args.stream.clone(),
+            entry_id: entry.to_owned(),
+            attempt: 1,
+            max_attempts: resolved.retry.max_attempts,
+            deadline_ms: u64::try_from(resolved.limits.deadline.as_millis()).unwrap_or(u64::MAX),
+            replay: true,
+        };
+        let event = Arc::new(GuestEvent::from(event));
+        let running = self.handler.run(self.warm.take(), event, delivery, now_ms(), self.run.clone());
+        let (execution, warm) = running.await;
+        self.warm = warm;
+        totals.note(outcome(&execution.verdict).0);
+        totals.follow_ups += execution.publishes.len() as u64;
+        if self.context.is_json() {
+            let mut document = as_json(&execution);
+            document["entry"] = json!(entry);
+            document["event"] = json!({"id": id, "type": r#type});
+            say!("{document}");
+            return;
+        }
+        say!("{entry} {} {}", r#type.escape_debug(), id.escape_debug());
+        print_text(&execution);
+    }
+}
+
+impl Totals {
     fn note(&mut self, outcome: &'static str) {
         *self.outcomes.entry(outcome).or_default() += 1;
     }

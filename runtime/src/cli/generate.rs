@@ -1,13 +1,13 @@
 //! `wasmill generate`: publish made-up events at a rate.
 
 use std::collections::BTreeMap;
-use std::io::{BufWriter, ErrorKind, IsTerminal as _, Write as _};
+use std::io::{BufWriter, ErrorKind, Write as _};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::{Parser, ValueEnum};
 use futures::future::join_all;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -20,7 +20,7 @@ use wasmill::generate::{Pattern, Shop, TYPES, Timing};
 use wasmill::outcome::Due;
 
 use super::target::Target;
-use super::{Context, Report, block_on, print_json};
+use super::{Context, Report, block_on, print_json, progress};
 
 /// Events that a source publishes in one step at most. Each source has one step on its way: a broker that is slower
 /// than the rate slows the sources down, and nothing piles up.
@@ -253,17 +253,12 @@ async fn drive(run: &Run<'_>, sources: &mut [Source]) -> Result<(Vec<Result<(), 
 }
 
 fn progress(args: &Args) -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
     let by_duration = args.duration.map(|duration| (duration.as_secs_f64() * args.rate as f64) as u64);
     let expected = match (args.count, by_duration) {
         (None, None) => USUAL_DURATION.as_secs() * args.rate,
         (count, by_duration) => count.unwrap_or(u64::MAX).min(by_duration.unwrap_or(u64::MAX)),
     };
-    let template = "{bar:30} {human_pos}/{human_len} events, {per_sec}, {elapsed}";
-    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-    ProgressBar::new(expected).with_style(style)
+    progress::towards(expected, "events")
 }
 
 /// Prints the events of all sources in the order in which they would happen.

@@ -98,11 +98,13 @@ async fn show_range(
 async fn show_last(context: &Context, target: &Target, args: &Args, count: u64) -> Result<Option<String>, Report> {
     let (mut found, mut to, mut newest, mut first) = (0, args.until.clone(), None, None);
     let mut kept: Vec<HistoryEvent> = Vec::new();
+    // With a type most entries may be others: the page counts what it looks at, not what it finds.
+    let look = match args.r#type {
+        Some(_) => MAX_HISTORY_PAGE,
+        None => MAX_HISTORY_PAGE.min(usize::try_from(count).unwrap_or(usize::MAX)),
+    };
     loop {
-        let back = HistoryQuery { to: to.clone(), newest_first: true, ..query(args) };
-        // Of a type there may be few: whole pages are looked at.
-        let wanted = if args.r#type.is_some() { usize::MAX } else { usize::try_from(count).unwrap_or(usize::MAX) };
-        let back = HistoryQuery { count: Some(MAX_HISTORY_PAGE.min(wanted)), ..back };
+        let back = HistoryQuery { to: to.clone(), newest_first: true, count: Some(look), ..query(args) };
         let page = target.history(&args.stream, &back).await?;
         newest = newest.or_else(|| after(&page));
         for event in page.events {

@@ -54,11 +54,7 @@ pub fn run(context: &Context, args: &Args) -> Result<ExitCode, Report> {
         resolved.publishes.clone_from(&args.publishes);
     }
     let event = read_event(&args.event)?;
-    let limit = resolved.limits.event_bytes;
-    if event.size() > limit {
-        let size = event.size();
-        return Err(Report::usage(format!("the event has {size} bytes; limits.event_bytes is {limit}")));
-    }
+    event.check_size(resolved.limits.event_bytes as u64).map_err(Report::usage)?;
     let engine = engine_with(&config, EngineSettings { instances: 1, max_memory: resolved.limits.memory })?;
     let component = Component::from_file(&engine, None, &args.component)
         .map_err(|error| Report::usage(format!("{}: {error}", args.component.display())))?;
@@ -106,6 +102,7 @@ pub fn resolve(config: &Config, component: &Path, handler: Option<&str>) -> Resu
         None => ResolvedHandler {
             name: component.file_stem().map_or_else(String::new, |name| name.to_string_lossy().into_owned()),
             component: component.to_owned(),
+            build: None,
             streams: Vec::new(),
             types: wasmill::route::Types::new(["*"]),
             isolation: wasmill::config::Isolation::Fresh,

@@ -1,18 +1,16 @@
 //! `wasmill replay`: run past events again through one handler.
 
-use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use wasmill::ops::{MAX_REPLAY_PAGE, ReplayRequest};
 
 use super::dry_run;
 use super::table::counted;
 use super::target::Target;
-use super::{Context, Report, block_on, print_json};
+use super::{Context, Report, block_on, print_json, progress};
 
 /// How long to wait before asking again whether the handler has caught up.
 const BACKLOG_PAUSE: Duration = Duration::from_millis(100);
@@ -80,7 +78,7 @@ pub fn run(context: &Context, args: &Args) -> Result<ExitCode, Report> {
 }
 
 async fn replay(target: &Target, args: &Args) -> Result<Total, Report> {
-    let progress = progress();
+    let progress = progress::counting("events");
     let interrupted = tokio::signal::ctrl_c();
     tokio::pin!(interrupted);
     let start = Instant::now();
@@ -133,15 +131,6 @@ async fn replay(target: &Target, args: &Args) -> Result<Total, Report> {
     }
     progress.finish_and_clear();
     Ok(total)
-}
-
-/// A count that moves, on a terminal.
-pub fn progress() -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let style = ProgressStyle::with_template("{spinner} {human_pos} events, {per_sec}, {elapsed}");
-    ProgressBar::new_spinner().with_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()))
 }
 
 fn report(context: &Context, args: &Args, total: &Total) {

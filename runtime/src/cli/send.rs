@@ -3,7 +3,8 @@
 mod batch;
 mod lines;
 
-use std::io::Read as _;
+use std::fs::File;
+use std::io::Read;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -46,7 +47,7 @@ pub struct Args {
     /// Publish while reading, instead of checking all lines (of a pipe: up to 64 MiB of them) first
     #[arg(long, requires = "batch")]
     unchecked: bool,
-    /// Write the JSON data as MsgPack
+    /// Write the JSON data as MsgPack; the JSON, too, is not longer than limits.event_bytes
     #[arg(long)]
     msgpack: bool,
     /// The media type of the data [default: application/json, or application/msgpack]
@@ -122,10 +123,18 @@ struct Rules {
 }
 
 impl Rules {
-    fn check_size(&self, bytes: usize) -> Result<(), String> {
+    /// Reads no more of an input than an event may have, and one byte that tells that there is more.
+    fn read(&self, input: impl Read) -> std::io::Result<Vec<u8>> {
+        let mut data = Vec::new();
+        input.take(self.event_bytes.saturating_add(1)).read_to_end(&mut data)?;
+        Ok(data)
+    }
+
+    /// Before the data is looked at: what is longer than an event may be has not been read to its end.
+    fn check_length(&self, data: &[u8]) -> Result<(), String> {
         let limit = self.event_bytes;
-        match bytes as u64 > limit {
-            true => Err(format!("the event has {bytes} bytes; limits.event_bytes is {limit}")),
+        match data.len() as u64 > limit {
+            true => Err(format!("the data has more than {limit} bytes; limits.event_bytes is {limit}")),
             false => Ok(()),
         }
     }
@@ -136,6 +145,10 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode, Report> {
     let config = context.config_with_log()?;
     if args.stream.is_empty() || args.r#type.is_empty() || args.source.is_empty() {
         return Err(Report::usage("stream, type and source must not be empty"));
+    }
+    // No fault: other programs have streams that no handler reads.
+    if let Some(doubt) = config.doubt_stream(&args.stream) {
+        eprintln!("warning: {}", doubt);
     }
     let rules = Rules {
         event_bytes: config.limits.event_bytes.as_u64(),
@@ -161,20 +174,17 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode, Report> {
 async fn send_one(rules: &Rules, target: Target, args: &Args) -> Result<PublishReport, Report> {
     let data = match (&args.data, &args.file) {
         (Some(data), _) => data.clone().into_bytes(),
-        (None, Some(path)) => {
-            std::fs::read(path).map_err(|error| Report::usage(format!("cannot read {}: {error}", path.display())))?
-        }
-        (None, None) => {
-            let mut data = Vec::new();
-            std::io::stdin().read_to_end(&mut data).map_err(|error| Report::failure(format!("stdin: {error}")))?;
-            data
-        }
+        (None, Some(path)) => File::open(path)
+            .and_then(|file| rules.read(file))
+            .map_err(|error| Report::usage(format!("cannot read {}: {error}", path.display())))?,
+        (None, None) => rules.read(std::io::stdin()).map_err(|error| Report::failure(format!("stdin: {error}")))?,
     };
     let event = event(rules, args, data).map_err(Report::usage)?;
     target.publish(&args.stream, when(args), vec![event]).await
 }
 
 fn event(rules: &Rules, args: &Args, data: Vec<u8>) -> Result<Event, String> {
+    rules.check_length(&data)?;
     let data = if args.msgpack {
         let value: serde_json::Value = serde_json::from_slice(&data).map_err(|error| format!("not JSON: {error}"))?;
         rmp_serde::to_vec_named(&value).map_err(|error| format!("cannot be written as MsgPack: {error}"))?
@@ -194,7 +204,7 @@ fn event(rules: &Rules, args: &Args, data: Vec<u8>) -> Result<Event, String> {
         attributes: args.attributes.clone(),
         data,
     };
-    rules.check_size(event.size())?;
+    event.check_size(rules.event_bytes).map_err(|error| error.to_string())?;
     rules.schemas.admit(&mut event).map_err(|violation| violation.to_string())?;
     if let Some(envelope) = &rules.envelope {
         envelope.check(&event).map_err(|error| error.to_string())?;

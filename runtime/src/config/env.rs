@@ -51,7 +51,8 @@ fn is_foreign(rest: &str, value: &str) -> bool {
             || rest.contains("SERVICE_PORT")
             || rest.contains("PORT_")
             || (rest.ends_with("PORT") && value.contains("://")));
-    matches!(rest, "CONFIG" | "LOG" | "ADMIN_URL" | "ADMIN_TOKEN") || rest.starts_with("TEST") || of_kubernetes
+    let of_verbs = ["CONFIG", "LOG", "ADMIN_URL", "ADMIN_TOKEN", "ZIG", "CC", "CXX", "COMPONENTIZE_PY"];
+    of_verbs.contains(&rest) || rest.starts_with("TEST") || of_kubernetes
 }
 
 /// The path that a variable means. All keys are in lower case; only the names of handlers and the keys of their own

@@ -1,17 +1,19 @@
 //! What holds for each handler in the end: its own settings over the general ones, in plain types.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use bytesize::ByteSize;
 
 use super::Config;
+use super::errors::nearest;
 use super::interfaces::{ConfigValue, HttpConfig};
 use super::secret::SecretError;
 use super::sections::{HandlerConfig, IsolationMode, Limits, RetryConfig};
 use crate::broker::keys;
 use crate::outcome::{Dedup, RetryPolicy};
+use crate::project::Plan;
 use crate::route::Types;
 use crate::wasm::http::HttpPolicy;
 use crate::wasm::http::origin::Origin;
@@ -28,6 +30,8 @@ pub struct ResolvedHandler {
     pub take_over_idle: Duration,
     /// The component's file, joined with the directory of the configuration file.
     pub component: PathBuf,
+    /// How the component is built from sources, if it is.
+    pub build: Option<Plan>,
     /// The streams that it reads.
     pub streams: Vec<String>,
     /// The event types that it wants.
@@ -118,6 +122,17 @@ fn bytes(size: ByteSize) -> usize {
     usize::try_from(size.as_u64()).unwrap_or(usize::MAX)
 }
 
+/// How the component of a handler is built.
+fn plan(name: &str, handler: &HandlerConfig) -> Option<Plan> {
+    let build = handler.build.as_ref()?;
+    Some(Plan {
+        name: name.to_owned(),
+        lang: build.lang?,
+        directory: build.directory.clone(),
+        output: handler.component.clone(),
+    })
+}
+
 impl Config {
     /// The handler of that name, with everything that holds for it.
     pub fn handler(&self, name: &str) -> Option<ResolvedHandler> {
@@ -129,12 +144,38 @@ impl Config {
         self.handlers.iter().map(|(name, handler)| self.resolve(name, handler)).collect()
     }
 
+    /// The streams that are named anywhere: those that handlers read and publish to, their dead letters, those with
+    /// settings of their own, and those of intakes.
+    pub fn stream_names(&self) -> BTreeSet<String> {
+        let handlers = self.handlers();
+        let of_handlers = handlers
+            .iter()
+            .flat_map(|handler| handler.streams.iter().chain(&handler.publishes).chain([&handler.dead_letter]));
+        let of_intakes = self.intake.values().map(|intake| &intake.stream);
+        of_handlers.chain(self.streams.keys()).chain(of_intakes).cloned().collect()
+    }
+
+    /// Whether `name` may be a slip: the configuration names streams, but not this one. Says so, with the name that looks
+    /// most like it.
+    pub fn doubt_stream(&self, name: &str) -> Option<String> {
+        let names = self.stream_names();
+        if names.is_empty() || names.contains(name) {
+            return None;
+        }
+        let doubt = format!("the configuration does not name the stream `{}`", name.escape_debug());
+        Some(match nearest(name, names.iter().map(String::as_str)) {
+            Some(meant) => format!("{doubt}; did you mean `{meant}`?"),
+            None => doubt,
+        })
+    }
+
     fn resolve(&self, name: &str, handler: &HandlerConfig) -> ResolvedHandler {
         ResolvedHandler {
             name: name.to_owned(),
             group: handler.group.clone().unwrap_or_else(|| name.to_owned()),
             take_over_idle: handler.take_over_idle,
             component: handler.component.clone(),
+            build: plan(name, handler),
             streams: handler.streams.clone(),
             types: Types::new(&handler.types),
             isolation: match handler.isolation {

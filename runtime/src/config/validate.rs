@@ -16,7 +16,8 @@ use super::parse::Document;
 use super::redis::{SCHEMES, without_password};
 use super::schemas::SchemasConfig;
 use super::sections::{
-    AdminConfig, HandlerConfig, Limits, LimitsOverride, LogConfig, RetryConfig, RetryOverride, WorkerConfig,
+    AdminConfig, BuildConfig, HandlerConfig, Limits, LimitsOverride, LogConfig, RetryConfig, RetryOverride,
+    WorkerConfig,
 };
 use super::streams::StreamConfig;
 use super::units::{format_duration, format_size};
@@ -45,12 +46,8 @@ const MAX_DEDUP: Duration = Duration::from_secs(30 * 24 * 3600);
 const MAX_GROUP_NAME: usize = 512;
 /// Entries of another program are not taken sooner: it may be at work on them.
 const MIN_TAKE_OVER_IDLE: Duration = Duration::from_secs(1);
-/// The longest name of a stream, in bytes.
-const MAX_STREAM_NAME: usize = 512;
 /// The longest name of a handler, in bytes.
 const MAX_HANDLER_NAME: usize = 63;
-/// What the names of wasmill's own keys in Redis begin with.
-const RESERVED: &str = "wasmill:";
 /// The words that a log level can be.
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
@@ -385,8 +382,8 @@ impl Check<'_, '_> {
         if channel.is_empty() {
             let remedy = "add `channel = \"NAME\"`, the channel or pattern of channels to listen to";
             self.fault(&at("channel"), "is missing or empty", remedy);
-        } else if channel.len() > MAX_STREAM_NAME {
-            let problem = format!("has {} bytes; the limit is {MAX_STREAM_NAME}", channel.len());
+        } else if channel.len() > keys::MAX_STREAM_NAME {
+            let problem = format!("has {} bytes; the limit is {}", channel.len(), keys::MAX_STREAM_NAME);
             self.fault(&at("channel"), problem, "choose a shorter one");
         } else if channel.starts_with(keys::PREFIX) {
             let problem = format!("`{channel}`: channels that begin with `{}` are wasmill's own", keys::PREFIX);
@@ -419,6 +416,9 @@ impl Check<'_, '_> {
             let remedy = "add `component = \"PATH\"`, the file of a WebAssembly component";
             self.fault(&at("component"), "is missing or empty", remedy);
         }
+        if let Some(build) = &handler.build {
+            self.build(name, build);
+        }
         if handler.streams.is_empty() {
             let remedy = "add `streams = [\"NAME\"]`, the streams to read";
             self.fault(&at("streams"), "is missing or empty", remedy);
@@ -444,6 +444,17 @@ impl Check<'_, '_> {
         self.retry(&at("retry"), &handler.retry, &handler.retry.over(&config.retry));
     }
 
+    fn build(&mut self, name: &str, build: &BuildConfig) {
+        if build.lang.is_none() {
+            let remedy = "add `lang = \"NAME\"`, one of rust, js, ts, python, go, c, cpp, zig";
+            self.fault(&["handlers", name, "build", "lang"], "is missing", remedy);
+        }
+        if build.directory.as_os_str().is_empty() {
+            let remedy = "write the folder with the sources, or leave it out for that of this file";
+            self.fault(&["handlers", name, "build", "directory"], "is empty", remedy);
+        }
+    }
+
     fn stream_names(&mut self, path: &[&str], names: &[String]) {
         let mut seen = BTreeSet::new();
         for (index, name) in names.iter().enumerate() {
@@ -457,13 +468,7 @@ impl Check<'_, '_> {
     }
 
     fn stream_name(&mut self, path: &[&str], name: &str) {
-        if !(1..=MAX_STREAM_NAME).contains(&name.len()) {
-            let problem = format!("the name of a stream has 1 to {MAX_STREAM_NAME} bytes, this one {}", name.len());
-            self.fault(path, problem, "choose another name");
-        } else if name.chars().any(char::is_control) {
-            self.fault(path, format!("{name:?} has a control character"), "choose another name");
-        } else if name.starts_with(RESERVED) {
-            let problem = format!("`{name}`: names that begin with `{RESERVED}` are wasmill's own");
+        if let Err(problem) = keys::check_stream_name(name) {
             self.fault(path, problem, "choose another name");
         }
     }
@@ -527,7 +532,7 @@ impl Check<'_, '_> {
 }
 
 /// `[a-z0-9][a-z0-9_-]{0,62}`
-fn is_handler_name(name: &str) -> bool {
+pub(crate) fn is_handler_name(name: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     (1..=MAX_HANDLER_NAME).contains(&name.len())
         && name.bytes().all(|byte| plain(byte) || byte == b'_' || byte == b'-')

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 
-use super::{Operator, OpsError};
+use super::{Operator, OpsError, about};
 use crate::broker::dead_letter::{self, StoredDeadLetter};
 use crate::broker::{BrokerError, EntryId, keys};
 use crate::envelope::structured;
@@ -42,9 +42,15 @@ pub struct DeadLetterQuery {
     /// The first: the id of a dead letter, a time, or how long ago [default: the oldest]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub from: Option<String>,
+    /// The last [default: the newest there is now]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
     /// The most entries to look at, 1 to 1000 [default: 100]; a page also ends at 1 MiB
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<usize>,
+    /// Leave out the events and their original fields
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub brief: bool,
 }
 
 /// Some of the dead letters of a handler, oldest first.
@@ -55,6 +61,9 @@ pub struct DeadLetterPage {
     /// Where the next page begins (its `from`); absent at the end.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next: Option<String>,
+    /// Where the listing ends: the `to` of the next page, so that what dies meanwhile is not listed. Empty if there is no
+    /// dead-letter stream.
+    pub to: String,
 }
 
 /// An event that could not be handled, and why.
@@ -116,24 +125,29 @@ impl Operator {
     /// share it among them.
     pub async fn dead_letters(&self, handler: &str, query: &DeadLetterQuery) -> Result<DeadLetterPage, OpsError> {
         let key = self.dead_key(handler)?;
-        let (from, to) = self.bounds(query.from.as_deref(), None)?;
+        let (from, mut to) = self.bounds(query.from.as_deref(), query.to.as_deref())?;
         let limit = query.limit.unwrap_or(100);
         if !(1..=MAX_PAGE).contains(&limit) {
             return Err(OpsError::Invalid(format!("`limit` is {limit}; it must be 1 to {MAX_PAGE}")));
         }
+        let mut page = DeadLetterPage::default();
+        let Some(info) = self.broker.stream(&key).await.map_err(|error| about(&key, error))? else { return Ok(page) };
+        to = to.min(info.last);
+        page.to = to.to_string();
         // Of the entries that are looked at some may be others', and pages end by bytes: there may be fewer than asked for.
         let (entries, more) = self.page(&key, (from, to), limit, false).await?;
-        let next = entries.last().filter(|_| more).map(|last| last.id.next().to_string());
+        page.next = entries.last().filter(|_| more).map(|last| last.id.next().to_string());
         let letters = entries.into_iter().filter_map(dead_letter::parse);
         let own = letters.filter(|letter| letter.get("handler") == handler);
-        Ok(DeadLetterPage { dead_letters: own.map(|letter| self.letter_report(letter)).collect(), next })
+        page.dead_letters = own.map(|letter| self.letter_report(letter, query.brief)).collect();
+        Ok(page)
     }
 
     /// One dead letter of a handler.
     pub async fn dead_letter(&self, handler: &str, id: &str) -> Result<DeadLetterReport, OpsError> {
         let letter = self.find_letter(&self.dead_key(handler)?, entry_id(id)?).await?;
         let own = letter.filter(|letter| letter.get("handler") == handler);
-        let own = own.map(|letter| self.letter_report(letter));
+        let own = own.map(|letter| self.letter_report(letter, false));
         own.ok_or_else(|| OpsError::UnknownDeadLetter { handler: handler.to_owned(), id: id.to_owned() })
     }
 
@@ -188,11 +202,15 @@ impl Operator {
         Ok(self.find_letter(key, id).await?.is_some_and(|letter| letter.get("handler") != handler))
     }
 
-    fn letter_report(&self, letter: StoredDeadLetter) -> DeadLetterReport {
+    fn letter_report(&self, mut letter: StoredDeadLetter, brief: bool) -> DeadLetterReport {
+        if brief {
+            letter.original.clear();
+        }
         let text = |name| letter.get(name).to_owned();
         let number = |name| letter.get(name).parse().unwrap_or(0);
         let place = letter.get("entry_id").parse().unwrap_or(letter.id);
-        let event = self.envelopes.decode(letter.get("stream"), letter.original.clone(), place).ok();
+        let original = (!brief).then(|| letter.original.clone());
+        let event = original.and_then(|original| self.envelopes.decode(letter.get("stream"), original, place).ok());
         DeadLetterReport {
             id: letter.id.to_string(),
             stream: text("stream"),

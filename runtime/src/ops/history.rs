@@ -147,7 +147,7 @@ impl Operator {
         }
         let last = entries.iter().map(|entry| entry.id).max();
         if let Some(end) = entries.last().map(|entry| entry.id) {
-            from = if query.newest_first { before(end) } else { end.next() };
+            from = if query.newest_first { end.previous() } else { end.next() };
         }
         let entries = entries.into_iter().map(|entry| {
             let (id, fields) = (entry.id, entry.fields.clone());
@@ -203,22 +203,13 @@ impl Operator {
             }
             match newest_first {
                 true if end <= from => return Ok((entries, false)),
-                true => to = before(end),
+                true => to = end.previous(),
                 false if end >= to => return Ok((entries, false)),
                 false => from = end.next(),
             }
             let average = (bytes / entries.len()).max(1);
             ask = ((PAGE_BYTES - bytes) / average).clamp(1, count - entries.len());
         }
-    }
-}
-
-/// The greatest id that is smaller; stays at [`EntryId::MIN`].
-fn before(id: EntryId) -> EntryId {
-    match (id.ms, id.seq) {
-        (0, 0) => EntryId::MIN,
-        (ms, 0) => EntryId { ms: ms - 1, seq: u64::MAX },
-        (ms, seq) => EntryId { ms, seq: seq - 1 },
     }
 }
 

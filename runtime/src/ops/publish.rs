@@ -1,12 +1,10 @@
 //! Publishing from outside of handlers.
 
-use std::time::Duration;
-
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{Operator, OpsError};
-use crate::broker::EntryId;
+use crate::broker::{EntryId, keys};
 use crate::clock::now_ms;
 use crate::config::units::format_duration;
 use crate::event::Event;
@@ -14,8 +12,6 @@ use crate::outcome::{Due, MAX_DELAY, Publication};
 
 /// The most events of one request.
 pub const MAX_PUBLISH: usize = 10_000;
-/// The longest name of a stream, in bytes.
-const MAX_STREAM_NAME: usize = 512;
 
 /// What was published.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
@@ -32,19 +28,7 @@ pub struct PublishReport {
 impl Operator {
     /// Publishes all of the events, or none.
     pub async fn publish(&self, stream: &str, when: Due, mut events: Vec<Event>) -> Result<PublishReport, OpsError> {
-        if !(1..=MAX_STREAM_NAME).contains(&stream.len()) || stream.chars().any(char::is_control) {
-            let problem =
-                format!("{stream:?} is no name of a stream: 1 to {MAX_STREAM_NAME} bytes, no control characters");
-            return Err(OpsError::Invalid(problem));
-        }
-        if stream.starts_with("wasmill:") {
-            return Err(OpsError::Invalid(format!("`{stream}`: names that begin with `wasmill:` are wasmill's own")));
-        }
-        let when = match when {
-            Due::At(ms) if ms <= now_ms() => Due::Now,
-            Due::After(Duration::ZERO) => Due::Now,
-            later => later,
-        };
+        keys::check_stream_name(stream).map_err(OpsError::Invalid)?;
         let is_too_late = match when {
             Due::Now => false,
             Due::After(delay) => delay > MAX_DELAY,
@@ -56,6 +40,7 @@ impl Operator {
                 format_duration(MAX_DELAY)
             )));
         }
+        let when = when.at_once_if_over(now_ms());
         if events.len() > MAX_PUBLISH {
             let count = events.len();
             return Err(OpsError::TooLarge(format!("{count} events in one request; the limit is {MAX_PUBLISH}")));
@@ -85,13 +70,8 @@ impl Operator {
                 return Err(OpsError::Invalid(format!("{}`{name}` is empty", place())));
             }
         }
-        let (size, limit) = (event.size(), self.event_bytes);
-        if size > limit {
-            return Err(OpsError::TooLarge(format!(
-                "{}the event has {size} bytes; limits.event_bytes is {limit}",
-                place()
-            )));
-        }
+        let fits = event.check_size(self.event_bytes as u64);
+        fits.map_err(|error| OpsError::TooLarge(format!("{}{error}", place())))?;
         self.schemas.admit(event).map_err(|violation| OpsError::Schema { place: place(), violation })
     }
 }

@@ -5,6 +5,7 @@ use utoipa::ToSchema;
 
 use super::{Operator, OpsError};
 use crate::broker::Replay;
+use crate::config::ResolvedHandler;
 
 /// The most entries of one request.
 pub const MAX_REPLAY_PAGE: usize = 500;
@@ -59,15 +60,20 @@ fn is_run_id(run: &str) -> bool {
     run.len() <= MAX_RUN_ID && run.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }
 
+/// What is replayed through a handler comes from a stream that it reads; any other is [`OpsError::Invalid`].
+pub fn check_reads(handler: &ResolvedHandler, stream: &str) -> Result<(), OpsError> {
+    if handler.streams.iter().any(|read| read == stream) {
+        return Ok(());
+    }
+    let (name, streams) = (&handler.name, handler.streams.join(", "));
+    Err(OpsError::Invalid(format!("{name} does not read `{stream}`; it reads: {streams}")))
+}
+
 impl Operator {
     /// Appends a page of past events to the inbox of a handler. Nothing is appended while the inbox is full.
     pub async fn replay(&self, handler: &str, request: &ReplayRequest) -> Result<ReplayReport, OpsError> {
         let resolved = self.handler(handler)?;
-        if !resolved.streams.contains(&request.stream) {
-            let streams = resolved.streams.join(", ");
-            let stream = &request.stream;
-            return Err(OpsError::Invalid(format!("{handler} does not read `{stream}`; it reads: {streams}")));
-        }
+        check_reads(resolved, &request.stream)?;
         let count = request.count.unwrap_or(MAX_REPLAY_PAGE);
         if !(1..=MAX_REPLAY_PAGE).contains(&count) {
             return Err(OpsError::Invalid(format!("`count` is {count}; it must be 1 to {MAX_REPLAY_PAGE}")));

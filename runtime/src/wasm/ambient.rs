@@ -62,10 +62,11 @@ impl Fixed {
 }
 
 impl Ambient {
-    /// For the start of an instance, which is the same whatever event it is started for.
-    pub(super) fn starting(deterministic: bool) -> Ambient {
+    /// For the start of an instance, which is the same whatever event it is started for. `now` becomes the zero of the
+    /// real monotonic clock.
+    pub(super) fn starting(deterministic: bool, now: Instant) -> Ambient {
         let fixed = deterministic.then(|| Box::new(Fixed::new(0, Sha256::new_with_prefix("start"))));
-        Ambient { random_left: MAX_PER_DELIVERY, started: Instant::now(), fixed }
+        Ambient { random_left: MAX_PER_DELIVERY, started: now, fixed }
     }
 
     /// The next delivery begins.
@@ -215,7 +216,7 @@ mod tests {
     use super::*;
 
     fn ambient(id: &str, attempt: u32) -> Ambient {
-        let mut ambient = Ambient::starting(true);
+        let mut ambient = Ambient::starting(true, Instant::now());
         let event = crate::event::Event { id: id.to_owned(), time: 5, ..Default::default() };
         ambient.begin(&event.into(), attempt);
         ambient
@@ -239,7 +240,7 @@ mod tests {
     #[test]
     fn randomness_is_bounded_per_call_and_per_delivery() {
         for deterministic in [false, true] {
-            let mut ambient = Ambient::starting(deterministic);
+            let mut ambient = Ambient::starting(deterministic, Instant::now());
             let mut take = |count| ambient.bytes(count, |fixed| &mut fixed.secure).map(|bytes| bytes.len() as u64);
             assert!(take(MAX_PER_CALL + 1).is_err());
             for _ in 0..MAX_PER_DELIVERY / MAX_PER_CALL {

@@ -180,13 +180,23 @@ fn check_header(bytes: &[u8]) -> Result<(), LoadError> {
 fn check_imports(engine: &Engine, compiled: &Compiled) -> Result<Arc<[String]>, LoadError> {
     let component = compiled.component_type();
     let names: Arc<[String]> = component.imports(&engine.engine).map(|(name, _)| name.to_owned()).collect();
+    check_import_names(&names)?;
+    Ok(names)
+}
+
+fn check_import_names(names: &[String]) -> Result<(), LoadError> {
     let grantable = |name: &str| match interface_of(name).map(|interface| interface.access) {
         Some(Access::Grant(capability)) => Some(capability),
         _ => None,
     };
     let all: Vec<Capability> = names.iter().filter_map(|name| grantable(name)).collect();
-    refuse(&names, &all)?;
-    Ok(names)
+    refuse(names, &all)
+}
+
+/// Checks by their names alone what a component imports, whatever may be granted to it, and what it exports.
+pub fn check_names(imports: &[String], exports: &[String]) -> Result<(), LoadError> {
+    check_import_names(imports)?;
+    check_export_names(exports).map(drop)
 }
 
 fn refuse(names: &[String], grants: &[Capability]) -> Result<(), LoadError> {
@@ -207,6 +217,10 @@ fn check_exports(engine: &Engine, compiled: &Compiled) -> Result<Exported, LoadE
         .filter(|(_, item)| matches!(item.ty, ComponentItem::ComponentInstance(_) | ComponentItem::ComponentFunc(_)))
         .map(|(name, _)| name.to_owned())
         .collect();
+    check_export_names(&names)
+}
+
+fn check_export_names(names: &[String]) -> Result<Exported, LoadError> {
     if names.iter().any(|name| name == HANDLER) {
         return Ok(Exported::Events);
     }
@@ -215,6 +229,6 @@ fn check_exports(engine: &Engine, compiled: &Compiled) -> Result<Exported, LoadE
     }
     match names.iter().find(|name| name.starts_with("wasmill:events/handler@")) {
         Some(other) => Err(LoadError::OtherVersion(other.clone())),
-        None => Err(LoadError::MissingExport(names)),
+        None => Err(LoadError::MissingExport(names.to_vec())),
     }
 }

@@ -25,9 +25,9 @@ const KEEP_RESIDENT: usize = 4 << 20;
 const GUEST_STACK: usize = 512 << 10;
 /// The stack of a guest together with that of the host functions it calls.
 const FIBER_STACK: usize = 2 << 20;
-/// Core modules, memories and tables that one component may consist of: a Python component with its adapters has
-/// about ten.
-const PARTS_PER_COMPONENT: u32 = 24;
+/// Core instances, memories and tables that one component may consist of: a Python component has 39 core instances, most
+/// of which only join the others.
+const PARTS_PER_COMPONENT: u32 = 64;
 /// Elements of one table; a large Python component has some 12,000.
 const TABLE_ELEMENTS: usize = 100_000;
 
@@ -86,7 +86,7 @@ fn config(settings: EngineSettings) -> Config {
     let instances = settings.instances.clamp(1, 10_000);
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(instances)
-        .total_core_instances(instances * 6)
+        .total_core_instances(instances * PARTS_PER_COMPONENT)
         .total_memories(instances * 2)
         .total_tables(instances * 4)
         .total_stacks(instances)

@@ -20,7 +20,7 @@ use super::limiter::Limiter;
 use super::logs::{LogBuffer, LogLevel};
 use crate::envelope::Envelope;
 use crate::event::{self, CAUSATION_ID, CORRELATION_ID, Event, MAX_ATTRIBUTES, TRACEPARENT, TRACESTATE};
-use crate::outcome::{Due, MAX_DELAY, Publication};
+use crate::outcome::{Due, FaultClass, MAX_DELAY, Publication, bounded};
 use crate::schema::Schemas;
 
 /// Resources (streams, pollables) that one instance may hold at the same time.
@@ -109,6 +109,18 @@ pub struct Policy {
     pub interfaces: Interfaces,
 }
 
+impl Policy {
+    /// Why an event is given up without being run: it is too large, or, if schemas are checked on reading, does not
+    /// follow its schema. `None` if it may be run.
+    pub fn refusal(&self, event: &Event, check_schemas: bool) -> Option<(FaultClass, String)> {
+        if let Err(error) = event.check_size(self.event_bytes) {
+            return Some((FaultClass::TooLarge, error.to_string()));
+        }
+        let violation = check_schemas.then(|| self.schemas.check(event).err()).flatten()?;
+        Some((FaultClass::Schema, bounded(violation.to_string())))
+    }
+}
+
 /// What one store knows. Most of it is about the delivery that is running.
 pub(super) struct Host {
     pub(super) policy: Arc<Policy>,
@@ -149,12 +161,13 @@ impl Host {
     pub(super) fn new(policy: Arc<Policy>) -> Host {
         let mut table = ResourceTable::new();
         table.set_max_capacity(MAX_RESOURCES);
+        let now = Instant::now();
         Host {
             limiter: Limiter::new(policy.memory),
             logs: LogBuffer::new(policy.log_bytes),
             scope: None,
-            deadline: Instant::now(),
-            ambient: Ambient::starting(policy.interfaces.deterministic),
+            deadline: now,
+            ambient: Ambient::starting(policy.interfaces.deterministic, now),
             config: None,
             http: None,
             wasi: None,
@@ -220,6 +233,7 @@ impl Host {
             }
         }
         let when = draft.delay_ms.map_or(Due::Now, |ms| Due::After(Duration::from_millis(ms)));
+        let when = when.at_once_if_over(scope.now);
         let event = Event {
             id: uuid::Builder::from_custom_bytes(hash).into_uuid().to_string(),
             source: format!("/wasmill/{}/{}", self.policy.tenant, self.policy.handler),

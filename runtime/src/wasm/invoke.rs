@@ -16,8 +16,8 @@ use super::messaging_bindings::wasi::messaging::types::Error as MessagingError;
 use super::{GuestDelivery, GuestEvent};
 use crate::outcome::{FaultClass, Publication, Verdict, bounded};
 
-/// How much of stderr goes into the message of a trap, in lines.
-const STDERR_LINES: usize = 3;
+/// How much of stderr goes into the message of a trap, in lines. JavaScript names the error four lines before the end.
+const STDERR_LINES: usize = 6;
 /// The least that may be copied between host and guest in one call, in bytes: log lines and ids need some.
 const MIN_COPY: u64 = 1 << 20;
 

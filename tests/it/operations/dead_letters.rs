@@ -40,3 +40,30 @@ pub fn dead_letters_come_in_pages_of_bounded_size(way: Way) {
     assert!((1..40).contains(&on_page) && page["next"].is_string(), "{on_page} on one page");
     assert_eq!(mill.json(&["dlq", "ls"]).as_array().unwrap().len(), 40);
 }
+
+/// Those that die again meanwhile are not redriven again, however many pages there are.
+#[test]
+fn all_dead_letters_are_redriven_once() {
+    let mill = Mill::start(Way::Redis, "");
+    let count = 1200;
+    let input = mill.dir().join("input");
+    std::fs::write(&input, "{}\n".repeat(count)).unwrap();
+    let mut send = mill.command(&["send", "faults.in", "reject", "--batch"]);
+    assert!(send.stdin(std::fs::File::open(&input).unwrap()).output().unwrap().status.success());
+    mill.wait_settled("faults");
+    let letters = || mill.http("GET", "/v1/handlers/faults/dead-letters?limit=1000&brief=true", &[], b"").json();
+    let page = letters();
+    assert_eq!(page["dead_letters"].as_array().unwrap().len(), 1000);
+    let letter = &page["dead_letters"][0];
+    assert_eq!(
+        (&letter["event"], &letter["original"], &letter["class"]),
+        (&json!(null), &json!([]), &json!("rejected"))
+    );
+    let redriven = mill.json(&["dlq", "redrive", "faults", "--all"]);
+    assert_eq!(redriven["redriven"].as_array().unwrap().len(), count);
+    assert_eq!((&redriven["absent"], &redriven["refused"]), (&json!([]), &json!([])));
+    mill.wait_settled("faults");
+    let dropped = mill.json(&["dlq", "drop", "faults", "--all"]);
+    assert_eq!(dropped["dropped"].as_array().unwrap().len(), count);
+    assert_eq!(letters()["dead_letters"], json!([]));
+}

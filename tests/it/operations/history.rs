@@ -3,6 +3,10 @@ use std::process::Stdio;
 
 use serde_json::{Value, json};
 use wasmill_tests::mill::{Mill, Way};
+use wasmill_tests::redis_server::RedisServer;
+
+use crate::invoke::said;
+use crate::send::{connect, place};
 
 fn ids(events: &[Value]) -> Vec<&str> {
     events.iter().map(|event| event["event"]["id"].as_str().unwrap()).collect()
@@ -177,4 +181,20 @@ fn an_event_with_too_many_fields_is_refused_and_not_lost() {
         assert_eq!(mill.events("faults.out").len(), 0);
         assert_eq!(mill.json(&["dlq", "ls"]).as_array().unwrap().len(), 1);
     }
+}
+
+/// A rare type is looked for a thousand entries at a time.
+#[test]
+fn a_rare_type_is_found_with_few_requests() {
+    let server = RedisServer::start();
+    let place = place(&server, "");
+    let input = "{}\n".repeat(6000);
+    assert!(place.run(&["send", "s", "rare", "{}"]).status.success());
+    assert!(place.run_with_stdin(&["send", "s", "usual", "--batch"], input.as_bytes()).status.success());
+    let output = place.run(&["history", "s", "--type", "rare"]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.lines().count() == 1 && text.contains("rare"), "{text} {}", said(&output));
+    let stats: String = redis::cmd("INFO").arg("commandstats").query(&mut connect(&server)).unwrap();
+    let calls = stats.split_once("cmdstat_xrevrange:calls=").unwrap().1.split(',').next().unwrap();
+    assert!(calls.parse::<u32>().unwrap() < 50, "{calls}");
 }

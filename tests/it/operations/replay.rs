@@ -1,4 +1,9 @@
-use wasmill_tests::mill::{Mill, Way};
+use serde_json::Value;
+use wasmill_tests::mill::{Mill, Way, faults_section};
+use wasmill_tests::redis_server::RedisServer;
+
+use crate::invoke::{code, said};
+use crate::send::{connect, place};
 
 pub fn past_events_run_again_through_one_handler(way: Way) {
     let mill = Mill::start(way, "");
@@ -84,4 +89,48 @@ pub fn a_replay_refuses_what_makes_no_sense(way: Way) {
     assert!(dry.contains("faults does not read `other`"), "{dry}");
     let run = replay(&["faults.in", "--handler", "faults", "--from", "-", "--run", &"x".repeat(65)]);
     assert!(run.contains("at most 64 bytes"), "{run}");
+}
+
+/// What a worker would do is what a dry run says.
+#[test]
+fn a_dry_run_says_what_a_worker_would_do() {
+    let server = RedisServer::start();
+    let place = place(
+        &server,
+        &format!(
+            "[schemas]\ndirectory = \"schemas\"\non_read = true\n{}",
+            faults_section("isolation = \"reuse\"\n[handlers.faults.limits]\nevent_bytes = \"1 KiB\"\n"),
+        ),
+    );
+    std::fs::create_dir_all(place.path().join("schemas/echo")).unwrap();
+    place.write("schemas/echo/1.json", br#"{"required": ["n"]}"#);
+    let mut redis = connect(&server);
+    let mut add = |r#type: &str, data: &str| {
+        let fields = [("ce_id", "1"), ("ce_source", "/t"), ("ce_type", r#type), ("data", data)];
+        redis::cmd("XADD").arg("faults.in").arg("*").arg(&fields[..]).query::<()>(&mut redis).unwrap();
+    };
+    add("remember", "{}");
+    add("remember", &format!("\"{}\"", "x".repeat(1024)));
+    add("echo", "{}");
+    add("remember", "{}");
+    let replay = |stream: &str, more: &[&str]| {
+        let usual = ["replay", stream, "--handler", "faults", "--from", "-", "--dry-run", "--output", "json"];
+        place.run(&[&usual, more].concat())
+    };
+    let output = replay("other", &[]);
+    assert!(code(&output) == 2 && said(&output).contains("faults does not read `other`"), "{}", said(&output));
+    let lines = |more: &[&str]| -> Vec<Value> {
+        let output = replay("faults.in", more);
+        assert_eq!(code(&output), 0, "{}", said(&output));
+        serde_json::Deserializer::from_slice(&output.stdout).into_iter().collect::<Result<_, _>>().unwrap()
+    };
+    let all = lines(&[]);
+    let outcomes: Vec<&str> = all.iter().filter_map(|line| line["outcome"].as_str()).collect();
+    assert_eq!(outcomes, ["ack", "too_large", "schema", "ack"], "{all:#?}");
+    // One instance served both.
+    assert_eq!((&all[0]["published"][0]["data"], &all[3]["published"][0]["data"]), (&1.into(), &2.into()), "{all:#?}");
+    // The follow-ups have the ids of the run that it would be.
+    let id = |more: &[&str]| lines(more)[0]["published"][0]["id"].clone();
+    assert_eq!(id(&["--run", "r"]), id(&["--run", "r"]));
+    assert_ne!(id(&["--run", "r"]), id(&["--same-ids"]));
 }

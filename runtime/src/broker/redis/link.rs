@@ -233,6 +233,8 @@ pub(super) fn classify(error: RedisError) -> BrokerError {
             ServerErrorKind::BusyLoading => return refused(Refusal::Loading),
             ServerErrorKind::ReadOnly => return refused(Refusal::ReadOnly),
             ServerErrorKind::NoPerm => return refused(Refusal::NoPermission),
+            // So Redis answers an EXEC that the user may not run.
+            ServerErrorKind::ExecAbort if message.contains("NOPERM") => return refused(Refusal::NoPermission),
             _ => {}
         },
         ErrorKind::Parse | ErrorKind::UnexpectedReturnType => return BrokerError::Unexpected { message },

@@ -1,16 +1,16 @@
 //! `wasmill send --batch`: many events from stdin, in steps that are published whole or not at all.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Cursor, IsTerminal as _, Read as _, Seek as _, SeekFrom};
+use std::io::{BufRead, BufReader, Cursor, Read as _, Seek as _, SeekFrom};
 use std::os::fd::AsFd as _;
 
 use futures::stream::{FuturesOrdered, StreamExt as _};
-use indicatif::{ProgressBar, ProgressStyle};
-use wasmill::event::Event;
+use indicatif::ProgressBar;
+use wasmill::event::{Event, TooLarge};
 use wasmill::ops::PublishReport;
 
 use super::super::target::Target;
-use super::super::{Context, Report};
+use super::super::{Context, Report, progress};
 use super::lines::{Lines, Range};
 use super::{Args, Rules, event, when};
 
@@ -33,9 +33,10 @@ pub(super) async fn send(
     target: Target,
     args: &Args,
 ) -> Result<PublishReport, Report> {
-    let mut input = Input { rules, args, lines: Lines::new(open(rules, args)?), number: 0, at_end: false };
+    let mut input =
+        Input { rules, args, lines: Lines::new(open(rules, args)?, rules.event_bytes), number: 0, at_end: false };
     let kept = PublishReport { stream: args.stream.clone(), ..PublishReport::default() };
-    let mut sender = Sender { context, progress: progress()?, kept, fates: Vec::new(), error: None };
+    let mut sender = Sender { context, progress: progress::counting("events"), kept, fates: Vec::new(), error: None };
     sender.send_all(&mut input, &target).await.and_then(|()| sender.finish(&input))
 }
 
@@ -69,15 +70,15 @@ fn check(rules: &Rules, args: &Args, input: impl BufRead) -> Result<(), Report> 
         && matches!(rules.schemas.find(&args.r#type, args.schema_version.as_deref()), Ok(None));
     // What every event has besides its data.
     let rest = if is_plain { event(rules, args, Vec::new()).map_err(Report::usage)?.size() } else { 0 };
-    let mut lines = Lines::new(input);
+    let mut lines = Lines::new(input, rules.event_bytes);
     let (mut line, mut number) = (Vec::new(), 0);
     while lines.read(&mut line).map_err(|error| Report::failure(format!("stdin: {error}")))? {
         number += 1;
-        if !args.is_wanted(number) || line.trim_ascii().is_empty() {
+        if !args.is_wanted(number) || is_blank(rules, &line) {
             continue;
         }
-        let checked = check_json(&line).and_then(|()| match is_plain {
-            true => rules.check_size(rest + line.len()),
+        let checked = check_line(rules, &line).and_then(|()| match is_plain {
+            true => TooLarge::check(rest + line.len(), rules.event_bytes).map_err(|error| error.to_string()),
             false => event(rules, args, line.clone()).map(drop),
         });
         checked.map_err(|error| Report::usage(format!("stdin, line {number}: {error}; nothing was published")))?;
@@ -85,7 +86,14 @@ fn check(rules: &Rules, args: &Args, input: impl BufRead) -> Result<(), Report> 
     Ok(())
 }
 
-fn check_json(line: &[u8]) -> Result<(), String> {
+/// Lines without anything are passed over. Of one that is too long not everything is there.
+fn is_blank(rules: &Rules, line: &[u8]) -> bool {
+    rules.check_length(line).is_ok() && line.trim_ascii().is_empty()
+}
+
+/// A line is JSON, and not longer than an event.
+fn check_line(rules: &Rules, line: &[u8]) -> Result<(), String> {
+    rules.check_length(line)?;
     let text = std::str::from_utf8(line).map_err(|error| format!("not UTF-8: {error}"))?;
     let checked = serde_json::from_str::<serde::de::IgnoredAny>(text);
     checked.map(drop).map_err(|error| format!("not JSON: {error}"))
@@ -119,12 +127,12 @@ impl<R: BufRead> Input<'_, R> {
                 break;
             }
             self.number += 1;
-            if !self.args.is_wanted(self.number) || line.trim_ascii().is_empty() {
+            if !self.args.is_wanted(self.number) || is_blank(self.rules, &line) {
                 continue;
             }
             let number = self.number;
             let fault = |error: String| Report::usage(format!("stdin, line {number}: {error}"));
-            check_json(&line).map_err(fault)?;
+            check_line(self.rules, &line).map_err(fault)?;
             let event = event(self.rules, self.args, line).map_err(fault)?;
             bytes += event.data.len();
             if step.events.is_empty() {
@@ -236,12 +244,4 @@ impl Sender<'_> {
 
 async fn publish(target: &Target, args: &Args, step: Step) -> (Range, Result<PublishReport, Report>) {
     (step.lines, target.publish(&args.stream, when(args), step.events).await)
-}
-
-fn progress() -> Result<ProgressBar, Report> {
-    if !std::io::stderr().is_terminal() {
-        return Ok(ProgressBar::hidden());
-    }
-    let style = ProgressStyle::with_template("{spinner} {human_pos} events, {per_sec}").map_err(Report::failure)?;
-    Ok(ProgressBar::new_spinner().with_style(style))
 }

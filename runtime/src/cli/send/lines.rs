@@ -1,24 +1,34 @@
 //! Lines of an input: reading them, and naming some of them.
 
 use std::fmt;
-use std::io::BufRead;
+use std::io::{BufRead, Read as _};
 use std::str::FromStr;
 
-/// The lines of an input, without their ends.
-pub(super) struct Lines<R>(R);
+/// What ends a line at most: `\r\n`.
+const END: u64 = 2;
+
+/// The lines of an input, without their ends. Lines of any length take no more memory than lines of `limit` bytes.
+pub(super) struct Lines<R> {
+    input: R,
+    limit: u64,
+}
 
 impl<R: BufRead> Lines<R> {
-    pub(super) fn new(input: R) -> Lines<R> {
-        Lines(input)
+    pub(super) fn new(input: R, limit: u64) -> Lines<R> {
+        Lines { input, limit }
     }
 
-    /// Reads the next line into `line`; `false` at the end. The last one may lack its end.
+    /// Reads the next line into `line`; `false` at the end. The last one may lack its end. Of a line that is longer than
+    /// the limit a few bytes more than the limit are given, and the rest is passed over.
     pub(super) fn read(&mut self, line: &mut Vec<u8>) -> std::io::Result<bool> {
         line.clear();
-        if self.0.read_until(b'\n', line)? == 0 {
+        let most = self.limit.saturating_add(END + 1);
+        if self.input.by_ref().take(most).read_until(b'\n', line)? == 0 {
             return Ok(false);
         }
-        if line.pop_if(|last| *last == b'\n').is_some() {
+        if line.len() as u64 == most && line.last() != Some(&b'\n') {
+            self.input.skip_until(b'\n')?;
+        } else if line.pop_if(|last| *last == b'\n').is_some() {
             line.pop_if(|last| *last == b'\r');
         }
         Ok(true)
@@ -76,9 +86,20 @@ mod tests {
 
     #[test]
     fn lines_lose_their_ends_and_nothing_else() {
-        let mut lines = Lines::new(&b"a\r\n\n b \nlast\r"[..]);
+        let mut lines = Lines::new(&b"a\r\n\n b \nlast\r"[..], 5);
         let mut line = Vec::new();
         for wanted in ["a", "", " b ", "last\r"] {
+            assert!(lines.read(&mut line).unwrap());
+            assert_eq!(line, wanted.as_bytes());
+        }
+        assert!(!lines.read(&mut line).unwrap());
+    }
+
+    #[test]
+    fn of_lines_that_are_too_long_only_so_much_is_kept() {
+        let mut lines = Lines::new(&b"abc\r\nabcd\r\nabcdefghij\nabc\nabcdef\n\nabcdefg"[..], 3);
+        let mut line = Vec::new();
+        for wanted in ["abc", "abcd", "abcdef", "abc", "abcdef", "", "abcdef"] {
             assert!(lines.read(&mut line).unwrap());
             assert_eq!(line, wanted.as_bytes());
         }

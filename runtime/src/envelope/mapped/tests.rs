@@ -302,6 +302,8 @@ fn what_is_wrong_is_named_with_its_place() {
     let garbage = of(Preset::MsgPack).decode(entry(&[("data", &[0xc1])]), ENTRY).expect_err("no MsgPack");
     assert!(garbage.to_string().contains("is not a MsgPack map"), "{garbage}");
     assert_eq!(of(Preset::Flat).decode(entry(&[("a", b"\xff")]), ENTRY), Err(DecodeError::NotUtf8("a".into())));
+    let bad_name = vec![(b"good".to_vec(), Vec::new()), (b"bad\xff".to_vec(), Vec::new())];
+    assert_eq!(of(Preset::Flat).decode(bad_name, ENTRY), Err(DecodeError::NotUtf8("bad\u{fffd}".into())));
     let event = |data: &[u8]| Event { data: data.to_vec(), ..Event::default() };
     assert_eq!(of(Preset::Flat).check(&event(b"[1]")), Err(EncodeError::NotAnObject));
     let reserved = EncodeError::ReservedMember("ce_id".into());

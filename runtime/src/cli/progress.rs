@@ -1,0 +1,32 @@
+//! How far long work has come, on stderr, if that is a terminal.
+
+use std::io::IsTerminal as _;
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// A bar towards `total` things, named by their plural.
+pub fn towards(total: u64, things: &str) -> ProgressBar {
+    let template = format!("{{bar:30}} {{human_pos}}/{{human_len}} {things}, {{per_sec}}, {{elapsed}}");
+    shown(ProgressBar::new(total), &template)
+}
+
+/// A count of things of which nobody knows how many there will be.
+pub fn counting(things: &str) -> ProgressBar {
+    shown(ProgressBar::new_spinner(), &format!("{{spinner}} {{human_pos}} {things}, {{per_sec}}, {{elapsed}}"))
+}
+
+fn shown(bar: ProgressBar, template: &str) -> ProgressBar {
+    let style = ProgressStyle::with_template(template).expect("the templates above are right, as the test shows");
+    if std::io::stderr().is_terminal() { bar.with_style(style) } else { ProgressBar::hidden() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_templates_are_right() {
+        towards(10, "orders").inc(1);
+        counting("events").inc(1);
+    }
+}
