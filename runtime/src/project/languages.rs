@@ -121,8 +121,13 @@ fn node(directory: &Path, progress: Progress<'_>) -> Result<PathBuf, BuildError>
     let installed = directory.join("node_modules/.package-lock.json");
     let lock = directory.join("package-lock.json");
     if is_newer(&package, &installed) || is_newer(&lock, &installed) {
-        let verb = if lock.is_file() { "ci" } else { "install" };
-        tools::run(npm.command(directory).args([verb, "--no-audit", "--no-fund"]), progress)?;
+        // Not `npm ci`, which refuses whole locks for a package of another platform that the registry does not have.
+        let mut install = npm.command(directory);
+        install.args(["install", "--no-audit", "--no-fund"]);
+        if lock.is_file() {
+            install.arg("--no-save");
+        }
+        tools::run(&mut install, progress)?;
     }
     tools::run(npm.command(directory).args(["run", "build"]), progress)?;
     Ok(directory.join(COMPONENT))

@@ -173,7 +173,7 @@ fn costs(cost: &Cost) -> String {
 fn measured(cost: &Cost) -> String {
     let runs = match &cost.reused {
         Some(reused) => format!("{} and {} deliveries", cost.fresh.runs, reused.runs),
-        None => counted(cost.fresh.runs, "delivery"),
+        None => format!("{} deliveries", cost.fresh.runs),
     };
     let (word, message) = outcome(&cost.execution.verdict);
     let message = if message.is_empty() { String::new() } else { format!(" ({message})") };
