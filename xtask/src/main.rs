@@ -87,9 +87,7 @@ fn demo(root: &Path, arguments: &[String]) -> cmd::Result<ExitCode> {
 }
 
 fn bench(root: &Path, args: &bench::BenchArgs) -> cmd::Result<ExitCode> {
-    if args.needs_guests() {
-        guests::build_workspace(root)?;
-    }
+    args.build_guests(root)?;
     let packages = ["build", "--release", "--package", "wasmill", "--package", "xtask"];
     cmd::run(cmd::cargo(root).args(packages))?;
     bench::run(root, args).map(|()| ExitCode::SUCCESS)
