@@ -8,9 +8,13 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use wasmill_tests::redis_server::{RedisServer, free_port};
+use wasmill_tests::worker::Signal;
 
 use super::host_interfaces::{Mill, event, granted, invoke, seen};
 use super::invoke::Place;
+
+/// What the server reports when the client of a response that never ends is gone.
+const GONE: &str = "gone";
 
 /// A server for a few requests. What the path says is what it does; it reports the requests that it got.
 struct Server {
@@ -40,6 +44,9 @@ impl Server {
                     let _ = report.send(request.clone());
                     // Clients that went away are part of the tests.
                     let _ = answer(stream, &path, &request);
+                    if path.starts_with("/stall") {
+                        let _ = report.send(GONE.to_owned());
+                    }
                 });
             }
         });
@@ -354,6 +361,47 @@ fn a_request_ends_with_its_delivery() {
     // The request ends when the delivery does, and either of the two may be seen first.
     assert!(["timeout", "ack"].contains(&document["outcome"].as_str().unwrap()), "{document}");
     assert!(begin.elapsed() < Duration::from_secs(4), "{:?}", begin.elapsed());
+}
+
+#[test]
+fn a_response_that_is_kept_ends_with_its_delivery_though_the_instance_is_used_again() {
+    let server = Server::start();
+    let minutes = "http.timeout = \"5m\"\nlimits.deadline = \"5m\"";
+    let mut mill = Mill::new(&format!("isolation = \"reuse\"\nhttp.allow = [\"{}\"]\n{minutes}", server.origin()));
+    let mut wish = wish(&server.address.to_string(), "/stall-");
+    wish["leave"] = json!(true);
+    mill.add("1", "http", &wish.to_string());
+    let answers = mill.wait_for(1);
+    assert!(answers[0]["data"].contains("\"status\":200"), "{answers:?}");
+    let reports: Vec<String> = (0..2).map(|_| server.requests.recv_timeout(Duration::from_secs(20)).unwrap()).collect();
+    assert_eq!(reports[1], GONE);
+}
+
+#[test]
+fn what_a_delivery_may_have_the_host_keep_for_it_is_bounded() {
+    let place = allowed("http://unused.example", "");
+    let kept = seen(&invoke(&place, &event("hoard", "80"), &[]));
+    // 64 KiB each.
+    assert_eq!(kept["bytes"], 80 << 16);
+    let mut wish = wish("other.example", "/");
+    wish["headers"] = json!({"x-long": "x".repeat(31 << 10)});
+    assert_denied(&place, &wish, "HttpRequestDenied", "not among handlers.NAME.http.allow");
+    wish["headers"] = json!({"x-long": "x".repeat(32 << 10)});
+    let document = invoke(&place, &event("http", &wish.to_string()), &[]);
+    assert_eq!(document["outcome"], "trap", "{document}");
+    assert!(document["message"].as_str().unwrap().contains("size of fields exceeds limit"), "{document}");
+}
+
+#[test]
+fn faults_of_servers_are_not_logged_by_the_worker() {
+    let server = Server::start();
+    let mut mill = Mill::new(&format!("http.allow = [\"{}\"]", server.origin()));
+    mill.add("1", "http", &wish(&server.address.to_string(), "/half-").to_string());
+    let answers = mill.wait_for(1);
+    assert!(answers[0]["data"].contains("HttpResponseIncomplete"), "{answers:?}");
+    mill.worker.signal(Signal::TERM);
+    mill.worker.wait_exit(Duration::from_secs(20));
+    assert!(!mill.worker.stderr_text().contains("dropping error"), "{}", mill.worker.stderr_text());
 }
 
 #[test]

@@ -61,16 +61,19 @@ pub(super) async fn send(
         return Err(Error::HttpResponseBodySize(Some(limit)));
     }
     let pause = options.between_bytes_timeout.unwrap_or(Duration::MAX);
+    let delivery = exchange.clone();
     let response: Response<WasiBody> = response.map(|body| {
         let timer = Box::pin(sleep_until(soonest(end, pause)));
         Received { body, exchange, end, pause, timer }.boxed_unsync()
     });
-    // The connection lives as long as the guest holds the response, and no longer than the request may take.
+    // The connection lives as long as the guest holds the response, and no longer than the request may take or the
+    // delivery does. How it ends, the guest learns from the body.
     let drive = async move {
-        match timeout_at(end, driver).await {
-            Ok(result) => result.map_err(Error::from),
-            Err(_) => Ok(()),
+        tokio::select! {
+            () = delivery.is_over() => {}
+            _ = timeout_at(end, driver) => {}
         }
+        Ok(())
     };
     Ok((response, Box::new(drive)))
 }
@@ -197,4 +200,27 @@ fn tls() -> Arc<rustls::ClientConfig> {
         Arc::new(builder.with_root_certificates(roots).with_no_client_auth())
     });
     config.clone()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_is_sent_the_path_alone() {
+        let on_the_wire = |uri: &str| {
+            let body = http_body_util::Empty::new().map_err(|never| match never {}).boxed_unsync();
+            let request = Request::builder().uri(uri).body(body).expect("a request");
+            request_on_the_wire(request).uri().to_string()
+        };
+        for (uri, wanted) in [
+            ("http://a.example", "/"),
+            ("http://a.example/", "/"),
+            ("http://a.example?q=1", "/?q=1"),
+            ("http://a.example//b.example/x", "//b.example/x"),
+            ("http://a.example:1/http://b.example/", "/http://b.example/"),
+        ] {
+            assert_eq!(on_the_wire(uri), wanted, "{uri}");
+        }
+    }
 }
