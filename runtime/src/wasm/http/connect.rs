@@ -1,7 +1,7 @@
 //! One request: look up the name, check the addresses, connect to one that was checked, send, wait for the head of the
 //! response.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -12,7 +12,8 @@ use http_body_util::BodyExt;
 use hyper::client::conn::http1;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, lookup_host};
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_rustls::TlsConnector;
 use wasmtime_wasi::runtime::{AbortOnDropJoinHandle, spawn};
@@ -26,6 +27,9 @@ use super::{Exchange, HttpPolicy, Sent};
 
 /// The largest head of a response, in bytes.
 const MAX_HEAD: usize = 64 << 10;
+/// Names that are looked up at the same time, each on a thread of its own that cannot be stopped; further ones wait.
+const MAX_LOOKUPS: usize = 64;
+static LOOKUPS: Semaphore = Semaphore::const_new(MAX_LOOKUPS);
 
 /// A connection, with or without TLS.
 trait Wire: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -128,9 +132,15 @@ async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>> {
     if let Ok(ip) = host.parse::<IpAddr>() {
         return Ok(vec![SocketAddr::new(ip, port)]);
     }
-    let found = lookup_host((host, port)).await;
-    let found = found.map_err(|_| Error::DnsError { rcode: None, info_code: None })?;
-    let addresses: Vec<SocketAddr> = found.collect();
+    let failed = || Error::DnsError { rcode: None, info_code: None };
+    let permit = LOOKUPS.acquire().await.map_err(|_| failed())?;
+    let host = host.to_owned();
+    let found = tokio::task::spawn_blocking(move || {
+        // Until the system has answered, not until somebody has stopped waiting for it.
+        let _permit = permit;
+        (host, port).to_socket_addrs().map(Iterator::collect)
+    });
+    let addresses: Vec<SocketAddr> = found.await.map_err(|_| failed())?.map_err(|_| failed())?;
     match addresses.is_empty() {
         true => Err(Error::DestinationNotFound),
         false => Ok(addresses),
@@ -205,6 +215,17 @@ fn tls() -> Arc<rustls::ClientConfig> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn look_ups_of_names_are_bounded() {
+        let all = LOOKUPS.acquire_many(MAX_LOOKUPS as u32).await.expect("it is never closed");
+        assert!(resolve("127.0.0.1", 1).await.is_ok(), "nothing has to be looked up");
+        let waits = tokio::time::timeout(Duration::from_millis(50), resolve("localhost", 1)).await;
+        assert!(waits.is_err());
+        drop(all);
+        assert!(resolve("localhost", 1).await.is_ok_and(|found| found.iter().all(|found| found.ip().is_loopback())));
+        assert_eq!(LOOKUPS.available_permits(), MAX_LOOKUPS);
+    }
 
     #[test]
     fn a_server_is_sent_the_path_alone() {
