@@ -1,7 +1,7 @@
 //! One request: look up the name, check the addresses, connect to one that was checked, send, wait for the head of the
 //! response.
 
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use http_body_util::BodyExt;
 use hyper::client::conn::http1;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, lookup_host};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_rustls::TlsConnector;
@@ -27,7 +27,7 @@ use super::{Exchange, HttpPolicy, Sent};
 
 /// The largest head of a response, in bytes.
 const MAX_HEAD: usize = 64 << 10;
-/// Names that are looked up at the same time, each on a thread of its own that cannot be stopped; further ones wait.
+/// Names that are looked up at the same time, each on a thread that cannot be stopped; further ones wait.
 const MAX_LOOKUPS: usize = 64;
 static LOOKUPS: Semaphore = Semaphore::const_new(MAX_LOOKUPS);
 
@@ -135,10 +135,10 @@ async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>> {
     let failed = || Error::DnsError { rcode: None, info_code: None };
     let permit = LOOKUPS.acquire().await.map_err(|_| failed())?;
     let host = host.to_owned();
-    let found = tokio::task::spawn_blocking(move || {
-        // Until the system has answered, not until somebody has stopped waiting for it.
+    // A task of its own: the look-up counts until the system has answered, not until somebody stops waiting for it.
+    let found = tokio::spawn(async move {
         let _permit = permit;
-        (host, port).to_socket_addrs().map(Iterator::collect)
+        lookup_host((host, port)).await.map(Iterator::collect)
     });
     let addresses: Vec<SocketAddr> = found.await.map_err(|_| failed())?.map_err(|_| failed())?;
     match addresses.is_empty() {
