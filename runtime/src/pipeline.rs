@@ -338,6 +338,8 @@ fn start_shards(
                         Shard::new(worker, backend.broker(), consumer, lanes, max_running, receiver, sender, watch);
                     shard.run().await;
                 });
+                // All has been settled or given up; a name that is still being looked up would hold up the end.
+                runtime.shutdown_background();
                 let _ = ended_sender.send(());
             })?;
             Ok(RunningShard { commands, ended, thread })

@@ -272,6 +272,29 @@ fn what_is_no_component_is_named_for_what_it_is() {
 }
 
 #[test]
+fn names_in_a_component_cannot_pass_for_output_of_wasmill_nor_fill_the_log() {
+    let place = Place::new("");
+    let twice = |name: &str| {
+        let text = format!("(core module (func) (export \"{name}\" (func 0)) (export \"{name}\" (func 0)))");
+        wat::parse_str(format!("(component {text})")).unwrap()
+    };
+    let output = invoke(&place, &twice("\\1b[2J\\0aok: all is well"));
+    assert_refused(&output, "duplicate export name");
+    assert!(!said(&output).contains('\u{1b}') && !said(&output).contains("\nok:"), "{:?}", said(&output));
+    assert_refused(&invoke(&place, &twice(&"x".repeat(90_000))), "duplicate export name");
+    let list: String = (0..1000).map(|at| format!("(import \"acme:billing/ledger{at}\" (instance))")).collect();
+    let output = invoke(&place, &wat::parse_str(format!("(component {list})")).unwrap());
+    assert_refused(&output, "acme:billing/ledger0 (unknown)");
+    assert!(said(&output).contains("and 980 more"), "{}", said(&output));
+    let list: String = (0..400)
+        .map(|at| format!("(instance $i{at}) (export \"acme:billing/ledger{at}\" (instance $i{at}))"))
+        .collect();
+    let output = invoke(&place, &wat::parse_str(format!("(component {list})")).unwrap());
+    assert_refused(&output, "it exports acme:billing/ledger0, ");
+    assert!(said(&output).contains("and 380 more"), "{}", said(&output));
+}
+
+#[test]
 fn deep_nesting_breaks_nothing() {
     let place = Place::new("[compile]\nmemory = \"512 MiB\"\ncpu_time = \"2s\"\n");
     // Components in components.

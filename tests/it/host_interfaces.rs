@@ -150,6 +150,17 @@ fn secrets_are_missed_at_load_and_shown_nowhere() {
 }
 
 #[test]
+fn what_is_always_there_is_closed() {
+    let place = granted(HTTP, "");
+    let seen = seen(&invoke(&place, &event("closed", ""), &[]));
+    for way in ["tcp", "udp", "name", "read", "list", "write"] {
+        assert!(seen[way].is_string(), "{way}: {seen}");
+    }
+    assert_eq!(seen["variables"], 0, "{seen}");
+    assert!(seen["arguments"].as_u64().unwrap() == 0 && seen["input"] == 0, "{seen}");
+}
+
+#[test]
 fn randomness_is_bounded_per_call_and_per_delivery() {
     let place = granted(HTTP, "");
     let ask = |data: &str| invoke(&place, &event("random", data), &[]);
@@ -200,7 +211,7 @@ fn a_deterministic_handler_sees_what_the_event_and_the_attempt_say() {
 pub(super) struct Mill {
     pub(super) redis: redis::Connection,
     pub(super) admin: u16,
-    _worker: Worker,
+    pub(super) worker: Worker,
     _server: RedisServer,
 }
 
@@ -216,7 +227,7 @@ impl Mill {
             component.display()
         ));
         let redis = redis::Client::open(server.url()).unwrap().get_connection().unwrap();
-        Mill { redis, admin, _worker: worker, _server: server }
+        Mill { redis, admin, worker, _server: server }
     }
 
     pub(super) fn add(&mut self, id: &str, r#type: &str, data: &str) {

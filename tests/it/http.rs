@@ -8,9 +8,13 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use wasmill_tests::redis_server::{RedisServer, free_port};
+use wasmill_tests::worker::{Signal, binary};
 
 use super::host_interfaces::{Mill, event, granted, invoke, seen};
 use super::invoke::Place;
+
+/// What the server reports when the client of a response that never ends is gone.
+const GONE: &str = "gone";
 
 /// A server for a few requests. What the path says is what it does; it reports the requests that it got.
 struct Server {
@@ -40,6 +44,9 @@ impl Server {
                     let _ = report.send(request.clone());
                     // Clients that went away are part of the tests.
                     let _ = answer(stream, &path, &request);
+                    if path.starts_with("/stall") {
+                        let _ = report.send(GONE.to_owned());
+                    }
                 });
             }
         });
@@ -106,6 +113,7 @@ fn answer(mut stream: TcpStream, path: &str, request: &str) -> std::io::Result<(
             stream.write_all(format!("HTTP/1.1 200 OK\r\n{filler}\r\n").as_bytes())
         }
         ("half", _) => stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n12345"),
+        ("extra", _) => stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\n1 and no more than that\r\n"),
         ("garbage", _) => stream.write_all(b"220 mail.example ESMTP\r\n"),
         ("hang", _) => {
             // Until the client has had enough.
@@ -264,6 +272,37 @@ fn our_own_redis_and_admin_api_are_out_of_reach() {
 }
 
 #[test]
+fn nothing_can_be_smuggled_into_a_request() {
+    let server = Server::start();
+    let place = allowed(&server.origin(), "");
+    let authority = server.address.to_string();
+    const MORE: &str = " HTTP/1.1\r\nx-smuggled: yes\r\n\r\n";
+    let with = |key: &str, value: Value| {
+        let mut wish = wish(&authority, "/");
+        wish[key] = value;
+        ask(&place, &wish)
+    };
+    for (key, value) in [
+        ("path", json!(format!("/{MORE}"))),
+        // A proxy would take it for the address of another host.
+        ("path", json!("http://example.com/")),
+        ("method", json!(format!("GET /{MORE}"))),
+        ("authority", json!(format!("{authority}{MORE}"))),
+        ("authority", json!(format!("{authority}/x"))),
+        ("headers", json!({"x-own": format!("a{MORE}")})),
+        ("headers", json!({format!("x-own: a{MORE}"): "b"})),
+        ("headers", json!({"host": "example.com"})),
+        ("headers", json!({"transfer-encoding": "chunked"})),
+        ("headers", json!({"connection": "upgrade"})),
+    ] {
+        let answer = with(key, value.clone());
+        assert!(answer["error"].is_string(), "{key} {value}: {answer}");
+    }
+    assert_eq!(server.got(), Vec::<String>::new());
+    assert_eq!(with("path", json!("/"))["status"], 200);
+}
+
+#[test]
 fn redirects_are_answers_like_any_other() {
     let (server, elsewhere) = (Server::start(), Server::start());
     let place = allowed(&server.origin(), "");
@@ -349,11 +388,58 @@ fn a_request_ends_with_its_delivery() {
     let server = Server::start();
     let place = allowed(&server.origin(), "timeout = \"60s\"\n[handlers.outside.limits]\ndeadline = \"300ms\"");
     let wish = wish(&server.address.to_string(), "/hang-");
+    // Building it is not what is measured.
+    binary();
     let begin = Instant::now();
     let document = invoke(&place, &event("http", &wish.to_string()), &[]);
     // The request ends when the delivery does, and either of the two may be seen first.
     assert!(["timeout", "ack"].contains(&document["outcome"].as_str().unwrap()), "{document}");
     assert!(begin.elapsed() < Duration::from_secs(4), "{:?}", begin.elapsed());
+}
+
+#[test]
+fn a_response_that_is_kept_ends_with_its_delivery_though_the_instance_is_used_again() {
+    let server = Server::start();
+    let minutes = "http.timeout = \"5m\"\nlimits.deadline = \"5m\"";
+    let mut mill = Mill::new(&format!("isolation = \"reuse\"\nhttp.allow = [\"{}\"]\n{minutes}", server.origin()));
+    let mut wish = wish(&server.address.to_string(), "/stall-");
+    wish["leave"] = json!(true);
+    mill.add("1", "http", &wish.to_string());
+    let answers = mill.wait_for(1);
+    assert!(answers[0]["data"].contains("\"status\":200"), "{answers:?}");
+    let reports: Vec<String> = (0..2).map(|_| server.requests.recv_timeout(Duration::from_secs(20)).unwrap()).collect();
+    assert_eq!(reports[1], GONE);
+}
+
+#[test]
+fn what_a_delivery_may_have_the_host_keep_for_it_is_bounded() {
+    let place = allowed("http://unused.example", "");
+    let kept = seen(&invoke(&place, &event("hoard", "80"), &[]));
+    // 64 KiB each.
+    assert_eq!(kept["bytes"], 80 << 16);
+    // Each has three handles, and an instance can have 256.
+    assert_eq!(seen(&invoke(&place, &event("hoard", "85"), &[]))["bytes"], 85 << 16);
+    let document = invoke(&place, &event("hoard", "86"), &[]);
+    assert_eq!(document["outcome"], "trap", "{document}");
+    let mut wish = wish("other.example", "/");
+    wish["headers"] = json!({"x-long": "x".repeat(31 << 10)});
+    assert_denied(&place, &wish, "HttpRequestDenied", "not among handlers.NAME.http.allow");
+    wish["headers"] = json!({"x-long": "x".repeat(32 << 10)});
+    let document = invoke(&place, &event("http", &wish.to_string()), &[]);
+    assert_eq!(document["outcome"], "trap", "{document}");
+    assert!(document["message"].as_str().unwrap().contains("size of fields exceeds limit"), "{document}");
+}
+
+#[test]
+fn faults_of_servers_are_not_logged_by_the_worker() {
+    let server = Server::start();
+    let mut mill = Mill::new(&format!("http.allow = [\"{}\"]", server.origin()));
+    mill.add("1", "http", &wish(&server.address.to_string(), "/extra-").to_string());
+    let answers = mill.wait_for(1);
+    assert!(answers[0]["data"].contains("\"bytes\":1,"), "{answers:?}");
+    mill.worker.signal(Signal::TERM);
+    mill.worker.wait_exit(Duration::from_secs(20));
+    assert!(!mill.worker.stderr_text().contains("dropping error"), "{}", mill.worker.stderr_text());
 }
 
 #[test]

@@ -4,6 +4,8 @@
 
 mod web;
 
+use std::io::Read as _;
+use std::net::{TcpStream, ToSocketAddrs as _, UdpSocket};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use guest::{Delivery, Draft, Event, Failure, publish};
@@ -31,6 +33,8 @@ fn handle(event: &Event, _: &Delivery) -> Result<(), Failure> {
         "ambient" => ambient(),
         "random" => randomness(event)?,
         "http" => web::ask(event)?,
+        "hoard" => web::hoard(event)?,
+        "closed" => closed(),
         unknown => return Err(Failure::Reject(format!("cannot do {unknown}"))),
     };
     publish(Draft::json(OUT, "seen", seen.to_string().as_bytes()))?;
@@ -59,6 +63,22 @@ fn ambient() -> Value {
         "number": random::get_random_u64().to_string(),
         "insecure": insecure::get_insecure_random_u64().to_string(),
         "seed": format!("{:?}", insecure_seed::insecure_seed()),
+    })
+}
+
+/// What is there without a grant, with nothing behind it.
+fn closed() -> Value {
+    let error = |what: std::io::Result<()>| what.err().map(|error| error.to_string());
+    json!({
+        "tcp": error(TcpStream::connect("127.0.0.1:80").map(drop)),
+        "udp": error(UdpSocket::bind("127.0.0.1:0").map(drop)),
+        "name": error("localhost:80".to_socket_addrs().map(drop)),
+        "read": error(std::fs::read("/etc/hostname").map(drop)),
+        "list": error(std::fs::read_dir("/").map(drop)),
+        "write": error(std::fs::write("file", "text")),
+        "arguments": std::env::args().count(),
+        "variables": std::env::vars().count(),
+        "input": std::io::stdin().read(&mut [0; 1]).unwrap_or(1),
     })
 }
 

@@ -27,6 +27,9 @@ struct Wish {
     /// How often to ask.
     #[serde(default = "once")]
     times: u32,
+    /// Keeps the response for ever instead of reading its body.
+    #[serde(default)]
+    leave: bool,
 }
 
 fn once() -> u32 {
@@ -88,7 +91,30 @@ fn exchange(wish: &Wish) -> Result<(u16, Vec<u8>), ErrorCode> {
     let response =
         future.get().ok_or(ErrorCode::HttpResponseTimeout)?.map_err(|()| ErrorCode::ConfigurationError)??;
     written?;
+    if wish.leave {
+        let status = response.status();
+        std::mem::forget(response);
+        return Ok((status, Vec::new()));
+    }
     Ok((response.status(), read(&response)?))
+}
+
+/// Fills the bodies of as many requests as the data says, sends none of them, and says what they took.
+pub fn hoard(event: &Event) -> Result<Value, Failure> {
+    let broken = |what: &str| Failure::Reject(format!("no {what}"));
+    let count: u32 = String::from_utf8_lossy(&event.data).parse().map_err(|_| broken("number"))?;
+    let mut bytes = 0_u64;
+    for _ in 0..count {
+        let request = OutgoingRequest::new(Fields::new());
+        let body = request.body().map_err(|()| broken("body"))?;
+        let stream = body.write().map_err(|()| broken("stream"))?;
+        while let Ok(room @ 1..) = stream.check_write() {
+            stream.write_zeroes(room).map_err(|_| broken("room"))?;
+            bytes += room;
+        }
+        std::mem::forget((request, body, stream));
+    }
+    Ok(json!({ "bytes": bytes }))
 }
 
 fn write(body: OutgoingBody, length: usize) -> Result<(), ErrorCode> {

@@ -5,6 +5,9 @@ use wasmparser::{
     ComponentExternalKind, ComponentTypeRef, KnownCustom, Parser, Payload, ProducersField, ProducersFieldValue,
 };
 
+use super::logs::printable;
+use crate::outcome::bounded;
+
 /// Imports and exports, languages and tools that are told of one component, each.
 const MAX_ENTRIES: usize = 500;
 /// The field of the producers section that names languages, and the one that names tools.
@@ -122,7 +125,9 @@ fn is_used(kind: ComponentExternalKind) -> bool {
     matches!(kind, ComponentExternalKind::Instance | ComponentExternalKind::Func)
 }
 
+/// Any text can be in it: it is told without control characters, and no more of it than of any message.
 fn note(list: &mut Vec<String>, entry: String) {
+    let entry = bounded(printable(&entry));
     if list.len() < MAX_ENTRIES && !list.contains(&entry) {
         list.push(entry);
     }
@@ -131,6 +136,7 @@ fn note(list: &mut Vec<String>, entry: String) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::outcome::MAX_MESSAGE_BYTES;
 
     #[test]
     fn what_is_no_component_has_nothing_to_see() {
@@ -169,6 +175,15 @@ mod tests {
             assert_eq!((anatomy.language(), anatomy.parts), (language, modules.len()), "{anatomy:?}");
             assert_eq!((anatomy.languages.len(), anatomy.tools.len()), (modules.len(), modules.len()), "{anatomy:?}");
         }
+    }
+
+    #[test]
+    fn what_a_component_says_of_itself_cannot_pass_for_our_own_words() {
+        let anatomy = Anatomy::of(&component(&[(9, "C\n\u{1b}[2J", "cc")]));
+        assert_eq!(anatomy.languages, ["C  [2J 1"]);
+        let mut list = Vec::new();
+        note(&mut list, "x".repeat(MAX_MESSAGE_BYTES + 1));
+        assert_eq!(list[0].len(), MAX_MESSAGE_BYTES);
     }
 
     #[test]

@@ -16,6 +16,8 @@ use rustix::process::{Pid, Resource, Rlimit, Signal, getppid, nice, set_parent_p
 
 use super::component::MAX_COMPONENT_BYTES;
 use super::engine::code_config;
+use super::logs::printable;
+use crate::outcome::bounded;
 
 /// The verb of the binary that [`serve`] is behind.
 pub const VERB: &str = "compile-component";
@@ -90,6 +92,11 @@ pub enum CompileError {
     Unable(String),
 }
 
+/// An error of the engine as operators read it. It may name what is in the component: any text, of any length.
+pub(super) fn told(error: &wasmtime::Error) -> String {
+    bounded(printable(&format!("{error:#}")))
+}
+
 const REMEDY: &str = "make the component smaller or, if you trust it, raise the limit";
 
 fn said(words: &str) -> String {
@@ -101,7 +108,7 @@ impl Compiler {
     pub(super) fn compile(&self, engine: &wasmtime::Engine, bytes: &[u8]) -> Result<Vec<u8>, CompileError> {
         match self {
             Compiler::InProcess => {
-                engine.precompile_component(bytes).map_err(|error| CompileError::Invalid(format!("{error:#}")))
+                engine.precompile_component(bytes).map_err(|error| CompileError::Invalid(told(&error)))
             }
             Compiler::Child { program, limits } => {
                 let mut compilation = Compilation::start(program, limits, bytes)?;
@@ -179,7 +186,7 @@ fn fault(status: ExitStatus, reason: String, words: &str, limits: &CompileLimits
     let is = |code: u8| status.code() == Some(code.into());
     let by = |signal: Signal| status.signal() == Some(signal.as_raw());
     if is(INVALID) {
-        CompileError::Invalid(reason)
+        CompileError::Invalid(printable(&reason))
     } else if is(UNABLE) {
         CompileError::Unable(reason)
     } else if is(OUT_OF_MEMORY) || OUT_OF_MEMORY_WORDS.iter().any(|word| words.contains(word)) {
@@ -187,7 +194,7 @@ fn fault(status: ExitStatus, reason: String, words: &str, limits: &CompileLimits
     } else if by(Signal::XCPU) {
         CompileError::CpuTime(limits.cpu_time)
     } else {
-        let words = words.lines().map(str::trim).collect::<Vec<_>>().join(" ");
+        let words = printable(&words.lines().map(str::trim).collect::<Vec<_>>().join(" "));
         CompileError::Died { how: status.to_string(), words }
     }
 }
@@ -231,7 +238,7 @@ fn compile(bytes: &[u8]) -> Result<Vec<u8>, (u8, String)> {
     let engine = wasmtime::Engine::new(&code_config()).map_err(|error| (UNABLE, format!("{error:#}")))?;
     engine.precompile_component(bytes).map_err(|error| {
         let code = if error.is::<wasmtime::OutOfMemory>() { OUT_OF_MEMORY } else { INVALID };
-        (code, format!("{error:#}"))
+        (code, told(&error))
     })
 }
 

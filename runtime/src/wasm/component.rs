@@ -10,15 +10,18 @@ use wasmtime::component::types::ComponentItem;
 
 use super::bindings::EventHandlerPre;
 use super::cache::{self, CompiledCache};
-use super::compile::CompileError;
+use super::compile::{CompileError, told};
 use super::engine::Engine;
 use super::host::Host;
 use super::messaging_bindings::MessagingCorePre;
 use super::world::{Access, Capability, Import, interface_of};
 use crate::event::write_hex;
+use crate::outcome::bounded;
 
 /// The largest component that is loaded, in bytes. A Python component has about 18 MiB.
 pub const MAX_COMPONENT_BYTES: u64 = 64 << 20;
+/// How many imports or exports an error names.
+const MAX_NAMED: usize = 20;
 /// What a component has to export.
 const HANDLER: &str = "wasmill:events/handler@0.1.0";
 /// What it may export instead.
@@ -31,6 +34,7 @@ pub(super) enum Entry {
     /// [`MESSAGING`].
     Messaging(MessagingCorePre<Host>),
 }
+
 /// The SHA-256 of a component's bytes: the identity of a version.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Digest([u8; 32]);
@@ -98,12 +102,17 @@ pub enum LoadError {
     OtherVersion(String),
 }
 
-fn list(imports: &[Import]) -> String {
-    imports.iter().map(Import::to_string).collect::<Vec<_>>().join(", ")
+/// The first of them; a component can have any number, with names of any length.
+fn list<T: fmt::Display>(all: &[T]) -> String {
+    let named = bounded(all.iter().take(MAX_NAMED).map(T::to_string).collect::<Vec<_>>().join(", "));
+    match all.len().saturating_sub(MAX_NAMED) {
+        0 => named,
+        more => format!("{named} and {more} more"),
+    }
 }
 
 fn exports(names: &[String]) -> String {
-    if names.is_empty() { "nothing".to_owned() } else { names.join(", ") }
+    if names.is_empty() { "nothing".to_owned() } else { list(names) }
 }
 
 /// A component that fits the world, compiled and linked. Cheap to clone.
@@ -154,7 +163,7 @@ impl Component {
                 if let Some(cache) = cache {
                     cache.store(engine, &digest, &code);
                 }
-                cache::from_compiler(engine, &code).map_err(|error| LoadError::Mismatch(format!("{error:#}")))?
+                cache::from_compiler(engine, &code).map_err(|error| LoadError::Mismatch(told(&error)))?
             }
         };
         let imports = check_imports(engine, &compiled)?;
@@ -163,7 +172,7 @@ impl Component {
             Exported::Events => EventHandlerPre::new(pre).map(Entry::Events),
             Exported::Messaging => MessagingCorePre::new(pre).map(Entry::Messaging),
         });
-        let entry = linked.map_err(|error| LoadError::Mismatch(format!("{error:#}")))?;
+        let entry = linked.map_err(|error| LoadError::Mismatch(told(&error)))?;
         Ok(Component { engine: engine.clone(), entry: Arc::new(entry), digest, size: bytes.len(), imports })
     }
 }

@@ -131,7 +131,7 @@ pub(super) struct Host {
     pub(super) ambient: Ambient,
     /// Made when the guest first reads its configuration.
     config: Option<WasiConfigVariables>,
-    /// Made when the guest first uses HTTP in a delivery.
+    /// Made when the guest first uses HTTP in a delivery, dropped with it.
     http: Option<Box<HttpState>>,
     /// Made when the guest first uses WASI: most never do, and it costs more than a call.
     wasi: Option<WasiCtx>,
@@ -187,9 +187,9 @@ impl Host {
         self.scope = Some(scope);
     }
 
-    /// Requests of the delivery that were refused.
-    pub(super) fn http_denied(&self) -> u64 {
-        self.http.as_ref().map_or(0, |http| http.denied())
+    /// Ends all requests of the delivery; gives the number of those that were refused.
+    pub(super) fn end_http(&mut self) -> u64 {
+        self.http.take().map_or(0, |http| http.denied())
     }
 
     fn http_state(&mut self) -> &mut HttpState {
@@ -418,7 +418,7 @@ impl WasiHttpView for Host {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
@@ -433,7 +433,7 @@ mod tests {
         }
     }
 
-    fn host(publishes: u32, publish_bytes: u64) -> Host {
+    pub(in crate::wasm) fn host(publishes: u32, publish_bytes: u64) -> Host {
         let grant = Grant { stream: "out".to_owned(), key: "prefix:out".into(), envelope: None };
         let policy = Policy {
             tenant: "t".into(),

@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use http::{HeaderName, HeaderValue, Method, Request, header};
+use tokio::sync::watch;
 use wasmtime_wasi_http::p2::bindings::http::types::ErrorCode;
 use wasmtime_wasi_http::{Error, RequestOptions, Result, WasiBody, WasiHttpCtx, WasiHttpHooks};
 
@@ -27,6 +28,13 @@ use super::logs::{LogBuffer, LogLevel};
 
 /// The header that lets a server know a request that is sent again.
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// The most that the host keeps of a request body which is not on its way yet, in bytes. A guest can hold many.
+const BODY_BUFFER: usize = 64 << 10;
+/// The pieces that it is kept in: what `wasmtime-wasi-http` buffers at least, and the one that is being written.
+const BODY_PIECES: usize = 2;
+/// The most that the header fields of a request may take in memory, in bytes. A guest can hold many of these, too.
+const FIELDS: usize = 32 << 10;
 
 /// What the requests of a handler are bounded by.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,9 +64,17 @@ pub(super) struct Exchange {
     sent: AtomicU64,
     received: AtomicU64,
     denied: AtomicU64,
+    /// Its other end is dropped with the delivery.
+    delivery: watch::Receiver<()>,
 }
 
 impl Exchange {
+    /// Comes when the delivery is over: an instance that is used again may still hold its requests.
+    async fn is_over(&self) {
+        // Nothing is ever sent, so that this fails, and not before the other end is gone.
+        let _ = self.delivery.clone().changed().await;
+    }
+
     /// Counts a request that was refused, and says so.
     fn deny(&self, target: &str, reason: &str) {
         self.denied.fetch_add(1, Ordering::Relaxed);
@@ -71,6 +87,7 @@ impl Exchange {
 pub(super) struct HttpState {
     pub(super) ctx: WasiHttpCtx,
     pub(super) hooks: Hooks,
+    _delivery: watch::Sender<()>,
 }
 
 impl HttpState {
@@ -81,6 +98,7 @@ impl HttpState {
         logs: &LogBuffer,
         deadline: Instant,
     ) -> HttpState {
+        let (sender, delivery) = watch::channel(());
         let exchange = policy.interfaces.http.clone().map(|http| {
             Arc::new(Exchange {
                 policy: http,
@@ -90,9 +108,13 @@ impl HttpState {
                 sent: AtomicU64::new(0),
                 received: AtomicU64::new(0),
                 denied: AtomicU64::new(0),
+                delivery,
             })
         });
-        HttpState { ctx: WasiHttpCtx::new(), hooks: Hooks { policy: policy.clone(), event, exchange, requests: 0 } }
+        let mut ctx = WasiHttpCtx::new();
+        ctx.set_field_size_limit(FIELDS);
+        let hooks = Hooks { policy: policy.clone(), event, exchange, requests: 0 };
+        HttpState { ctx, hooks, _delivery: sender }
     }
 
     /// The key that the next request of this delivery will have.
@@ -172,8 +194,22 @@ impl WasiHttpHooks for Hooks {
         let admitted = self.admit(&mut request);
         Box::new(async move {
             let (exchange, origin) = admitted?;
-            connect::send(exchange, origin, request, options.unwrap_or_default()).await
+            let sent = connect::send(exchange.clone(), origin, request, options.unwrap_or_default());
+            tokio::select! {
+                // First: nothing may be said of a delivery that is over.
+                biased;
+                () = exchange.is_over() => Err(Error::ConnectionTerminated),
+                sent = sent => sent,
+            }
         })
+    }
+
+    fn p2_outgoing_body_buffer_chunks(&mut self) -> usize {
+        BODY_PIECES - 1
+    }
+
+    fn p2_outgoing_body_chunk_size(&mut self) -> usize {
+        BODY_BUFFER / BODY_PIECES
     }
 
     fn p2_error_from_hyper(&mut self, error: &hyper::Error) -> ErrorCode {

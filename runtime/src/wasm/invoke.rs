@@ -262,7 +262,7 @@ fn finish(store: &mut Store<Host>, verdict: Verdict) -> Execution {
     if verdict != Verdict::Ack {
         publishes.clear();
     }
+    let (peak_memory, http_denied) = (host.limiter.peak(), host.end_http());
     let (logs, logs_dropped) = host.logs.take();
-    let (peak_memory, http_denied) = (host.limiter.peak(), host.http_denied());
     Execution { verdict, publishes, logs, logs_dropped, wall: Duration::ZERO, peak_memory, http_denied }
 }

@@ -181,7 +181,7 @@ impl Lines {
 }
 
 /// The text without control characters: each becomes a space.
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     text.chars().map(|character| if character.is_control() { ' ' } else { character }).collect()
 }
 

@@ -281,3 +281,37 @@ pub(super) fn verdict(result: Result<(), Error>) -> Verdict {
     };
     Verdict::Retry { message: bounded(message), after: None }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::types::HostMessage as _;
+    use super::*;
+    use crate::wasm::host::tests::host;
+
+    #[test]
+    fn what_all_messages_hold_together_is_bounded_at_the_edge() {
+        let mut host = host(10, 10_000);
+        let most = most(&host.policy);
+        assert_eq!(most, 1024 + 2 * 10_000 + (64 << 10));
+        let large = host.new(vec![0; most - 2 * PAIR_OVERHEAD]).expect("all but an empty message");
+        host.new(Vec::new()).expect("the last one");
+        let again = Resource::new_own(large.rep());
+        types::HostMessage::drop(&mut host, large).expect("it is there");
+        assert!(host.data(again).is_err());
+        let other = host.new(Vec::new()).expect("there is room again");
+        let it = || Resource::new_borrow(other.rep());
+        host.set_data(it(), vec![0; most - 2 * PAIR_OVERHEAD]).expect("as much as before");
+        let error = host.add_metadata(it(), "key".into(), String::new()).expect_err("all is used").to_string();
+        assert!(error.contains(&format!("more than {most} bytes")), "{error}");
+    }
+
+    #[test]
+    fn names_are_those_of_attributes() {
+        for key in ["region", "ce_region", "ce_id", "wasmill_attempt"] {
+            assert!(check_key(key).is_ok(), "{key}");
+        }
+        for key in ["", "id", "ce_", "Region", "ce_a-b", "wasmill_", "a\n"] {
+            assert!(matches!(check_key(key), Err(MetadataError::Invalid(Some(_)))), "{key}");
+        }
+    }
+}

@@ -10,7 +10,7 @@ pub(crate) enum Reach {
     /// This machine or a network of its own: loopback, private, unique-local, shared (CGNAT), and ranges that are
     /// reserved for tests and protocols.
     Private,
-    /// This link: where clouds hand out the credentials of a machine.
+    /// This link, and the addresses elsewhere at which clouds hand out the credentials of a machine.
     Link,
     /// No host at all, or many: unspecified, multicast, broadcast, reserved.
     Nowhere,
@@ -48,6 +48,8 @@ fn reach_v4(ip: Ipv4Addr) -> Reach {
     match ip.octets() {
         [0, ..] | [224..=255, ..] => Reach::Nowhere,
         [169, 254, ..] => Reach::Link,
+        // Credentials at Azure, Alibaba and Oracle.
+        [168, 63, 129, 16] | [100, 100, 100, 200] | [192, 0, 0, 192] => Reach::Link,
         [10 | 127, ..] | [192, 168, ..] | [172, 16..=31, ..] | [100, 64..=127, ..] => Reach::Private,
         // Protocol assignments, documentation, 6to4 relays, benchmarks.
         [192, 0, 0 | 2, _] | [192, 88, 99, _] | [198, 18 | 19, ..] | [198, 51, 100, _] | [203, 0, 113, _] => {
@@ -60,6 +62,8 @@ fn reach_v4(ip: Ipv4Addr) -> Reach {
 fn reach_v6(ip: Ipv6Addr) -> Reach {
     match ip.segments() {
         [0, 0, 0, 0, 0, 0, 0, 0] | [0xff00..=0xffff, ..] => Reach::Nowhere,
+        // Credentials at Amazon.
+        [0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254] => Reach::Link,
         [0, 0, 0, 0, 0, 0, 0, 1] | [0xfc00..=0xfdff, ..] => Reach::Private,
         // Site-local addresses, which are no longer given out.
         [0xfec0..=0xfeff, ..] => Reach::Private,
@@ -108,6 +112,13 @@ mod tests {
             ("127.255.255.255", Private),
             ("169.253.255.255", Public),
             ("169.254.169.254", Link),
+            ("100.100.100.200", Link),
+            ("168.63.129.16", Link),
+            ("192.0.0.192", Link),
+            ("::ffff:168.63.129.16", Link),
+            ("fd00:ec2::254", Link),
+            ("fd00:ec2::253", Private),
+            ("168.63.129.17", Public),
             ("169.255.0.0", Public),
             ("172.15.255.255", Public),
             ("172.16.0.0", Private),

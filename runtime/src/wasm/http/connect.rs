@@ -13,6 +13,7 @@ use hyper::client::conn::http1;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, lookup_host};
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_rustls::TlsConnector;
 use wasmtime_wasi::runtime::{AbortOnDropJoinHandle, spawn};
@@ -26,6 +27,9 @@ use super::{Exchange, HttpPolicy, Sent};
 
 /// The largest head of a response, in bytes.
 const MAX_HEAD: usize = 64 << 10;
+/// Names that are looked up at the same time, each on a thread that cannot be stopped; further ones wait.
+const MAX_LOOKUPS: usize = 64;
+static LOOKUPS: Semaphore = Semaphore::const_new(MAX_LOOKUPS);
 
 /// A connection, with or without TLS.
 trait Wire: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -61,16 +65,19 @@ pub(super) async fn send(
         return Err(Error::HttpResponseBodySize(Some(limit)));
     }
     let pause = options.between_bytes_timeout.unwrap_or(Duration::MAX);
+    let delivery = exchange.clone();
     let response: Response<WasiBody> = response.map(|body| {
         let timer = Box::pin(sleep_until(soonest(end, pause)));
         Received { body, exchange, end, pause, timer }.boxed_unsync()
     });
-    // The connection lives as long as the guest holds the response, and no longer than the request may take.
+    // The connection lives as long as the guest holds the response, and no longer than the request may take or the
+    // delivery does. How it ends, the guest learns from the body.
     let drive = async move {
-        match timeout_at(end, driver).await {
-            Ok(result) => result.map_err(Error::from),
-            Err(_) => Ok(()),
+        tokio::select! {
+            () = delivery.is_over() => {}
+            _ = timeout_at(end, driver) => {}
         }
+        Ok(())
     };
     Ok((response, Box::new(drive)))
 }
@@ -125,9 +132,15 @@ async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>> {
     if let Ok(ip) = host.parse::<IpAddr>() {
         return Ok(vec![SocketAddr::new(ip, port)]);
     }
-    let found = lookup_host((host, port)).await;
-    let found = found.map_err(|_| Error::DnsError { rcode: None, info_code: None })?;
-    let addresses: Vec<SocketAddr> = found.collect();
+    let failed = || Error::DnsError { rcode: None, info_code: None };
+    let permit = LOOKUPS.acquire().await.map_err(|_| failed())?;
+    let host = host.to_owned();
+    // A task of its own: the look-up counts until the system has answered, not until somebody stops waiting for it.
+    let found = tokio::spawn(async move {
+        let _permit = permit;
+        lookup_host((host, port)).await.map(Iterator::collect)
+    });
+    let addresses: Vec<SocketAddr> = found.await.map_err(|_| failed())?.map_err(|_| failed())?;
     match addresses.is_empty() {
         true => Err(Error::DestinationNotFound),
         false => Ok(addresses),
@@ -197,4 +210,38 @@ fn tls() -> Arc<rustls::ClientConfig> {
         Arc::new(builder.with_root_certificates(roots).with_no_client_auth())
     });
     config.clone()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn look_ups_of_names_are_bounded() {
+        let all = LOOKUPS.acquire_many(MAX_LOOKUPS as u32).await.expect("it is never closed");
+        assert!(resolve("127.0.0.1", 1).await.is_ok(), "nothing has to be looked up");
+        let waits = tokio::time::timeout(Duration::from_millis(50), resolve("localhost", 1)).await;
+        assert!(waits.is_err());
+        drop(all);
+        assert!(resolve("localhost", 1).await.is_ok_and(|found| found.iter().all(|found| found.ip().is_loopback())));
+        assert_eq!(LOOKUPS.available_permits(), MAX_LOOKUPS);
+    }
+
+    #[test]
+    fn a_server_is_sent_the_path_alone() {
+        let on_the_wire = |uri: &str| {
+            let body = http_body_util::Empty::new().map_err(|never| match never {}).boxed_unsync();
+            let request = Request::builder().uri(uri).body(body).expect("a request");
+            request_on_the_wire(request).uri().to_string()
+        };
+        for (uri, wanted) in [
+            ("http://a.example", "/"),
+            ("http://a.example/", "/"),
+            ("http://a.example?q=1", "/?q=1"),
+            ("http://a.example//b.example/x", "//b.example/x"),
+            ("http://a.example:1/http://b.example/", "/http://b.example/"),
+        ] {
+            assert_eq!(on_the_wire(uri), wanted, "{uri}");
+        }
+    }
 }
