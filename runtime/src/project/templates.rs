@@ -58,7 +58,9 @@ pub fn create(name: &str, lang: Lang, directory: &Path) -> Result<Vec<PathBuf>, 
         wit::write_file(&path, instantiate(text, name).as_bytes())?;
         written.push(path);
     }
-    wit::write(&directory.join("wit"))?;
+    let contract = directory.join("wit");
+    wit::write(&contract)?;
+    written.extend(wit::FILES.map(|(file, _)| contract.join(file)));
     Ok(written)
 }
 
@@ -296,7 +298,8 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let at = folder.path().join("deep/shop");
         let written = create("shop", Lang::C, &at).expect("it is new");
-        assert!(written.contains(&at.join("handler.c")) && at.join("wit/events.wit").is_file());
+        assert!(written.contains(&at.join("handler.c")) && written.contains(&at.join("wit/events.wit")));
+        assert!(written.iter().all(|file| file.is_file()), "{written:?}");
         assert!(!at.join("drill.c").exists());
         let error = create("shop", Lang::C, &at).expect_err("it is there now");
         assert!(matches!(&error, NewError::NotEmpty(path) if *path == at), "{error}");
