@@ -175,7 +175,7 @@ fn check_explains_every_fault_with_its_place() {
     let component = component.display();
     let good = Place::new(&format!("[handlers.a]\ncomponent = \"{component}\"\nstreams = [\"s\"]\n"));
     let output = good.run(&["check"]);
-    assert!(code(&output) == 0 && all(&output).contains("ok: 1 handlers"), "{}", all(&output));
+    assert!(code(&output) == 0 && all(&output).contains("ok: 1 handler\n"), "{}", all(&output));
 
     let text = format!(
         "[redis]\nurll = \"redis://localhost\"\n\n[handlers.a]\ncomponent = \"{component}\"\nstreems = [\"s\"]\n\

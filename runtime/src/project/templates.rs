@@ -288,6 +288,18 @@ mod tests {
     }
 
     #[test]
+    fn projects_name_the_zig_that_they_are_tested_with() {
+        let package = format!("ziglang=={}", crate::project::tools::ZIG_VERSION);
+        for lang in [Lang::C, Lang::Cpp, Lang::Zig] {
+            let (_, text) = files(lang).iter().find(|(file, _)| *file == "README.md").expect("it has one");
+            assert!(text.contains(&format!("`pip install {package}`")), "{lang}");
+        }
+        let installed = Path::new(env!("CARGO_MANIFEST_DIR")).join("../guest-examples/requirements.txt");
+        let installed = fs::read_to_string(installed).expect("`cargo xtask guests` reads it");
+        assert!(installed.lines().any(|line| line == package), "{installed}");
+    }
+
+    #[test]
     fn words_are_replaced_whole_and_lines_of_tests_left_out() {
         let template = "a\n\nmod drill;\n\nenrich(enriched, un_enrich, \"enrich\")\n  drill(event);\nü enrich";
         assert_eq!(instantiate(template, "my-h"), "a\n\nmy-h(enriched, un_enrich, \"my-h\")\nü my-h");
