@@ -92,139 +92,41 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// The files of an example, by their names in its folder.
+/// The files of an example: those that every language has, and those that are named.
 macro_rules! example {
-    ($lang:literal: $($file:literal),+ $(,)?) => {
+    (@ $lang:literal: $($file:literal),+) => {
         &[$(($file, include_str!(concat!("../../../guest-examples/", $lang, "/enrich/", $file)))),+]
+    };
+    ($lang:literal: $($file:literal),+ $(,)?) => {
+        example! {
+            @ $lang:
+            ".gitignore",
+            "README.md",
+            "events/flaky.expected.json",
+            "events/flaky.json",
+            "events/malformed.expected.json",
+            "events/malformed.json",
+            "events/order.expected.json",
+            "events/order.json",
+            "wasmill.toml",
+            $($file),+
+        }
     };
 }
 
 /// The files of the template.
 fn files(lang: Lang) -> &'static [(&'static str, &'static str)] {
     match lang {
-        Lang::Rust => example! {
-            "rust":
-            ".gitignore",
-            "Cargo.lock",
-            "Cargo.toml",
-            "README.md",
-            "events/flaky.expected.json",
-            "events/flaky.json",
-            "events/malformed.expected.json",
-            "events/malformed.json",
-            "events/order.expected.json",
-            "events/order.json",
-            "src/lib.rs",
-            "wasmill.toml",
-        },
-        Lang::Js => example! {
-            "js":
-            ".gitignore",
-            "README.md",
-            "events/flaky.expected.json",
-            "events/flaky.json",
-            "events/malformed.expected.json",
-            "events/malformed.json",
-            "events/order.expected.json",
-            "events/order.json",
-            "handler.js",
-            "package-lock.json",
-            "package.json",
-            "wasmill.toml",
-        },
-        Lang::Ts => example! {
-            "ts":
-            ".gitignore",
-            "README.md",
-            "events/flaky.expected.json",
-            "events/flaky.json",
-            "events/malformed.expected.json",
-            "events/malformed.json",
-            "events/order.expected.json",
-            "events/order.json",
-            "handler.ts",
-            "package-lock.json",
-            "package.json",
-            "tsconfig.json",
-            "wasmill.d.ts",
-            "wasmill.toml",
-        },
-        Lang::Python => example! {
-            "python":
-            ".gitignore",
-            "README.md",
-            "app.py",
-            "events/flaky.expected.json",
-            "events/flaky.json",
-            "events/malformed.expected.json",
-            "events/malformed.json",
-            "events/order.expected.json",
-            "events/order.json",
-            "requirements.txt",
-            "wasmill.toml",
-        },
-        Lang::Go => example! {
-            "go":
-            ".gitignore",
-            "README.md",
-            "events/flaky.expected.json",
-            "events/flaky.json",
-            "events/malformed.expected.json",
-            "events/malformed.json",
-            "events/order.expected.json",
-            "events/order.json",
-            "go.mod",
-            "main.go",
-            "wasmill.toml",
-            "wasmill/abi.go",
-            "wasmill/wasmill.go",
-        },
-        Lang::C => example! {
-            "c":
-            ".gitignore",
-            "Makefile",
-            "README.md",
-            "events/flaky.expected.json",
-            "events/flaky.json",
-            "events/malformed.expected.json",
-            "events/malformed.json",
-            "events/order.expected.json",
-            "events/order.json",
-            "handler.c",
-            "json.c",
-            "json.h",
-            "wasmill.toml",
-        },
-        Lang::Cpp => example! {
-            "cpp":
-            ".gitignore",
-            "Makefile",
-            "README.md",
-            "events/flaky.expected.json",
-            "events/flaky.json",
-            "events/malformed.expected.json",
-            "events/malformed.json",
-            "events/order.expected.json",
-            "events/order.json",
-            "handler.cpp",
-            "json.cpp",
-            "json.hpp",
-            "wasmill.toml",
-        },
-        Lang::Zig => example! {
-            "zig":
-            ".gitignore",
-            "README.md",
-            "build.zig",
-            "events/flaky.expected.json",
-            "events/flaky.json",
-            "events/malformed.expected.json",
-            "events/malformed.json",
-            "events/order.expected.json",
-            "events/order.json",
-            "handler.zig",
-            "wasmill.toml",
-        },
+        Lang::Rust => example! { "rust": "Cargo.lock", "Cargo.toml", "src/lib.rs" },
+        Lang::Js => example! { "js": "handler.js", "package-lock.json", "package.json" },
+        Lang::Ts => {
+            example! { "ts": "handler.ts", "package-lock.json", "package.json", "tsconfig.json", "wasmill.d.ts" }
+        }
+        Lang::Python => example! { "python": "app.py", "requirements.txt" },
+        Lang::Go => example! { "go": "go.mod", "main.go", "wasmill/abi.go", "wasmill/wasmill.go" },
+        Lang::C => example! { "c": "Makefile", "handler.c", "json.c", "json.h" },
+        Lang::Cpp => example! { "cpp": "Makefile", "handler.cpp", "json.cpp", "json.hpp" },
+        Lang::Zig => example! { "zig": "build.zig", "handler.zig" },
     }
 }
 
