@@ -42,7 +42,7 @@ fn streams_with_an_envelope_of_their_own_are_told() {
     let (json, code) = check(&place);
     assert_eq!((code, &json["envelopes"]), (0, &json!({"dapr": "dapr", "shop orders": "json"})));
     let output = place.run(&["check"]);
-    let expected = "stream dapr: envelope dapr\nstream shop orders: envelope json\nok: 1 handlers\n";
+    let expected = "stream dapr: envelope dapr\nstream shop orders: envelope json\nok: 1 handler\n";
     assert_eq!(String::from_utf8_lossy(&output.stdout), expected);
     // A fault elsewhere takes nothing away from it.
     let place = Place::new(&[&handler("a", "absent.wasm"), streams].concat());
@@ -174,6 +174,6 @@ fn what_run_would_refuse_check_refuses() {
     for (config, words) in cases {
         let output = Place::new(&config).run(&["check"]);
         assert!(code(&output) == 2 && said(&output).contains(words), "{config}: {}", said(&output));
-        assert!(said(&output).contains("1 faults"), "{config}: {}", said(&output));
+        assert!(said(&output).contains("1 fault\n"), "{config}: {}", said(&output));
     }
 }

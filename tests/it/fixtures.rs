@@ -44,9 +44,15 @@ fn what_is_written_holds_until_the_handler_does_another_thing() {
     let place = project("", &events);
     let output = place.run(&["test"]);
     assert_eq!(code(&output), 1, "{}", said(&output));
-    for word in ["FAILED one", "one.expected.json is missing", "wasmill test --update", "4 fixtures: 4 FAILED"] {
+    let missing = ["FAILED one", "one.expected.json is missing", "wasmill test --update", "4 fixtures: 4 FAILED"];
+    // What is to be looked at is there.
+    for word in
+        missing.into_iter().chain([r#"    +       "data": "text""#, r#"    +   "message": "not before 200 ms""#])
+    {
         assert!(said(&output).contains(word), "{word}: {}", said(&output));
     }
+    let (json, _) = json_of(&place, &[]);
+    assert_eq!(json["fixtures"][2]["actual"]["message"], "rejected as asked", "{json}");
     let output = place.run(&["test", "--update"]);
     assert_eq!((code(&output), said(&output).matches("written ").count()), (0, 4), "{}", said(&output));
     let attributes = json!({"attempt": "1", "replay": "false"});
@@ -142,6 +148,9 @@ fn what_cannot_be_tested_is_said() {
         assert_eq!((code(&output), said(&output).contains(word)), (expected_code, true), "{word}: {}", said(&output));
     };
     fails(&["test"], 1, "one.expected.json: unknown field `publishd`");
+    fails(&["test"], 1, r#"    +   "outcome": "ack""#);
+    place.write("events/one.expected.json", br#"{"outcome": "ack", "published": ["x"]}"#);
+    fails(&["test"], 1, r#"one.expected.json: invalid type: string "x","#);
     place.write("events/broken.json", b"{");
     fails(&["test"], 1, "broken.json: not a CloudEvent in JSON");
     fails(&["test", "nobody"], 2, "no handler `nobody` is configured; there are: faults");

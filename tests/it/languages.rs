@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use wasmill::outcome::{Due, FaultClass, Publication, Verdict};
 use wasmill::wasm::{Execution, Handler, Isolation, LogLevel, LogSource};
 use wasmill_tests::eventually;
-use wasmill_tests::languages::{Language, PATIENCE, Subject, compiled_cache, reuse, run};
+use wasmill_tests::languages::{self, Lang, PATIENCE, Subject, compiled_cache, reuse, run};
 use wasmill_tests::redis_server::RedisServer;
 use wasmill_tests::worker::Worker;
 
@@ -296,7 +296,7 @@ fn a_trap_ends_the_instance_and_nothing_else(subject: &Subject) {
     assert_eq!(*class, FaultClass::Trap, "{execution:?}");
     assert!(warm.is_none() && execution.publishes.is_empty());
     // `abort` has nothing to say; all others say what was wrong.
-    let is_mute = matches!(subject.language, Language::C | Language::Cpp);
+    let is_mute = matches!(subject.lang, Lang::C | Lang::Cpp);
     let says = execution.logs.iter().any(|line| line.message.contains("a drill"));
     assert!(is_mute || says, "{execution:?}");
     published(&once(&handler, order("o-2").to_string()));
@@ -340,11 +340,11 @@ fn one_instance_serves_many_events_within_its_memory(subject: &Subject) {
         took += execution.wall;
         if [0, 1, 9, 99, 999].contains(&number) || number + 1 == MANY {
             let memory = execution.peak_memory >> 10;
-            println!("{}: event {number}: {memory} KiB, {:?}", subject.language.name(), execution.wall);
+            println!("{}: event {number}: {memory} KiB, {:?}", subject.lang, execution.wall);
         }
         warm = kept;
     }
-    println!("{}: {MANY} events in {took:?}", subject.language.name());
+    println!("{}: {MANY} events in {took:?}", subject.lang);
 }
 
 /// The package `wasmill` of the Go example, where it goes beyond the example.
@@ -353,7 +353,7 @@ mod go_package {
 
     /// Runs the event of each type on one instance, which has been told to use the package.
     fn exercise(types: &[&str], check: impl Fn(&str, &Execution)) {
-        let Some(subject) = Subject::new(Language::Go) else { return };
+        let Some(subject) = Subject::new(Lang::Go) else { return };
         let limits =
             format!("{LIMITS}\npublishes = 100").replace("publish_bytes = \"8 MiB\"", "publish_bytes = \"1 MiB\"");
         let handler = subject.handler(&limits, &["orders.enriched"], reuse(MANY, 256 << 20));
@@ -431,7 +431,7 @@ mod go_package {
     #[test]
     fn what_does_not_fit_into_the_arena_is_a_clear_fault() {
         const ARENA: usize = 3 << 20;
-        let Some(subject) = Subject::new(Language::Go) else { return };
+        let Some(subject) = Subject::new(Lang::Go) else { return };
         let handler = subject.handler(LIMITS, &["orders.enriched"], Isolation::Fresh);
         assert_rejected(&once(&handler, vec![b' '; ARENA - 1024]), "below the edge");
         let execution = once(&handler, vec![b' '; ARENA]);
@@ -445,7 +445,7 @@ mod go_package {
 #[test]
 fn all_languages_read_the_same_stream() {
     const ORDERS: usize = 50;
-    let built: Vec<Language> = Language::ALL.into_iter().filter(|language| language.component().is_some()).collect();
+    let built: Vec<Lang> = Lang::ALL.into_iter().filter(|lang| languages::component(*lang).is_some()).collect();
     let server = RedisServer::start();
     let mut config = format!(
         "[redis]\nurl = \"{}\"\n[admin]\nlisten = \"\"\n[worker]\nthreads = 2\ncache_dir = \"{}\"\n\
@@ -453,8 +453,7 @@ fn all_languages_read_the_same_stream() {
         server.url(),
         compiled_cache().display(),
     );
-    for language in &built {
-        let name = language.name();
+    for name in &built {
         let component = wasmill_tests::workspace().join(format!("target/guests/enrich-{name}.wasm"));
         config += &format!(
             "[handlers.enrich-{name}]\ncomponent = \"{}\"\nstreams = [\"orders\"]\npublishes = [\"orders.enriched\"]\n",
@@ -481,14 +480,14 @@ fn all_languages_read_the_same_stream() {
     });
     let entries: Vec<(String, std::collections::HashMap<String, String>)> =
         redis::cmd("XRANGE").arg(&["orders.enriched", "-", "+"]).query(&mut redis).unwrap();
-    for language in built {
-        let source = format!("/wasmill/default/enrich-{}", language.name());
+    for lang in built {
+        let source = format!("/wasmill/default/enrich-{lang}");
         let own = entries.iter().filter(|(_, fields)| fields["ce_source"] == source);
         let mut subjects: Vec<&str> = own.map(|(_, fields)| fields["ce_subject"].as_str()).collect();
         subjects.sort_unstable();
         subjects.dedup();
         assert_eq!(subjects.len(), ORDERS, "{source}");
-        assert_eq!(count(&mut redis, &format!("enrich-{}.dead", language.name())), 0);
+        assert_eq!(count(&mut redis, &format!("enrich-{lang}.dead")), 0);
     }
     assert_eq!(entries.len(), expected);
 }

@@ -9,7 +9,7 @@ use std::process::{Command, Output, Stdio};
 use serde_json::{Value, json};
 use wasmill::project::{Lang, wit};
 use wasmill_tests::worker::binary;
-use wasmill_tests::workspace;
+use wasmill_tests::{guests, workspace};
 
 use super::invoke::{Place, code, said};
 
@@ -234,6 +234,7 @@ fn a_folder_in_use_and_a_wrong_name_are_refused() {
     refused(&["other", "--lang", "c", "--dir", "shop"], "shop is there already, and not empty");
     refused(&["Shop", "--lang", "c"], "`Shop` cannot be the name of a handler");
     refused(&["other", "--lang", "cobol"], "rust, js, ts, python, go, c, cpp, zig");
+    refused(&["other"], &format!("--lang <{}>", Lang::ALL.map(Lang::as_str).join("|")));
     assert_eq!(fs::read(directory.join("handler.zig")).unwrap(), before);
     assert!(!place.path().join("Shop").exists() && !place.path().join("other").exists());
     // An empty one is fine.
@@ -244,61 +245,79 @@ fn a_folder_in_use_and_a_wrong_name_are_refused() {
     assert!(told["files"].as_array().unwrap().contains(&json!("empty/handler.c")), "{told}");
 }
 
-/// Builds a new project and runs its sample events.
-fn assert_handles_its_events(directory: &Path, name: &str, build: &mut Command) {
-    let output = build.arg("build").current_dir(directory).stdin(Stdio::null()).output().unwrap();
-    assert_eq!(code(&output), 0, "{}", said(&output));
-    let component = format!("build/{name}.wasm");
-    for (event, exit, first) in [
-        ("order", 0, "ack"),
-        ("flaky", 10, "retry: the price list is busy"),
-        ("malformed", 11, "reject: malformed order: "),
-    ] {
-        let event = format!("events/{event}.json");
-        let mut invoke = Command::new(binary());
-        invoke.args(["invoke", &component, "--handler", name, "--event", &event]).current_dir(directory);
-        let output = invoke.stdin(Stdio::null()).output().unwrap();
-        let stdout = String::from_utf8_lossy(&output.stdout);
-        assert!(code(&output) == exit && stdout.starts_with(first), "{event}: {}", said(&output));
-        if exit == 0 {
-            assert!(stdout.contains("\"item_count\":3") && stdout.contains("order_enriched"), "{stdout}");
-            assert!(stdout.contains("enriched order o-1"), "{stdout}");
-        }
-    }
-}
-
-#[test]
-fn a_new_project_in_rust_builds_and_handles_its_events() {
-    let (_place, directory) = new_project("my-handler", Lang::Rust);
-    // Below the own target directory: what it needs is compiled once.
-    let target = workspace().join("target/new-projects");
-    let mut build = Command::new(binary());
-    build.env("CARGO_TARGET_DIR", target).env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
-    assert_handles_its_events(&directory, "my-handler", &mut build);
-}
-
-#[test]
-fn a_new_project_in_c_builds_and_handles_its_events() {
-    let (_place, directory) = new_project("shop", Lang::C);
-    let mut build = Command::new(binary());
-    // Where `cargo xtask guests` installs it.
-    let zig = workspace().join("target/tools/guests-py/bin/python-zig");
-    if zig.exists() && std::env::var_os("WASMILL_ZIG").is_none() {
-        build.env("WASMILL_ZIG", zig);
-    } else if std::env::var_os("CI").is_none() && !has_zig() {
-        eprintln!("skipped: zig is missing");
+/// Writes, builds and tests a project, none of whose files is touched in between.
+fn assert_works_as_it_is(lang: Lang, name: &str) {
+    // Where this says nothing, the tools are there.
+    if guests::enrich(lang.as_str()).is_none() {
+        eprintln!("skipped: the tools for {lang} are missing");
         return;
     }
-    assert_handles_its_events(&directory, "shop", &mut build);
+    let (_place, directory) = new_project(name, lang);
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(binary());
+        command.args(arguments).current_dir(&directory).stdin(Stdio::null());
+        // What all projects need is fetched and compiled once.
+        command
+            .env("CARGO_TARGET_DIR", workspace().join("target/new-projects"))
+            .env("npm_config_prefer_offline", "true");
+        command.env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
+        command.env("WASMILL_ZIG", guests::tool("python-zig"));
+        command.env("WASMILL_COMPONENTIZE_PY", guests::tool("componentize-py"));
+        command.output().unwrap()
+    };
+    let output = run(&["build"]);
+    assert_eq!(code(&output), 0, "{lang}: {}", said(&output));
+    assert!(directory.join(format!("build/{name}.wasm")).is_file(), "{lang}: {}", said(&output));
+    let output = run(&["test", "--no-build", "--output", "json"]);
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", said(&output)));
+    assert_eq!((code(&output), &told["ok"]), (0, &json!(true)), "{lang}: {told:#}");
+    let outcomes: Vec<(&str, &str)> = told["fixtures"].as_array().unwrap().iter().map(outcome).collect();
+    assert_eq!(outcomes, [("flaky", "retry"), ("malformed", "reject"), ("order", "ack")], "{lang}");
+    let log = &told["fixtures"][2]["execution"]["logs"][0];
+    assert_eq!((&log["context"], &log["message"]), (&json!(name), &json!("enriched order o-1")), "{lang}");
 }
 
-fn has_zig() -> bool {
-    let works = |program: &str, arguments: &[&str]| {
-        let status = Command::new(program).args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).status();
-        status.is_ok_and(|status| status.success())
-    };
-    std::env::var_os("WASMILL_ZIG").is_some()
-        || works("zig", &["version"])
-        || works("python-zig", &["version"])
-        || works("python3", &["-m", "ziglang", "version"])
+fn outcome(fixture: &Value) -> (&str, &str) {
+    (fixture["name"].as_str().unwrap(), fixture["execution"]["outcome"].as_str().unwrap())
+}
+
+/// Makes a test of each language: that a new project of that name works as it is.
+macro_rules! new_projects_work_as_they_are {
+    ($($test:ident: $lang:ident, $name:literal;)*) => {$(
+        #[test]
+        fn $test() {
+            assert_works_as_it_is(Lang::$lang, $name);
+        }
+    )*};
+}
+
+new_projects_work_as_they_are! {
+    a_new_project_in_rust_works_as_it_is: Rust, "my-handler";
+    a_new_project_in_js_works_as_it_is: Js, "a1_b";
+    a_new_project_in_ts_works_as_it_is: Ts, "my-handler";
+    a_new_project_in_python_works_as_it_is: Python, "a1_b";
+    a_new_project_in_go_works_as_it_is: Go, "my-handler";
+    a_new_project_in_c_works_as_it_is: C, "my-handler";
+    a_new_project_in_cpp_works_as_it_is: Cpp, "a1_b";
+    a_new_project_in_zig_works_as_it_is: Zig, "my-handler";
+}
+
+#[test]
+fn a_component_that_is_not_built_yet_names_what_builds_it() {
+    let (place, directory) = new_project("shop", Lang::C);
+    for arguments in [
+        &["check"][..],
+        &["run"],
+        &["test", "--no-build"],
+        &["inspect", "--handler", "shop"],
+        &["invoke", "build/shop.wasm", "--event", "events/order.json"],
+    ] {
+        let output = Command::new(binary()).args(arguments).current_dir(&directory).output().unwrap();
+        let remedy = "`wasmill build` makes it";
+        assert!(code(&output) == 2 && said(&output).contains(remedy), "{arguments:?}: {}", said(&output));
+    }
+    fs::remove_file(place.path().join("wasmill.toml")).unwrap();
+    let output = place.run(&["inspect", "--handler", "shop"]);
+    let problem = "no handler `shop` is configured; there is none";
+    assert!(code(&output) == 2 && said(&output).contains(problem), "{}", said(&output));
 }

@@ -21,9 +21,14 @@ pub fn component(name: &str) -> PathBuf {
 ///
 /// # Panics
 /// When it cannot be built; with `CI` in the environment, also when its tools are missing.
-pub(crate) fn enrich(lang: &str) -> Option<PathBuf> {
+pub fn enrich(lang: &str) -> Option<PathBuf> {
     xtask_guests(lang);
     Some(built(&format!("enrich-{lang}"))).filter(|path| path.is_file())
+}
+
+/// A program that `cargo xtask guests` has installed as a Python package, such as `python-zig`.
+pub fn tool(name: &str) -> PathBuf {
+    workspace().join("target/tools/guests-py/bin").join(name)
 }
 
 fn built(name: &str) -> PathBuf {

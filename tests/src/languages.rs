@@ -6,6 +6,7 @@ use std::time::Duration;
 use wasmill::app;
 use wasmill::broker::keys::{DEFAULT_TENANT, Namespace};
 use wasmill::config::Config;
+pub use wasmill::project::Lang;
 use wasmill::wasm::{
     CompiledCache, Component, Engine, EngineSettings, Execution, GuestDelivery, GuestEvent, Handler, Isolation,
     WarmInstance,
@@ -18,59 +19,17 @@ pub const TIME: u64 = 1_735_732_800_000;
 /// The largest limit on memory that a test may set, in bytes.
 const MAX_MEMORY: usize = 512 << 20;
 
-/// A language of the examples.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs, reason = "the names say it")]
-pub enum Language {
-    Rust,
-    Js,
-    Ts,
-    Python,
-    Go,
-    C,
-    Cpp,
-    Zig,
-}
-
-impl Language {
-    /// All of them.
-    pub const ALL: [Language; 8] = [
-        Language::Rust,
-        Language::Js,
-        Language::Ts,
-        Language::Python,
-        Language::Go,
-        Language::C,
-        Language::Cpp,
-        Language::Zig,
-    ];
-
-    /// The word for it, as `wasmill new --lang` has it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Language::Rust => "rust",
-            Language::Js => "js",
-            Language::Ts => "ts",
-            Language::Python => "python",
-            Language::Go => "go",
-            Language::C => "c",
-            Language::Cpp => "cpp",
-            Language::Zig => "zig",
-        }
+/// The handler of a language, built and compiled; `None`, after a word about it, if its tools are missing here.
+///
+/// # Panics
+/// When it cannot be built or loaded; with `CI` in the environment, also when its tools are missing.
+pub fn component(lang: Lang) -> Option<&'static Component> {
+    static COMPONENTS: [OnceLock<Option<Component>>; Lang::ALL.len()] = [const { OnceLock::new() }; Lang::ALL.len()];
+    let component = COMPONENTS[lang as usize].get_or_init(|| load(lang)).as_ref();
+    if component.is_none() {
+        eprintln!("skipped: the tools for {lang} are missing, `cargo xtask guests` says which");
     }
-
-    /// Its handler, built and compiled; `None`, after a word about it, if its tools are missing here.
-    ///
-    /// # Panics
-    /// When it cannot be built or loaded; with `CI` in the environment, also when its tools are missing.
-    pub fn component(self) -> Option<&'static Component> {
-        static COMPONENTS: [OnceLock<Option<Component>>; 8] = [const { OnceLock::new() }; 8];
-        let component = COMPONENTS[self as usize].get_or_init(|| load(self)).as_ref();
-        if component.is_none() {
-            eprintln!("skipped: the tools for {} are missing, `cargo xtask guests` says which", self.name());
-        }
-        component
-    }
+    component
 }
 
 /// Makes a test of each check for each language: `rust::CHECK`, `js::CHECK` and so on. A check is a function that takes
@@ -87,12 +46,12 @@ macro_rules! for_every_language {
         $crate::for_every_language!(@one cpp, Cpp, $($check),*);
         $crate::for_every_language!(@one zig, Zig, $($check),*);
     };
-    (@one $name:ident, $language:ident, $($check:ident),*) => {
+    (@one $name:ident, $lang:ident, $($check:ident),*) => {
         mod $name {
             $(
                 #[test]
                 fn $check() {
-                    if let Some(subject) = $crate::languages::Subject::new($crate::languages::Language::$language) {
+                    if let Some(subject) = $crate::languages::Subject::new($crate::languages::Lang::$lang) {
                         super::$check(&subject);
                     }
                 }
@@ -106,16 +65,16 @@ pub fn compiled_cache() -> std::path::PathBuf {
     workspace().join("target/guests-compiled")
 }
 
-fn load(language: Language) -> Option<Component> {
+fn load(lang: Lang) -> Option<Component> {
     static ENGINE: OnceLock<Engine> = OnceLock::new();
     let engine = ENGINE.get_or_init(|| {
         let settings = EngineSettings { instances: 16, max_memory: MAX_MEMORY };
         Engine::new(settings).expect("the engine can be set up")
     });
-    let path = guests::enrich(language.name())?;
+    let path = guests::enrich(lang.as_str())?;
     let cache = CompiledCache::open(&compiled_cache()).expect("the cache is the user's own");
     // Another process waits, and then finds it in the cache.
-    let _lock = build::lock(&format!("guests-compiled-{}.lock", language.name()));
+    let _lock = build::lock(&format!("guests-compiled-{lang}.lock"));
     let component = Component::from_file(engine, Some(&cache), &path);
     Some(component.unwrap_or_else(|error| panic!("{}: {error}", path.display())))
 }
@@ -123,14 +82,14 @@ fn load(language: Language) -> Option<Component> {
 /// The handler of a language, ready to be run.
 pub struct Subject {
     /// The language that it is written in.
-    pub language: Language,
+    pub lang: Lang,
     component: Component,
 }
 
 impl Subject {
     /// The handler of a language; `None` if the tools of that language are missing.
-    pub fn new(language: Language) -> Option<Subject> {
-        Some(Subject { language, component: language.component()?.clone() })
+    pub fn new(lang: Lang) -> Option<Subject> {
+        Some(Subject { lang, component: component(lang)?.clone() })
     }
 
     /// The handler with these limits, as `[handlers.enrich.limits]` has them, and these streams to publish to.

@@ -10,7 +10,7 @@ use wasmill::config::Config;
 use wasmill::project::{self, BuildError, Built, Plan};
 
 use super::report::FAILURE;
-use super::{Context, Report, print_json};
+use super::{Context, Report, print_json, sources};
 
 /// Arguments of `build`.
 #[derive(Parser)]
@@ -68,11 +68,7 @@ fn plans(context: &Context, args: &Args) -> Result<Vec<Plan>, Report> {
 }
 
 fn plan_of(config: &Config, name: &str) -> Result<Plan, Report> {
-    let Some(handler) = config.handler(name) else {
-        let known: Vec<&str> = config.handlers.keys().map(String::as_str).collect();
-        let known = known.join(", ");
-        return Err(Report::usage(format!("no handler `{name}` is configured; there are: {known}")));
-    };
+    let handler = config.handler(name).ok_or_else(|| sources::unknown(config, name))?;
     let remedy = format!("add a section [handlers.{name}.build] with `lang`");
     handler.build.ok_or_else(|| Report::usage(format!("`{name}` is not built from sources: {remedy}")))
 }

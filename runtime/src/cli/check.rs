@@ -11,7 +11,7 @@ use wasmill::config::{Config, SchemasConfig, environment};
 use wasmill::envelope::settings::Preset;
 
 use super::report::USAGE;
-use super::table::plain;
+use super::table::{counted, plain};
 use super::{Context, Report, print_json};
 
 /// Arguments of `check`.
@@ -27,8 +27,8 @@ pub fn run(context: &Context, _: &Args) -> Result<ExitCode, Report> {
         faults.iter().for_each(|fault| say!("{fault}"));
         envelopes.iter().for_each(|(stream, envelope)| say!("stream {}: envelope {envelope}", plain(stream)));
         match faults.len() {
-            0 => say!("ok: {handlers} handlers"),
-            count => say!("{count} faults"),
+            0 => say!("ok: {}", counted(handlers, "handler")),
+            count => say!("{}", counted(count, "fault")),
         }
     }
     Ok(if faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(USAGE) })

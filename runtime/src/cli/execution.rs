@@ -5,6 +5,8 @@ use wasmill::envelope::structured;
 use wasmill::outcome::{FaultClass, Verdict};
 use wasmill::wasm::{Execution, LogLine};
 
+use super::table::{plain, plain_lines};
+
 /// The outcome in one word, and the message.
 pub fn outcome(verdict: &Verdict) -> (&'static str, &str) {
     match verdict {
@@ -50,10 +52,10 @@ pub fn print_text(execution: &Execution) {
     let (word, message) = outcome(&execution.verdict);
     match message {
         "" => say!("{word}"),
-        message => say!("{word}: {message}"),
+        message => say!("{word}: {}", plain_lines(message, "")),
     }
     for publication in &execution.publishes {
-        say!("published to {}: {}", publication.key, structured::to_json(&publication.event));
+        say!("published to {}: {}", publication.key, plain(&structured::to_json(&publication.event).to_string()));
     }
     for line in &execution.logs {
         say!("{}", log_text(line));

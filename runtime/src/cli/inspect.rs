@@ -88,7 +88,10 @@ fn find(config: &Config, args: &Args) -> Result<Findings, Report> {
     }
     let path = args.component.clone().unwrap_or_else(|| resolved.component.clone());
     let event = args.event.as_deref().map(invoke::read_event).transpose()?;
-    let unreadable = |error| Report::usage(format!("{}: the file cannot be read: {error}", path.display()));
+    let unreadable = |cause| {
+        let error = LoadError::Unreadable { path: path.clone(), cause };
+        Report::usage(format!("{}: {error}", path.display()))
+    };
     let size = std::fs::metadata(&path).map_err(unreadable)?.len();
     let mut findings = Findings {
         resolved,

@@ -22,7 +22,7 @@ use wasmill::wasm::{
 };
 
 use super::execution::{as_json, outcome, print_text};
-use super::{Context, Report, block_on, engine_with, print_json};
+use super::{Context, Report, block_on, engine_with, print_json, sources};
 
 /// Arguments of `invoke`.
 #[derive(Parser)]
@@ -95,10 +95,7 @@ pub fn delivery(resolved: &ResolvedHandler, attempt: u32) -> GuestDelivery {
 /// A handler of the configuration; without a name, one of this component that sets nothing itself.
 pub fn resolve(config: &Config, component: &Path, handler: Option<&str>) -> Result<ResolvedHandler, Report> {
     Ok(match handler {
-        Some(name) => config.handler(name).ok_or_else(|| {
-            let known: Vec<&str> = config.handlers.keys().map(String::as_str).collect();
-            Report::usage(format!("no handler `{name}` is configured; there are: {}", known.join(", ")))
-        })?,
+        Some(name) => config.handler(name).ok_or_else(|| sources::unknown(config, name))?,
         None => ResolvedHandler {
             name: component.file_stem().map_or_else(String::new, |name| name.to_string_lossy().into_owned()),
             component: component.to_owned(),

@@ -11,13 +11,16 @@ use wasmill::project::templates::{self, NewError};
 
 use super::{Context, Report, print_json};
 
+/// The languages, for whoever names none.
+const LANGUAGES: &str = "rust|js|ts|python|go|c|cpp|zig";
+
 /// Arguments of `new`.
 #[derive(Parser)]
 pub struct Args {
     /// The name of the handler
     name: String,
     /// The language to write it in
-    #[arg(long, value_parser = PossibleValuesParser::new(Lang::ALL.map(Lang::as_str)).try_map(|name| name.parse::<Lang>()))]
+    #[arg(long, value_name = LANGUAGES, hide_possible_values = true, value_parser = PossibleValuesParser::new(Lang::ALL.map(Lang::as_str)).try_map(|name| name.parse::<Lang>()))]
     lang: Lang,
     /// The folder, which must be empty or not be there [default: the name]
     #[arg(long, value_name = "DIR")]

@@ -21,12 +21,18 @@ pub fn named(context: &Context, config: &Config, names: &[String]) -> Result<Vec
         };
         return Err(Report::usage(problem));
     }
-    let known: Vec<&str> = config.handlers.keys().map(String::as_str).collect();
-    if let Some(name) = names.iter().find(|name| !known.contains(&name.as_str())) {
-        return Err(Report::usage(format!("no handler `{name}` is configured; there are: {}", known.join(", "))));
+    if let Some(name) = names.iter().find(|name| !config.handlers.contains_key(name.as_str())) {
+        return Err(unknown(config, name));
     }
     let handlers = config.handlers().into_iter();
     Ok(handlers.filter(|handler| names.is_empty() || names.contains(&handler.name)).collect())
+}
+
+/// The fault that no handler has this name.
+pub fn unknown(config: &Config, name: &str) -> Report {
+    let known: Vec<&str> = config.handlers.keys().map(String::as_str).collect();
+    let known = if known.is_empty() { "there is none".to_owned() } else { format!("there are: {}", known.join(", ")) };
+    Report::usage(format!("no handler `{name}` is configured; {known}"))
 }
 
 /// Builds those handlers that have sources. `progress` is told each step.

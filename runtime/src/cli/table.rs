@@ -40,6 +40,12 @@ pub fn plain(text: &str) -> String {
     plain
 }
 
+/// The same of a text of several lines, each behind an indentation.
+pub fn plain_lines(text: &str, indentation: &str) -> String {
+    let lines = text.lines().map(|line| format!("{indentation}{}", plain(line)));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
 /// A number and what it counts.
 pub fn counted(number: usize, one: &str) -> String {
     let plural = if number == 1 { "" } else { "s" };

@@ -12,7 +12,7 @@ use clap::Parser;
 use serde_json::{Value, json};
 use similar::{ChangeTag, TextDiff};
 use wasmill::app;
-use wasmill::broker::keys::{self, Namespace};
+use wasmill::broker::keys::Namespace;
 use wasmill::clock::now_ms;
 use wasmill::config::{Config, ResolvedHandler};
 use wasmill::event::Event;
@@ -24,8 +24,8 @@ use self::fixtures::{Choice, Fixture};
 use super::execution::{as_json, log_text};
 use super::paint::Paint;
 use super::report::FAILURE;
-use super::table::{counted, plain};
-use super::{Context, Report, block_on, print_json, sources};
+use super::table::{counted, plain, plain_lines};
+use super::{Context, Report, block_on, invoke, print_json, sources};
 
 /// Arguments of `test`.
 #[derive(Parser)]
@@ -72,8 +72,11 @@ enum Verdict {
         expected: Expectation,
         actual: Expectation,
     },
-    /// The fixture could not be compared.
-    Unfit(String),
+    /// It could not be compared. What came out is there if it was run.
+    Unfit {
+        problem: String,
+        actual: Option<Expectation>,
+    },
 }
 
 /// Runs the fixtures; exit code 1 if one fails, 2 if there is nothing to test.
@@ -155,7 +158,7 @@ impl Bench {
         finding.verdict = match self.try_test(&fixture, &mut finding).await {
             Ok(Some(verdict)) => verdict,
             Ok(None) => return None,
-            Err(problem) => Verdict::Unfit(problem),
+            Err(problem) => Verdict::Unfit { problem, actual: None },
         };
         Some(finding)
     }
@@ -174,7 +177,8 @@ impl Bench {
         let execution = subject.run(event).await;
         let actual = Expectation::of(&execution, partition_key.as_deref());
         finding.execution = Some(execution);
-        self.compare(fixture, actual).map(Some)
+        let compared = self.compare(fixture, &actual);
+        Ok(Some(compared.unwrap_or_else(|problem| Verdict::Unfit { problem, actual: Some(actual) })))
     }
 
     /// What a worker would make a dead letter of without running it.
@@ -189,7 +193,7 @@ impl Bench {
         }
     }
 
-    fn compare(&self, fixture: &Fixture, actual: Expectation) -> Result<Verdict, String> {
+    fn compare(&self, fixture: &Fixture, actual: &Expectation) -> Result<Verdict, String> {
         let path = fixture.expected_file();
         let text = match std::fs::read(&path) {
             Ok(text) => Some(text),
@@ -198,17 +202,19 @@ impl Bench {
         };
         let expected = text.as_deref().map(Expectation::parse);
         match expected {
-            Some(Ok(expected)) if expected == actual => Ok(Verdict::Ok),
+            Some(Ok(expected)) if expected == *actual => Ok(Verdict::Ok),
             _ if self.update => {
                 let written = std::fs::write(&path, actual.to_text());
                 written.map_err(|error| format!("{} cannot be written: {error}", path.display()))?;
                 Ok(Verdict::Written)
             }
-            Some(Ok(expected)) => Ok(Verdict::Differs { expected, actual }),
+            Some(Ok(expected)) => Ok(Verdict::Differs { expected, actual: actual.clone() }),
             Some(Err(error)) => Err(format!("{}: {error}", path.display())),
             None => {
                 let path = path.display();
-                Err(format!("{path} is missing: look at what comes out, and write it with `wasmill test --update`"))
+                Err(format!(
+                    "{path} is missing: if this is what should come out, write it with `wasmill test --update`"
+                ))
             }
         }
     }
@@ -234,17 +240,9 @@ fn load(
 
 impl Subject {
     async fn run(&self, event: Event) -> Execution {
-        let resolved = &self.resolved;
-        let delivery = GuestDelivery {
-            tenant: keys::DEFAULT_TENANT.to_owned(),
-            handler: resolved.name.clone(),
-            stream: resolved.streams.first().cloned().unwrap_or_default(),
-            entry_id: format!("{}-0", event.time),
-            attempt: 1,
-            max_attempts: resolved.retry.max_attempts,
-            deadline_ms: u64::try_from(resolved.limits.deadline.as_millis()).unwrap_or(u64::MAX),
-            replay: false,
-        };
+        // Not by the clock: a handler that puts it into a follow-up has the same follow-up each time.
+        let entry_id = format!("{}-0", event.time);
+        let delivery = GuestDelivery { entry_id, ..invoke::delivery(&self.resolved, 1) };
         let event = Arc::new(GuestEvent::from(event));
         self.handler.run(None, event, delivery, now_ms(), "".into()).await.0
     }
@@ -259,15 +257,21 @@ impl Finding {
         let word = match &self.verdict {
             Verdict::Ok => paint.good("ok"),
             Verdict::Written => paint.odd("written"),
-            Verdict::Differs { .. } | Verdict::Unfit(_) => paint.bad("FAILED"),
+            Verdict::Differs { .. } | Verdict::Unfit { .. } => paint.bad("FAILED"),
         };
         let time = self.execution.as_ref().map_or_else(String::new, |execution| {
             paint.faint(format!(" {:.1} ms", execution.wall.as_secs_f64() * 1000.0))
         });
         say!("{word} {}{time}", plain(&self.name));
         match &self.verdict {
-            Verdict::Differs { expected, actual } => print_diff(paint, expected, actual),
-            Verdict::Unfit(problem) => say!("    {}", problem.escape_debug()),
+            Verdict::Differs { expected, actual } => {
+                say!("    {} {}", paint.bad("- expected"), paint.good("+ came out"));
+                print_diff(paint, &expected.to_text(), &actual.to_text());
+            }
+            Verdict::Unfit { problem, actual } => {
+                say!("{}", plain_lines(problem, "    "));
+                actual.iter().for_each(|actual| print_diff(paint, "", &actual.to_text()));
+            }
             Verdict::Ok | Verdict::Written => {}
         }
         if (verbose || !self.is_ok())
@@ -275,7 +279,7 @@ impl Finding {
         {
             execution.logs.iter().for_each(|line| say!("    {}", paint.faint(log_text(line))));
             if let wasmill::outcome::Verdict::Fault { message, .. } = &execution.verdict {
-                say!("    {}", message.escape_debug());
+                say!("{}", plain_lines(message, "    "));
             }
         }
     }
@@ -284,7 +288,7 @@ impl Finding {
         let (expected, actual, problem) = match &self.verdict {
             Verdict::Ok | Verdict::Written => (None, None, None),
             Verdict::Differs { expected, actual } => (Some(expected), Some(actual), None),
-            Verdict::Unfit(problem) => (None, None, Some(problem)),
+            Verdict::Unfit { problem, actual } => (None, actual.as_ref(), Some(problem)),
         };
         json!({
             "name": self.name,
@@ -300,10 +304,8 @@ impl Finding {
     }
 }
 
-fn print_diff(paint: Paint, expected: &Expectation, actual: &Expectation) {
-    let (expected, actual) = (expected.to_text(), actual.to_text());
-    say!("    {} {}", paint.bad("- expected"), paint.good("+ came out"));
-    for change in TextDiff::from_lines(&expected, &actual).iter_all_changes() {
+fn print_diff(paint: Paint, expected: &str, actual: &str) {
+    for change in TextDiff::from_lines(expected, actual).iter_all_changes() {
         let line = plain(change.value().trim_end_matches('\n'));
         match change.tag() {
             ChangeTag::Equal => say!("      {line}"),

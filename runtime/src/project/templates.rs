@@ -58,7 +58,9 @@ pub fn create(name: &str, lang: Lang, directory: &Path) -> Result<Vec<PathBuf>, 
         wit::write_file(&path, instantiate(text, name).as_bytes())?;
         written.push(path);
     }
-    wit::write(&directory.join("wit"))?;
+    let contract = directory.join("wit");
+    wit::write(&contract)?;
+    written.extend(wit::FILES.map(|(file, _)| contract.join(file)));
     Ok(written)
 }
 
@@ -90,139 +92,41 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// The files of an example, by their names in its folder.
+/// The files of an example: those that every language has, and those that are named.
 macro_rules! example {
-    ($lang:literal: $($file:literal),+ $(,)?) => {
+    (@ $lang:literal: $($file:literal),+) => {
         &[$(($file, include_str!(concat!("../../../guest-examples/", $lang, "/enrich/", $file)))),+]
+    };
+    ($lang:literal: $($file:literal),+ $(,)?) => {
+        example! {
+            @ $lang:
+            ".gitignore",
+            "README.md",
+            "events/flaky.expected.json",
+            "events/flaky.json",
+            "events/malformed.expected.json",
+            "events/malformed.json",
+            "events/order.expected.json",
+            "events/order.json",
+            "wasmill.toml",
+            $($file),+
+        }
     };
 }
 
 /// The files of the template.
 fn files(lang: Lang) -> &'static [(&'static str, &'static str)] {
     match lang {
-        Lang::Rust => example! {
-            "rust":
-            ".gitignore",
-            "Cargo.lock",
-            "Cargo.toml",
-            "README.md",
-            "events/flaky.expected.json",
-            "events/flaky.json",
-            "events/malformed.expected.json",
-            "events/malformed.json",
-            "events/order.expected.json",
-            "events/order.json",
-            "src/lib.rs",
-            "wasmill.toml",
-        },
-        Lang::Js => example! {
-            "js":
-            ".gitignore",
-            "README.md",
-            "events/flaky.expected.json",
-            "events/flaky.json",
-            "events/malformed.expected.json",
-            "events/malformed.json",
-            "events/order.expected.json",
-            "events/order.json",
-            "handler.js",
-            "package-lock.json",
-            "package.json",
-            "wasmill.toml",
-        },
-        Lang::Ts => example! {
-            "ts":
-            ".gitignore",
-            "README.md",
-            "events/flaky.expected.json",
-            "events/flaky.json",
-            "events/malformed.expected.json",
-            "events/malformed.json",
-            "events/order.expected.json",
-            "events/order.json",
-            "handler.ts",
-            "package-lock.json",
-            "package.json",
-            "tsconfig.json",
-            "wasmill.d.ts",
-            "wasmill.toml",
-        },
-        Lang::Python => example! {
-            "python":
-            ".gitignore",
-            "README.md",
-            "app.py",
-            "events/flaky.expected.json",
-            "events/flaky.json",
-            "events/malformed.expected.json",
-            "events/malformed.json",
-            "events/order.expected.json",
-            "events/order.json",
-            "requirements.txt",
-            "wasmill.toml",
-        },
-        Lang::Go => example! {
-            "go":
-            ".gitignore",
-            "README.md",
-            "events/flaky.expected.json",
-            "events/flaky.json",
-            "events/malformed.expected.json",
-            "events/malformed.json",
-            "events/order.expected.json",
-            "events/order.json",
-            "go.mod",
-            "main.go",
-            "wasmill.toml",
-            "wasmill/abi.go",
-            "wasmill/wasmill.go",
-        },
-        Lang::C => example! {
-            "c":
-            ".gitignore",
-            "Makefile",
-            "README.md",
-            "events/flaky.expected.json",
-            "events/flaky.json",
-            "events/malformed.expected.json",
-            "events/malformed.json",
-            "events/order.expected.json",
-            "events/order.json",
-            "handler.c",
-            "json.c",
-            "json.h",
-            "wasmill.toml",
-        },
-        Lang::Cpp => example! {
-            "cpp":
-            ".gitignore",
-            "Makefile",
-            "README.md",
-            "events/flaky.expected.json",
-            "events/flaky.json",
-            "events/malformed.expected.json",
-            "events/malformed.json",
-            "events/order.expected.json",
-            "events/order.json",
-            "handler.cpp",
-            "json.cpp",
-            "json.hpp",
-            "wasmill.toml",
-        },
-        Lang::Zig => example! {
-            "zig":
-            ".gitignore",
-            "README.md",
-            "build.zig",
-            "events/flaky.expected.json",
-            "events/flaky.json",
-            "events/malformed.expected.json",
-            "events/malformed.json",
-            "events/order.expected.json",
-            "events/order.json",
-            "handler.zig",
-            "wasmill.toml",
-        },
+        Lang::Rust => example! { "rust": "Cargo.lock", "Cargo.toml", "src/lib.rs" },
+        Lang::Js => example! { "js": "handler.js", "package-lock.json", "package.json" },
+        Lang::Ts => {
+            example! { "ts": "handler.ts", "package-lock.json", "package.json", "tsconfig.json", "wasmill.d.ts" }
+        }
+        Lang::Python => example! { "python": "app.py", "requirements.txt" },
+        Lang::Go => example! { "go": "go.mod", "main.go", "wasmill/abi.go", "wasmill/wasmill.go" },
+        Lang::C => example! { "c": "Makefile", "handler.c", "json.c", "json.h" },
+        Lang::Cpp => example! { "cpp": "Makefile", "handler.cpp", "json.cpp", "json.hpp" },
+        Lang::Zig => example! { "zig": "build.zig", "handler.zig" },
     }
 }
 
@@ -286,6 +190,18 @@ mod tests {
     }
 
     #[test]
+    fn projects_name_the_zig_that_they_are_tested_with() {
+        let package = format!("ziglang=={}", crate::project::tools::ZIG_VERSION);
+        for lang in [Lang::C, Lang::Cpp, Lang::Zig] {
+            let (_, text) = files(lang).iter().find(|(file, _)| *file == "README.md").expect("it has one");
+            assert!(text.contains(&format!("`pip install {package}`")), "{lang}");
+        }
+        let installed = Path::new(env!("CARGO_MANIFEST_DIR")).join("../guest-examples/requirements.txt");
+        let installed = fs::read_to_string(installed).expect("`cargo xtask guests` reads it");
+        assert!(installed.lines().any(|line| line == package), "{installed}");
+    }
+
+    #[test]
     fn words_are_replaced_whole_and_lines_of_tests_left_out() {
         let template = "a\n\nmod drill;\n\nenrich(enriched, un_enrich, \"enrich\")\n  drill(event);\nü enrich";
         assert_eq!(instantiate(template, "my-h"), "a\n\nmy-h(enriched, un_enrich, \"my-h\")\nü my-h");
@@ -296,7 +212,8 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let at = folder.path().join("deep/shop");
         let written = create("shop", Lang::C, &at).expect("it is new");
-        assert!(written.contains(&at.join("handler.c")) && at.join("wit/events.wit").is_file());
+        assert!(written.contains(&at.join("handler.c")) && written.contains(&at.join("wit/events.wit")));
+        assert!(written.iter().all(|file| file.is_file()), "{written:?}");
         assert!(!at.join("drill.c").exists());
         let error = create("shop", Lang::C, &at).expect_err("it is there now");
         assert!(matches!(&error, NewError::NotEmpty(path) if *path == at), "{error}");

@@ -60,8 +60,9 @@ pub fn remedy(tool: &str) -> String {
         "go" => install("sudo snap install go --classic", "brew install go", "https://go.dev/dl, 1.24 or newer"),
         "make" => install("sudo apt install make", "xcode-select --install", "GNU make from your packages"),
         "zig" => format!(
-            "Install it: pip install ziglang=={ZIG_VERSION} (or https://ziglang.org/download). WASMILL_ZIG names one \
-             that is not on the PATH"
+            "Install it: python3 -m venv ~/.ziglang && ~/.ziglang/bin/pip install ziglang=={ZIG_VERSION} && export \
+             WASMILL_ZIG=~/.ziglang/bin/python-zig (or have version {ZIG_VERSION} of https://ziglang.org/download on \
+             the PATH)"
         ),
         other => format!("Install {other}"),
     }

@@ -64,11 +64,19 @@ impl fmt::Debug for Digest {
     }
 }
 
+/// What to do about a component that cannot be read.
+fn remedy(cause: &std::io::Error) -> &'static str {
+    match cause.kind() {
+        std::io::ErrorKind::NotFound => "; `wasmill build` makes it, if its handler has a section `build`",
+        _ => "",
+    }
+}
+
 /// The bytes are no component that can handle events.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
     /// The file cannot be read.
-    #[error("the file cannot be read: {cause}")]
+    #[error("the file cannot be read: {cause}{}", remedy(cause))]
     Unreadable {
         path: PathBuf,
         #[source]

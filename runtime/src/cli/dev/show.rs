@@ -16,7 +16,7 @@ use super::Input;
 use crate::cli::Context;
 use crate::cli::execution::log_text;
 use crate::cli::paint::Paint;
-use crate::cli::table::plain;
+use crate::cli::table::{plain, plain_lines};
 
 /// Deliveries that wait to be shown; those beyond are counted.
 const MAX_WAITING: u64 = 10_000;
@@ -115,7 +115,7 @@ impl Shown {
         let (handler, r#type) = (&self.handler, plain(&self.r#type));
         say!("{named} {type} -> {handler}{attempt}: {outcome}{}", paint.faint(cost));
         if !self.message.is_empty() {
-            say!("    {}", plain(&self.message));
+            say!("{}", plain_lines(&self.message, "    "));
         }
         if let Some(pause) = self.pause {
             say!("    {}", paint.odd(format!("again in {} ms", pause.as_millis())));
@@ -256,8 +256,7 @@ impl Show {
 
     /// A handler could not be built or loaded.
     pub fn not_built(self, handler: &str, problem: &str, what: &str) {
-        let lines: Vec<String> = problem.lines().map(|line| format!("    {}", plain(line))).collect();
-        let text = format!("{} {handler}: {what}\n{}", self.paint.bad("NOT BUILT"), lines.join("\n"));
+        let text = format!("{} {handler}: {what}\n{}", self.paint.bad("NOT BUILT"), plain_lines(problem, "    "));
         self.tell(
             text,
             || json!({"kind": "build", "handler": handler, "ok": false, "problem": problem, "result": what}),
@@ -272,8 +271,7 @@ impl Show {
 
     /// Something is not right, and work goes on.
     pub fn problem(self, text: &str) {
-        let lines: Vec<String> = text.lines().map(plain).collect();
-        self.tell(self.paint.odd(lines.join("\n")), || json!({"kind": "problem", "message": text}));
+        self.tell(self.paint.odd(plain_lines(text, "")), || json!({"kind": "problem", "message": text}));
     }
 
     /// Something else happened.
