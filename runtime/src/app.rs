@@ -10,12 +10,12 @@ use crate::broker::keys::{self, Namespace};
 use crate::broker::redis::{InvalidSettings, RedisSettings};
 use crate::clock::now_ms;
 use crate::config::{Config, IntakeConfig, Isolation as ConfiguredIsolation, ResolvedHandler, SecretError};
+use crate::deploy::{self, Slot, Version};
 use crate::envelope::Envelopes;
 use crate::pipeline::{Deployment, Intake, MAX_INSTANCES, Reading, Retention, Subscription, Worker, new_worker_id};
 use crate::schema::Schemas;
 use crate::wasm::{
-    CacheError, CompiledCache, Component, Engine, EngineError, EngineSettings, Grant, Grants, Handler, Isolation,
-    LoadError, Policy,
+    CacheError, CompiledCache, Engine, EngineError, EngineSettings, Grant, Grants, Isolation, LoadError, Policy,
 };
 
 pub use schemas::{SchemaFolderFault, SchemaFolderFaults};
@@ -82,6 +82,7 @@ pub fn worker(config: &Config, namespace: &Namespace) -> Worker {
         intakes: intakes(config, namespace),
         threads: if config.worker.threads == 0 { cores() } else { config.worker.threads },
         started_ms: now_ms(),
+        observer: None,
     }
 }
 
@@ -156,11 +157,11 @@ pub fn deployments(
     let (schemas, envelopes) = (schemas(config)?, envelopes(config));
     let (mut deployments, mut faults) = (Vec::new(), Vec::new());
     for resolved in config.handlers() {
-        match Component::from_file(engine, cache, &resolved.component) {
-            Ok(component) => {
-                let policy = policy(&resolved, namespace, &envelopes, schemas.clone());
+        let policy = policy(&resolved, namespace, &envelopes, schemas.clone());
+        match deploy::prepare(engine, cache, &resolved.component, policy, isolation(resolved.isolation)) {
+            Ok(version) => {
                 let reading = Reading { envelopes: envelopes.clone(), check_schemas: config.schemas.on_read };
-                deployments.push(Arc::new(deployment(&resolved, namespace, component, policy, reading)));
+                deployments.push(Arc::new(deployment(&resolved, namespace, version, reading)));
             }
             Err(cause) => {
                 faults.push(ComponentFault { handler: resolved.name, path: resolved.component, cause });
@@ -170,15 +171,23 @@ pub fn deployments(
     if faults.is_empty() { Ok(deployments) } else { Err(BuildError::Components(faults)) }
 }
 
-/// A handler of the default tenant with its component.
-fn deployment(
+/// The handler as its component's file is now, ready for the slot in which another version serves.
+pub fn version(
+    config: &Config,
     resolved: &ResolvedHandler,
     namespace: &Namespace,
-    component: Component,
-    policy: Policy,
-    reading: Reading,
-) -> Deployment {
-    let digest = component.digest.to_string();
+    engine: &Engine,
+    cache: Option<&CompiledCache>,
+) -> Result<Version, BuildError> {
+    let policy = policy(resolved, namespace, &envelopes(config), schemas(config)?);
+    deploy::prepare(engine, cache, &resolved.component, policy, isolation(resolved.isolation)).map_err(|cause| {
+        let (handler, path) = (resolved.name.clone(), resolved.component.clone());
+        BuildError::Components(vec![ComponentFault { handler, path, cause }])
+    })
+}
+
+/// A handler of the default tenant with its first version.
+fn deployment(resolved: &ResolvedHandler, namespace: &Namespace, version: Version, reading: Reading) -> Deployment {
     let streams = resolved
         .streams
         .iter()
@@ -186,7 +195,9 @@ fn deployment(
     let inbox =
         Subscription { source: Arc::new(namespace.inbox_source(&resolved.name, &resolved.group)), is_inbox: true };
     Deployment {
-        handler: Handler { component, policy: Arc::new(policy), isolation: isolation(resolved.isolation) },
+        tenant: keys::DEFAULT_TENANT.into(),
+        name: resolved.name.as_str().into(),
+        slot: Slot::new(version),
         types: resolved.types.clone(),
         sources: streams.chain([inbox]).collect(),
         retry: resolved.retry,
@@ -194,7 +205,6 @@ fn deployment(
         take_over_idle: resolved.take_over_idle,
         dead_key: namespace.stream(&resolved.dead_letter),
         concurrency: resolved.limits.concurrency.max(1),
-        digest,
         reading,
     }
 }

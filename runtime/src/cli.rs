@@ -16,6 +16,7 @@ mod execution;
 mod generate;
 mod history;
 mod invoke;
+mod paint;
 mod pause;
 mod pending;
 mod progress;
@@ -24,10 +25,12 @@ mod report;
 mod run;
 mod schema;
 mod send;
+mod sources;
 mod stats;
 mod streams;
 mod table;
 mod target;
+mod test;
 mod watch;
 mod workers;
 
@@ -85,6 +88,8 @@ enum Verb {
     Send(send::Args),
     /// Run one event through one component, without any broker
     Invoke(invoke::Args),
+    /// Run the event fixtures of a project, and compare what comes out with what is expected
+    Test(test::Args),
     /// Look at dead letters, and send them back to their handlers
     Dlq(dlq::Args),
     /// Show past events of a stream, and those to come
@@ -208,6 +213,7 @@ pub fn dispatch(arguments: Arguments) -> Result<ExitCode, Report> {
         Verb::Check(args) => check::run(&context, &args),
         Verb::Send(args) => send::run(&context, args),
         Verb::Invoke(args) => invoke::run(&context, &args),
+        Verb::Test(args) => test::run(&context, &args),
         Verb::Dlq(args) => dlq::run(&context, args),
         Verb::History(args) => history::run(&context, &args),
         Verb::Replay(args) => replay::run(&context, &args),

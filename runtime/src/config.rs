@@ -109,7 +109,10 @@ impl Config {
             &mut self.schemas.directory,
         ];
         let paths = optional.into_iter().flatten();
-        let components = self.handlers.values_mut().map(|handler| &mut handler.component);
-        paths.chain(components).for_each(|path: &mut PathBuf| *path = directory.join(&*path));
+        let of_handlers = self.handlers.values_mut().flat_map(|handler| {
+            let sources = handler.build.as_mut().map(|build| &mut build.directory);
+            std::iter::once(&mut handler.component).chain(sources)
+        });
+        paths.chain(of_handlers).for_each(|path: &mut PathBuf| *path = directory.join(&*path));
     }
 }

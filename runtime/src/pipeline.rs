@@ -8,6 +8,7 @@ mod batch;
 mod dedup;
 mod intake;
 mod lane;
+mod observe;
 mod pause;
 mod recover;
 mod retention;
@@ -24,6 +25,7 @@ use tokio::sync::mpsc;
 
 pub use self::intake::{Intake, IntakeStats};
 use self::lane::Lane;
+pub use self::observe::{Observer, Run, Seen};
 pub use self::retention::Retention;
 use self::shard::Shard;
 use self::watch::Watch;
@@ -31,13 +33,13 @@ use crate::broker::memory::MemoryBroker;
 use crate::broker::pubsub::PubSub;
 use crate::broker::redis::{RedisBroker, RedisSettings};
 use crate::broker::{Broker, BrokerError, Inspect, Source, keys};
+use crate::deploy::Slot;
 use crate::envelope::Envelopes;
 use crate::fleet::{HandlerReport, WorkerReport};
 use crate::outcome::{Dedup, RetryPolicy};
 use crate::readiness::{Phase, Readiness};
 use crate::route::Types;
 use crate::stats::HandlerStats;
-use crate::wasm::Handler;
 
 /// Batches of a thread that may be on their way at the same time: one is written while the next one is filled.
 const MAX_SETTLES: usize = 2;
@@ -102,8 +104,12 @@ pub struct Reading {
 
 /// A handler that is ready to serve.
 pub struct Deployment {
-    /// Code, grants and limits.
-    pub handler: Handler,
+    /// The tenant that it belongs to.
+    pub tenant: Arc<str>,
+    /// Its name.
+    pub name: Arc<str>,
+    /// Code, grants and limits, in the version that serves.
+    pub slot: Slot,
     /// The event types that it wants.
     pub types: Types,
     /// What it reads.
@@ -118,8 +124,6 @@ pub struct Deployment {
     pub dead_key: Arc<str>,
     /// The most deliveries of it that this worker runs at the same time. At least 1.
     pub concurrency: usize,
-    /// The digest of the component, as text.
-    pub digest: String,
     /// How entries become events.
     pub reading: Reading,
 }
@@ -127,7 +131,7 @@ pub struct Deployment {
 impl Deployment {
     /// The name of the handler.
     pub fn name(&self) -> &str {
-        &self.handler.policy.handler
+        &self.name
     }
 }
 
@@ -152,6 +156,8 @@ pub struct Worker {
     pub retention_interval: Duration,
     /// The messages that it makes events of.
     pub intakes: Vec<Intake>,
+    /// Who is told of each delivery.
+    pub observer: Option<Arc<dyn Observer>>,
 }
 
 /// What a thread is told.
@@ -255,7 +261,7 @@ pub async fn serve(
 fn report(worker: &Worker, deployments: &[Arc<Deployment>], stats: &Stats) -> WorkerReport {
     let handlers = deployments.iter().filter_map(|deployment| {
         let stats = stats.get(deployment.name())?;
-        Some((deployment.name().to_owned(), HandlerReport::new(&deployment.digest, stats)))
+        Some((deployment.name().to_owned(), HandlerReport::new(&deployment.slot.current().digest, stats)))
     });
     WorkerReport {
         worker: worker.id.to_string(),

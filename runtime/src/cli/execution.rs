@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use wasmill::envelope::structured;
 use wasmill::outcome::{FaultClass, Verdict};
-use wasmill::wasm::Execution;
+use wasmill::wasm::{Execution, LogLine};
 
 /// The outcome in one word, and the message.
 pub fn outcome(verdict: &Verdict) -> (&'static str, &str) {
@@ -56,9 +56,14 @@ pub fn print_text(execution: &Execution) {
         say!("published to {}: {}", publication.key, structured::to_json(&publication.event));
     }
     for line in &execution.logs {
-        say!("{} {}: {}", line.source.as_str(), line.level.as_str(), line.message);
+        say!("{}", log_text(line));
     }
     if execution.logs_dropped > 0 {
         say!("{} bytes of logs were over the limit and were dropped", execution.logs_dropped);
     }
+}
+
+/// What a handler said.
+pub fn log_text(line: &LogLine) -> String {
+    format!("{} {}: {}", line.source.as_str(), line.level.as_str(), line.message)
 }

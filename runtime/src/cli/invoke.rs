@@ -93,6 +93,7 @@ fn resolve(config: &Config, args: &Args) -> Result<ResolvedHandler, Report> {
         None => ResolvedHandler {
             name: args.component.file_stem().map_or_else(String::new, |name| name.to_string_lossy().into_owned()),
             component: args.component.clone(),
+            build: None,
             streams: Vec::new(),
             types: wasmill::route::Types::new(["*"]),
             isolation: wasmill::config::Isolation::Fresh,

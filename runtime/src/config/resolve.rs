@@ -11,6 +11,7 @@ use super::errors::nearest;
 use super::sections::{HandlerConfig, IsolationMode, Limits, RetryConfig};
 use crate::broker::keys;
 use crate::outcome::{Dedup, RetryPolicy};
+use crate::project::Plan;
 use crate::route::Types;
 
 /// A handler with everything that holds for it.
@@ -24,6 +25,8 @@ pub struct ResolvedHandler {
     pub take_over_idle: Duration,
     /// The component's file, joined with the directory of the configuration file.
     pub component: PathBuf,
+    /// How the component is built from sources, if it is.
+    pub build: Option<Plan>,
     /// The streams that it reads.
     pub streams: Vec<String>,
     /// The event types that it wants.
@@ -97,6 +100,17 @@ fn bytes(size: ByteSize) -> usize {
     usize::try_from(size.as_u64()).unwrap_or(usize::MAX)
 }
 
+/// How the component of a handler is built.
+fn plan(name: &str, handler: &HandlerConfig) -> Option<Plan> {
+    let build = handler.build.as_ref()?;
+    Some(Plan {
+        name: name.to_owned(),
+        lang: build.lang?,
+        directory: build.directory.clone(),
+        output: handler.component.clone(),
+    })
+}
+
 impl Config {
     /// The handler of that name, with everything that holds for it.
     pub fn handler(&self, name: &str) -> Option<ResolvedHandler> {
@@ -139,6 +153,7 @@ impl Config {
             group: handler.group.clone().unwrap_or_else(|| name.to_owned()),
             take_over_idle: handler.take_over_idle,
             component: handler.component.clone(),
+            build: plan(name, handler),
             streams: handler.streams.clone(),
             types: Types::new(&handler.types),
             isolation: match handler.isolation {

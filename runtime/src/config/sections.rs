@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::secret::{Secret, SecretError};
 use crate::outcome::DedupBy;
+use crate::project::Lang;
 
 use super::units::{duration, duration_option, size, size_option};
 
@@ -284,12 +285,32 @@ impl Default for ReuseConfig {
     }
 }
 
+/// `[handlers.NAME.build]`: how `wasmill build` makes the component.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BuildConfig {
+    /// The language that the handler is written in. Required.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lang: Option<Lang>,
+    /// The folder with its sources. In the file relative to the file's own directory.
+    pub directory: PathBuf,
+}
+
+impl Default for BuildConfig {
+    fn default() -> Self {
+        BuildConfig { lang: None, directory: PathBuf::from(".") }
+    }
+}
+
 /// `[handlers.NAME]`: a component, what it reads, and what it may do.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct HandlerConfig {
     /// The component's file. In the file relative to the file's own directory; [`super::Config::load`] joins the two.
     pub component: PathBuf,
+    /// How the component is built from sources; not at all when not set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub build: Option<BuildConfig>,
     /// The streams that it reads; at least one.
     pub streams: Vec<String>,
     /// Patterns of the event types that it wants; others are acknowledged without running it.
@@ -326,6 +347,7 @@ impl Default for HandlerConfig {
     fn default() -> Self {
         HandlerConfig {
             component: PathBuf::new(),
+            build: None,
             streams: Vec::new(),
             types: vec!["*".into()],
             isolation: IsolationMode::Fresh,

@@ -74,8 +74,11 @@ fn the_handler_in_the_reference_shows_the_defaults() {
     let general = Config::default();
     assert_eq!(handler.limits, LimitsOverride::from(&general.limits));
     assert_eq!(handler.retry, RetryOverride::from(&general.retry));
+    let build = handler.build.as_ref().expect("the example is built from sources");
+    assert_eq!(*build, BuildConfig { lang: build.lang, ..BuildConfig::default() });
     let plain = HandlerConfig {
         component: handler.component.clone(),
+        build: handler.build.clone(),
         streams: handler.streams.clone(),
         types: handler.types.clone(),
         publishes: handler.publishes.clone(),
@@ -97,7 +100,7 @@ fn the_reference_names_every_key() {
     let handler = format!("handlers.{name}");
     let sections =
         ["redis", "worker", "admin", "log", "limits", "retry", "schemas", "streams.orders", "intake.prices", &handler];
-    let below = ["reuse", "limits", "retry"].map(|section| format!("{handler}.{section}"));
+    let below = ["build", "reuse", "limits", "retry"].map(|section| format!("{handler}.{section}"));
     for section in sections.into_iter().chain(below.iter().map(String::as_str)) {
         let start = text.find(&format!("\n[{section}]\n")).unwrap_or_else(|| panic!("[{section}] is missing"));
         let body = &text[start + 2..];
@@ -487,4 +490,17 @@ fn envelopes_are_checked_for_sense() {
     let intake = "[intake.i]\nchannel = 'c'\nstream = 'a'\n[streams.a]\nenvelope = ";
     assert_fine(&format!("{intake}'named'"));
     assert_fault(&format!("{intake}'flat'"), "w.toml:3:1: intake.i.stream: `a` has the envelope `flat`");
+}
+
+#[test]
+fn a_handler_can_be_built_from_sources() {
+    let with = |build: &str| format!("{HANDLER}[handlers.payment.build]\n{build}\n");
+    let config = parse(&with("lang = 'cpp'\ndirectory = 'src'")).expect("it is right");
+    let plan = config.handler("payment").and_then(|handler| handler.build).expect("it has a plan");
+    assert_eq!((plan.name.as_str(), plan.lang), ("payment", crate::project::Lang::Cpp));
+    assert_eq!((plan.directory.as_path(), plan.output.as_path()), (Path::new("src"), Path::new("payment.wasm")));
+    assert_eq!(parse(HANDLER).expect("it is right").handler("payment").map(|handler| handler.build), Some(None));
+    assert_fault(&with("directory = '.'"), "w.toml:4:19: handlers.payment.build.lang: is missing");
+    assert_fault(&with("lang = 'cobol'"), "w.toml:5:1: handlers.payment.build.lang: unknown value `cobol`");
+    assert_fault(&with("lang = 'c'\ndirectory = ''"), "w.toml:6:1: handlers.payment.build.directory: is empty");
 }

@@ -13,7 +13,8 @@ use super::parse::Document;
 use super::redis::{SCHEMES, without_password};
 use super::schemas::SchemasConfig;
 use super::sections::{
-    AdminConfig, HandlerConfig, Limits, LimitsOverride, LogConfig, RetryConfig, RetryOverride, WorkerConfig,
+    AdminConfig, BuildConfig, HandlerConfig, Limits, LimitsOverride, LogConfig, RetryConfig, RetryOverride,
+    WorkerConfig,
 };
 use super::streams::StreamConfig;
 use super::units::{format_duration, format_size};
@@ -395,6 +396,9 @@ impl Check<'_, '_> {
             let remedy = "add `component = \"PATH\"`, the file of a WebAssembly component";
             self.fault(&at("component"), "is missing or empty", remedy);
         }
+        if let Some(build) = &handler.build {
+            self.build(name, build);
+        }
         if handler.streams.is_empty() {
             let remedy = "add `streams = [\"NAME\"]`, the streams to read";
             self.fault(&at("streams"), "is missing or empty", remedy);
@@ -417,6 +421,17 @@ impl Check<'_, '_> {
         }
         self.limits(&at("limits"), &handler.limits);
         self.retry(&at("retry"), &handler.retry, &handler.retry.over(&config.retry));
+    }
+
+    fn build(&mut self, name: &str, build: &BuildConfig) {
+        if build.lang.is_none() {
+            let remedy = "add `lang = \"NAME\"`, one of rust, js, ts, python, go, c, cpp, zig";
+            self.fault(&["handlers", name, "build", "lang"], "is missing", remedy);
+        }
+        if build.directory.as_os_str().is_empty() {
+            let remedy = "write the folder with the sources, or leave it out for that of this file";
+            self.fault(&["handlers", name, "build", "directory"], "is empty", remedy);
+        }
     }
 
     fn stream_names(&mut self, path: &[&str], names: &[String]) {

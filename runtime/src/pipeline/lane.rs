@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::{Deployment, Heirloom};
 use crate::broker::{Entry, EntryId, Source};
+use crate::deploy::InUse;
 use crate::stats::HandlerStats;
 use crate::wasm::WarmInstance;
 
@@ -58,10 +59,12 @@ pub(super) struct Ready {
 /// A handler on a thread.
 pub(super) struct Lane {
     pub(super) deployment: Arc<Deployment>,
+    /// The version that deliveries begin with.
+    pub(super) version: InUse,
     pub(super) stats: Arc<HandlerStats>,
     pub(super) sources: Vec<LaneSource>,
     pub(super) ready: VecDeque<Ready>,
-    /// Instances between two deliveries.
+    /// Instances of that version between two deliveries.
     pub(super) warm: Vec<WarmInstance>,
     /// Deliveries begun and not finished.
     pub(super) running: usize,
@@ -110,8 +113,10 @@ impl Lane {
                 heirlooms: VecDeque::new(),
             })
             .collect();
+        let version = deployment.slot.hold();
         Lane {
             deployment,
+            version,
             stats,
             sources,
             ready: VecDeque::new(),
@@ -126,6 +131,13 @@ impl Lane {
             held: 0,
             mean_bytes: 1024.0,
             mean_nanos: 1e6,
+        }
+    }
+
+    /// Begins with the version that serves now. Instances of another one are dropped.
+    pub(super) fn refresh(&mut self) {
+        if self.version.refresh(&self.deployment.slot) {
+            self.warm.clear();
         }
     }
 

@@ -39,7 +39,7 @@ pub(super) async fn follow(
                 continue;
             }
             note(deployment, is_paused);
-            let handler = deployment.handler.policy.handler.clone();
+            let handler = deployment.name.clone();
             for shard in shards {
                 // A thread that has ended needs no telling.
                 let _ = shard.send(Command::Pause { handler: handler.clone(), paused: is_paused });

@@ -212,7 +212,7 @@ async fn look_for_dead(
 
 /// Has a thread take the entries of a consumer.
 fn inherit(deployment: &Deployment, source: usize, from: Heirloom, shards: &[mpsc::UnboundedSender<Command>]) {
-    let handler = deployment.handler.policy.handler.clone();
+    let handler = deployment.name.clone();
     // A handler with little concurrency is not on every thread: those that do not have it ignore the command.
     match deployment.concurrency < shards.len() {
         true => shards.iter().for_each(|shard| {

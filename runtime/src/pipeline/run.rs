@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use super::batch::{Counted, Ticket};
 use super::lane::{Lane, Ready};
+use super::observe::{Run, Seen};
 use super::{Deployment, Worker};
 use crate::broker::{EntryId, Fields, dead_letter};
 use crate::clock::now_ms;
+use crate::deploy::Version;
 use crate::envelope::Envelopes;
 use crate::event::{Event, TRACEPARENT};
 use crate::outcome::{Consequence, DeadLetter, Decision, FaultClass, Mark, Verdict, bounded, decide};
@@ -24,6 +26,7 @@ pub(super) enum Prepared {
 /// One event that is to be run through its handler.
 pub(super) struct Delivery {
     deployment: Arc<Deployment>,
+    version: Arc<Version>,
     ticket: Ticket,
     event: Arc<GuestEvent>,
     origin: Origin,
@@ -60,33 +63,45 @@ pub(super) fn prepare(worker: &Worker, lane: &mut Lane, ready: Ready) -> Prepare
         let ticket = Ticket { counted: Counted::Duplicate, ..ticket };
         return Prepared::Decided { decision: Decision::ack(Vec::new()), ticket };
     }
-    let deployment = lane.deployment.clone();
+    lane.refresh();
+    let (deployment, version) = (lane.deployment.clone(), lane.version.version().clone());
     let attempt = entry.attempt;
+    let evidence = |class, attempts, traceparent| {
+        let digest = version.digest.as_str();
+        Evidence { digest, attempts, class, traceparent }
+    };
     let (origin, event) = match decode(&deployment.reading.envelopes, is_inbox, &stream.stream, entry.id, entry.fields)
     {
         (origin, Ok(event)) => (origin, event),
         (origin, Err(message)) => {
-            return give_up(worker, &deployment, ticket, &origin, attempt, FaultClass::Malformed, message, None);
+            let evidence = evidence(FaultClass::Malformed, attempt, None);
+            return give_up(worker, &deployment, ticket, &origin, None, evidence, message);
         }
     };
     if !deployment.types.matches(&event.r#type) {
         let ticket = Ticket { counted: Counted::Skipped, ..ticket };
-        return Prepared::Decided { decision: Decision::ack(Vec::new()), ticket };
+        let decision = Decision::ack(Vec::new());
+        if let Some(observer) = &worker.observer {
+            observer.decided(&seen(&deployment, &origin, (&event.id, &event.r#type), attempt, None, &decision));
+        }
+        return Prepared::Decided { decision, ticket };
     }
     let trace = event.attribute(TRACEPARENT).map(str::to_owned);
-    if let Some((class, message)) = deployment.handler.policy.refusal(&event, deployment.reading.check_schemas) {
-        return give_up(worker, &deployment, ticket, &origin, attempt, class, message, trace);
+    if let Some((class, message)) = version.handler.policy.refusal(&event, deployment.reading.check_schemas) {
+        let evidence = evidence(class, attempt, trace);
+        return give_up(worker, &deployment, ticket, &origin, Some(&event), evidence, message);
     }
     if attempt > deployment.retry.max_attempts {
         let message = "every worker that ran the event died before it was settled".to_owned();
-        return give_up(worker, &deployment, ticket, &origin, attempt - 1, FaultClass::WorkerLost, message, trace);
+        let evidence = evidence(FaultClass::WorkerLost, attempt - 1, trace);
+        return give_up(worker, &deployment, ticket, &origin, Some(&event), evidence, message);
     }
     // A replay is wanted, and no reason to swallow an event that comes later.
     let dedup = deployment.dedup.filter(|_| origin.replay.is_none());
     let mark = dedup.map(|dedup| Mark { overrides: is_inbox, ..dedup.mark(&stream.group, &event) });
     let event = Arc::new(GuestEvent::from(event));
-    let tenant = deployment.handler.policy.tenant.clone();
-    Prepared::Delivery(Box::new(Delivery { deployment, ticket, event, origin, attempt, tenant, mark }))
+    let tenant = deployment.tenant.clone();
+    Prepared::Delivery(Box::new(Delivery { deployment, version, ticket, event, origin, attempt, tenant, mark }))
 }
 
 /// Where the entry comes from, and the event in it.
@@ -114,58 +129,69 @@ pub(super) fn decode(
     (origin, event)
 }
 
-#[expect(clippy::too_many_arguments, reason = "the evidence of a dead letter")]
+/// What a dead letter says besides where it comes from.
+struct Evidence<'a> {
+    digest: &'a str,
+    attempts: u32,
+    class: FaultClass,
+    traceparent: Option<String>,
+}
+
+/// Makes a dead letter of an entry that is not run.
 fn give_up(
     worker: &Worker,
     deployment: &Deployment,
     ticket: Ticket,
     origin: &Origin,
-    attempts: u32,
-    class: FaultClass,
+    event: Option<&Event>,
+    evidence: Evidence<'_>,
     message: String,
-    traceparent: Option<String>,
 ) -> Prepared {
+    let attempts = evidence.attempts;
     tracing::warn!(
-        tenant = &*deployment.handler.policy.tenant,
+        tenant = &*deployment.tenant,
         handler = deployment.name(),
         stream = origin.stream,
         entry = %origin.entry,
         attempt = attempts,
-        class = class.as_str(),
+        class = evidence.class.as_str(),
         "dead letter: {message}"
     );
-    let letter = letter(worker, deployment, origin, attempts, class, message, traceparent);
-    Prepared::Decided { decision: Decision::DeadLetter(Box::new(letter)), ticket }
+    let decision = Decision::DeadLetter(Box::new(letter(worker, deployment, origin, evidence, message)));
+    if let Some(observer) = &worker.observer {
+        let named = event.map_or(("", ""), |event| (event.id.as_str(), event.r#type.as_str()));
+        observer.decided(&seen(deployment, origin, named, attempts, None, &decision));
+    }
+    Prepared::Decided { decision, ticket }
 }
 
 fn letter(
     worker: &Worker,
     deployment: &Deployment,
     origin: &Origin,
-    attempts: u32,
-    class: FaultClass,
+    evidence: Evidence<'_>,
     message: String,
-    traceparent: Option<String>,
 ) -> DeadLetter {
     DeadLetter {
         key: deployment.dead_key.clone(),
-        handler: deployment.handler.policy.handler.clone(),
+        handler: deployment.name.clone(),
         stream: origin.stream.clone(),
         entry: origin.entry,
-        digest: deployment.digest.clone(),
-        class,
+        digest: evidence.digest.to_owned(),
+        class: evidence.class,
         message: bounded(message),
-        attempts,
+        attempts: evidence.attempts,
         first_time: origin.entry.ms,
         worker: worker.id.clone(),
-        traceparent,
+        traceparent: evidence.traceparent,
     }
 }
 
 /// Runs the handler.
 pub(super) async fn run(lane: usize, delivery: Delivery, warm: Option<WarmInstance>) -> Finished {
     let deployment = &delivery.deployment;
-    let policy = &deployment.handler.policy;
+    let handler = &delivery.version.handler;
+    let policy = &handler.policy;
     let guest = GuestDelivery {
         tenant: delivery.tenant.to_string(),
         handler: policy.handler.to_string(),
@@ -177,37 +203,57 @@ pub(super) async fn run(lane: usize, delivery: Delivery, warm: Option<WarmInstan
         replay: delivery.origin.replay.is_some(),
     };
     let run = delivery.origin.replay.clone().unwrap_or_default();
-    let (execution, warm) = deployment.handler.run(warm, delivery.event.clone(), guest, now_ms(), run).await;
+    let (execution, warm) = handler.run(warm, delivery.event.clone(), guest, now_ms(), run).await;
     Finished { lane, execution, delivery, warm }
 }
 
 /// Decides what becomes of the event, and reports.
 pub(super) fn conclude(worker: &Worker, lane: &Lane, finished: Finished) -> (Decision, Ticket, Option<WarmInstance>) {
     let Finished { execution, delivery, warm, .. } = finished;
-    let Delivery { deployment, ticket, event, origin, attempt, mark, .. } = delivery;
-    let Execution { verdict, publishes, logs, logs_dropped, wall, .. } = execution;
+    let Delivery { deployment, version, ticket, event, origin, attempt, mark, .. } = delivery;
+    let Execution { verdict, publishes, logs, logs_dropped, wall, peak_memory } = execution;
     lane.stats.record(wall);
     lane.stats.log_bytes_dropped.add(logs_dropped);
+    // Instances of a version that has been exchanged end with their delivery.
+    let warm = warm.filter(|_| Arc::ptr_eq(&version, lane.version.version()));
     let report = Report { deployment: &deployment, origin: &origin, event: &event, attempt, wall };
-    if verdict == Verdict::Ack {
+    let decision = if verdict == Verdict::Ack {
         report.write("ack", "", &logs, logs_dropped);
-        return (Decision::Ack { publishes, mark }, ticket, warm);
-    }
-    let decision = match decide(verdict.clone(), attempt, &deployment.retry, rand::random()) {
-        Consequence::Ack => Decision::Ack { publishes, mark },
-        Consequence::Retry(pause) => {
-            report.write("retry", message(&verdict), &logs, logs_dropped);
-            Decision::Park { pause }
-        }
-        Consequence::GiveUp(class, text) => {
-            report.write(class.as_str(), &text, &logs, logs_dropped);
-            let trace = event.attributes.iter().find(|(name, _)| name == TRACEPARENT);
-            let trace = trace.map(|(_, value)| value.clone());
-            let letter = letter(worker, &deployment, &origin, attempt, class, text, trace);
-            Decision::DeadLetter(Box::new(letter))
+        Decision::Ack { publishes, mark }
+    } else {
+        match decide(verdict.clone(), attempt, &deployment.retry, rand::random()) {
+            Consequence::Ack => Decision::Ack { publishes, mark },
+            Consequence::Retry(pause) => {
+                report.write("retry", message(&verdict), &logs, logs_dropped);
+                Decision::Park { pause }
+            }
+            Consequence::GiveUp(class, text) => {
+                report.write(class.as_str(), &text, &logs, logs_dropped);
+                let trace = event.attributes.iter().find(|(name, _)| name == TRACEPARENT);
+                let trace = trace.map(|(_, value)| value.clone());
+                let evidence = Evidence { digest: &version.digest, attempts: attempt, class, traceparent: trace };
+                Decision::DeadLetter(Box::new(letter(worker, &deployment, &origin, evidence, text)))
+            }
         }
     };
+    if let Some(observer) = &worker.observer {
+        let (id, r#type) = (event.id.as_str(), event.type_.as_str());
+        let digest = version.digest.as_str();
+        let run = Run { digest, verdict: &verdict, logs: &logs, logs_dropped, wall, peak_memory };
+        observer.decided(&seen(&deployment, &origin, (id, r#type), attempt, Some(run), &decision));
+    }
     (decision, ticket, warm)
+}
+
+fn seen<'a>(
+    deployment: &'a Deployment,
+    origin: &'a Origin,
+    (id, r#type): (&'a str, &'a str),
+    attempt: u32,
+    run: Option<Run<'a>>,
+    decision: &'a Decision,
+) -> Seen<'a> {
+    Seen { handler: deployment.name(), stream: &origin.stream, entry: origin.entry, id, r#type, attempt, run, decision }
 }
 
 fn message(verdict: &Verdict) -> &str {
@@ -236,7 +282,7 @@ impl Report<'_> {
         }
         let span = tracing::info_span!(
             "delivery",
-            tenant = &*self.deployment.handler.policy.tenant,
+            tenant = &*self.deployment.tenant,
             handler = self.deployment.name(),
             stream = self.origin.stream,
             entry = %self.origin.entry,

@@ -124,6 +124,8 @@ impl Shard {
 
     /// Waits for whatever happens next.
     async fn wait(&mut self) {
+        // A lane without deliveries looks here: it must not keep instances of an old version.
+        self.lanes.iter_mut().for_each(Lane::refresh);
         let timer = self.next_timer();
         tokio::select! {
             Some(command) = self.commands.recv() => self.obey(command),

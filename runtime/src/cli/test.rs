@@ -1,0 +1,312 @@
+//! `wasmill test`: the event fixtures of a project through its handlers.
+
+mod expected;
+mod fixtures;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Parser;
+use serde_json::{Value, json};
+use similar::{ChangeTag, TextDiff};
+use wasmill::app;
+use wasmill::broker::keys::{self, Namespace};
+use wasmill::clock::now_ms;
+use wasmill::config::{Config, ResolvedHandler};
+use wasmill::event::Event;
+use wasmill::schema::Schemas;
+use wasmill::wasm::{CompiledCache, Component, Engine, Execution, GuestDelivery, GuestEvent, Handler, Isolation};
+
+use self::expected::Expectation;
+use self::fixtures::{Choice, Fixture};
+use super::execution::{as_json, log_text};
+use super::paint::Paint;
+use super::report::FAILURE;
+use super::table::{counted, plain};
+use super::{Context, Report, block_on, print_json, sources};
+
+/// Arguments of `test`.
+#[derive(Parser)]
+pub struct Args {
+    /// The handlers to test [default: all]
+    #[arg(value_name = "HANDLER")]
+    handlers: Vec<String>,
+    /// Where the events are [default: events, beside the configuration]
+    #[arg(long, value_name = "DIR")]
+    events: Option<PathBuf>,
+    /// Write what comes out as what is expected
+    #[arg(long)]
+    update: bool,
+    /// Test the components as they are
+    #[arg(long)]
+    no_build: bool,
+    /// Show logs of what went well, too
+    #[arg(long, short)]
+    verbose: bool,
+}
+
+/// A handler under test, and what its fixtures need.
+struct Subject {
+    resolved: ResolvedHandler,
+    handler: Handler,
+}
+
+/// What came of a fixture.
+struct Finding {
+    name: String,
+    handler: Option<String>,
+    file: PathBuf,
+    execution: Option<Execution>,
+    verdict: Verdict,
+}
+
+/// Whether that is right.
+enum Verdict {
+    Ok,
+    /// What is expected has been written.
+    Written,
+    /// Another thing was expected.
+    Differs {
+        expected: Expectation,
+        actual: Expectation,
+    },
+    /// The fixture could not be compared.
+    Unfit(String),
+}
+
+/// Runs the fixtures; exit code 1 if one fails, 2 if there is nothing to test.
+pub fn run(context: &Context, args: &Args) -> Result<ExitCode, Report> {
+    let config = context.config_with_log()?;
+    let handlers = sources::named(context, &config, &args.handlers)?;
+    let directory = args.events.clone().unwrap_or_else(|| sources::beside(context, "events"));
+    let fixtures = fixtures::find(&directory, &config)?;
+    if !args.no_build {
+        sources::build_all(&handlers, &mut |line| eprintln!("{}", plain(line)))?;
+    }
+    let bench = Bench::new(&config, handlers, args.update)?;
+    let paint = Paint::for_stdout(context);
+    let findings: Vec<Finding> = block_on(async {
+        let mut findings = Vec::new();
+        for fixture in fixtures {
+            let Some(finding) = bench.test(fixture).await else { continue };
+            if !context.is_json() {
+                finding.print(paint, args.verbose);
+            }
+            findings.push(finding);
+        }
+        Ok(findings)
+    })?;
+    if findings.is_empty() {
+        let names = args.handlers.join(", ");
+        return Err(Report::usage(format!("{}: no event is for {names}", directory.display())));
+    }
+    let failed = findings.iter().filter(|finding| !finding.is_ok()).count();
+    if context.is_json() {
+        let fixtures: Value = findings.iter().map(Finding::as_json).collect();
+        print_json(&json!({"ok": failed == 0, "failed": failed, "fixtures": fixtures}));
+    } else {
+        let total = counted(findings.len(), "fixture");
+        match failed {
+            0 => say!("{total}: {}", paint.good("ok")),
+            _ => say!("{total}: {}", paint.bad(format!("{failed} FAILED"))),
+        }
+    }
+    Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::from(FAILURE) })
+}
+
+/// Everything that the fixtures have in common.
+struct Bench {
+    subjects: BTreeMap<String, Subject>,
+    /// All handlers of the configuration.
+    all: Vec<ResolvedHandler>,
+    /// What events must follow before they are run, if anything.
+    on_read: Option<Arc<Schemas>>,
+    update: bool,
+}
+
+impl Bench {
+    fn new(config: &Config, handlers: Vec<ResolvedHandler>, update: bool) -> Result<Bench, Report> {
+        let engine = app::engine(config).map_err(Report::failure)?;
+        let cache = app::cache(config).map_err(Report::usage)?;
+        let schemas = app::schemas(config).map_err(Report::usage)?;
+        let subjects = handlers.into_iter().map(|resolved| {
+            let handler = load(config, &resolved, &engine, cache.as_ref(), schemas.clone())?;
+            Ok((resolved.name.clone(), Subject { resolved, handler }))
+        });
+        Ok(Bench {
+            subjects: subjects.collect::<Result<_, Report>>()?,
+            all: config.handlers(),
+            on_read: config.schemas.on_read.then_some(schemas),
+            update,
+        })
+    }
+
+    /// Runs a fixture; `None` if it is for a handler that is not under test.
+    async fn test(&self, fixture: Fixture) -> Option<Finding> {
+        let mut finding = Finding {
+            name: fixture.name.clone(),
+            handler: None,
+            file: fixture.file.clone(),
+            execution: None,
+            verdict: Verdict::Ok,
+        };
+        finding.verdict = match self.try_test(&fixture, &mut finding).await {
+            Ok(Some(verdict)) => verdict,
+            Ok(None) => return None,
+            Err(problem) => Verdict::Unfit(problem),
+        };
+        Some(finding)
+    }
+
+    async fn try_test(&self, fixture: &Fixture, finding: &mut Finding) -> Result<Option<Verdict>, String> {
+        let event = fixture.event()?;
+        let selected: Vec<&str> = self.subjects.keys().map(String::as_str).collect();
+        let name = match fixture.choose(&event, &self.all, &selected)? {
+            Choice::Handler(name) => name,
+            Choice::NotSelected => return Ok(None),
+        };
+        finding.handler = Some(name.clone());
+        let Some(subject) = self.subjects.get(&name) else { return Ok(None) };
+        self.admit(subject, &event)?;
+        let partition_key = event.partition_key.clone();
+        let execution = subject.run(event).await;
+        let actual = Expectation::of(&execution, partition_key.as_deref());
+        finding.execution = Some(execution);
+        self.compare(fixture, actual).map(Some)
+    }
+
+    /// What a worker would make a dead letter of without running it.
+    fn admit(&self, subject: &Subject, event: &Event) -> Result<(), String> {
+        let (size, limit) = (event.size(), subject.resolved.limits.event_bytes);
+        if size > limit {
+            return Err(format!("not run: the event has {size} bytes; limits.event_bytes is {limit}"));
+        }
+        match &self.on_read {
+            Some(schemas) => schemas.check(event).map_err(|violation| format!("not run: {violation}")),
+            None => Ok(()),
+        }
+    }
+
+    fn compare(&self, fixture: &Fixture, actual: Expectation) -> Result<Verdict, String> {
+        let path = fixture.expected_file();
+        let text = match std::fs::read(&path) {
+            Ok(text) => Some(text),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(error) => return Err(format!("{} cannot be read: {error}", path.display())),
+        };
+        let expected = text.as_deref().map(Expectation::parse);
+        match expected {
+            Some(Ok(expected)) if expected == actual => Ok(Verdict::Ok),
+            _ if self.update => {
+                let written = std::fs::write(&path, actual.to_text());
+                written.map_err(|error| format!("{} cannot be written: {error}", path.display()))?;
+                Ok(Verdict::Written)
+            }
+            Some(Ok(expected)) => Ok(Verdict::Differs { expected, actual }),
+            Some(Err(error)) => Err(format!("{}: {error}", path.display())),
+            None => {
+                let path = path.display();
+                Err(format!("{path} is missing: look at what comes out, and write it with `wasmill test --update`"))
+            }
+        }
+    }
+}
+
+fn load(
+    config: &Config,
+    resolved: &ResolvedHandler,
+    engine: &Engine,
+    cache: Option<&CompiledCache>,
+    schemas: Arc<Schemas>,
+) -> Result<Handler, Report> {
+    let component = Component::from_file(engine, cache, &resolved.component).map_err(|error| {
+        let (handler, path) = (&resolved.name, resolved.component.display());
+        Report::usage(format!("handlers.{handler}.component: {path}: {error}"))
+    })?;
+    let policy = Arc::new(app::policy(resolved, &Namespace::default(), &app::envelopes(config), schemas));
+    // No fixture sees what another one has left behind.
+    Ok(Handler { component, policy, isolation: Isolation::Fresh })
+}
+
+impl Subject {
+    async fn run(&self, event: Event) -> Execution {
+        let resolved = &self.resolved;
+        let delivery = GuestDelivery {
+            tenant: keys::DEFAULT_TENANT.to_owned(),
+            handler: resolved.name.clone(),
+            stream: resolved.streams.first().cloned().unwrap_or_default(),
+            entry_id: format!("{}-0", event.time),
+            attempt: 1,
+            max_attempts: resolved.retry.max_attempts,
+            deadline_ms: u64::try_from(resolved.limits.deadline.as_millis()).unwrap_or(u64::MAX),
+            replay: false,
+        };
+        let event = Arc::new(GuestEvent::from(event));
+        self.handler.run(None, event, delivery, now_ms(), "".into()).await.0
+    }
+}
+
+impl Finding {
+    fn is_ok(&self) -> bool {
+        matches!(self.verdict, Verdict::Ok | Verdict::Written)
+    }
+
+    fn print(&self, paint: Paint, verbose: bool) {
+        let word = match &self.verdict {
+            Verdict::Ok => paint.good("ok"),
+            Verdict::Written => paint.odd("written"),
+            Verdict::Differs { .. } | Verdict::Unfit(_) => paint.bad("FAILED"),
+        };
+        let time = self.execution.as_ref().map_or_else(String::new, |execution| {
+            paint.faint(format!(" {:.1} ms", execution.wall.as_secs_f64() * 1000.0))
+        });
+        say!("{word} {}{time}", plain(&self.name));
+        match &self.verdict {
+            Verdict::Differs { expected, actual } => print_diff(paint, expected, actual),
+            Verdict::Unfit(problem) => say!("    {}", problem.escape_debug()),
+            Verdict::Ok | Verdict::Written => {}
+        }
+        if (verbose || !self.is_ok())
+            && let Some(execution) = &self.execution
+        {
+            execution.logs.iter().for_each(|line| say!("    {}", paint.faint(log_text(line))));
+            if let wasmill::outcome::Verdict::Fault { message, .. } = &execution.verdict {
+                say!("    {}", message.escape_debug());
+            }
+        }
+    }
+
+    fn as_json(&self) -> Value {
+        let (expected, actual, problem) = match &self.verdict {
+            Verdict::Ok | Verdict::Written => (None, None, None),
+            Verdict::Differs { expected, actual } => (Some(expected), Some(actual), None),
+            Verdict::Unfit(problem) => (None, None, Some(problem)),
+        };
+        json!({
+            "name": self.name,
+            "handler": self.handler,
+            "file": self.file,
+            "ok": self.is_ok(),
+            "written": matches!(self.verdict, Verdict::Written),
+            "expected": expected,
+            "actual": actual,
+            "problem": problem,
+            "execution": self.execution.as_ref().map(as_json),
+        })
+    }
+}
+
+fn print_diff(paint: Paint, expected: &Expectation, actual: &Expectation) {
+    let (expected, actual) = (expected.to_text(), actual.to_text());
+    say!("    {} {}", paint.bad("- expected"), paint.good("+ came out"));
+    for change in TextDiff::from_lines(&expected, &actual).iter_all_changes() {
+        let line = plain(change.value().trim_end_matches('\n'));
+        match change.tag() {
+            ChangeTag::Equal => say!("      {line}"),
+            ChangeTag::Delete => say!("    {}", paint.bad(format!("- {line}"))),
+            ChangeTag::Insert => say!("    {}", paint.good(format!("+ {line}"))),
+        }
+    }
+}

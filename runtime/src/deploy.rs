@@ -1,0 +1,99 @@
+//! Versions of a handler's code, and exchanging one for another while it serves.
+//!
+//! [`prepare`] does everything that can fail, beside the work. [`Slot::swap`] cannot fail and takes no time: whoever runs
+//! the handler looks at the slot when a delivery begins. What has begun ends on the version that it began with, and the
+//! instances of that version go with it. Entries, attempts and settling know nothing of versions, so that no event is lost
+//! or run twice by a swap.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::wasm::{CompiledCache, Component, Engine, Handler, Isolation, LoadError, Policy};
+
+/// A handler that is ready to run, in one version.
+pub struct Version {
+    /// Code, grants and limits.
+    pub handler: Handler,
+    /// The digest of the component, as text.
+    pub digest: String,
+}
+
+impl Version {
+    /// A version with this code.
+    pub fn new(handler: Handler) -> Version {
+        Version { digest: handler.component.digest.to_string(), handler }
+    }
+}
+
+/// Loads, compiles and checks a component. Blocks the thread; a Python component takes many seconds.
+pub fn prepare(
+    engine: &Engine,
+    cache: Option<&CompiledCache>,
+    component: &Path,
+    policy: Policy,
+    isolation: Isolation,
+) -> Result<Version, LoadError> {
+    let component = Component::from_file(engine, cache, component)?;
+    Ok(Version::new(Handler { component, policy: Arc::new(policy), isolation }))
+}
+
+/// The place of the version that serves.
+pub struct Slot {
+    /// Counts the swaps. Read without the lock, as nearly always nothing has changed.
+    swaps: AtomicU64,
+    current: Mutex<Arc<Version>>,
+}
+
+impl Slot {
+    /// A slot with its first version.
+    pub fn new(version: Version) -> Slot {
+        Slot { swaps: AtomicU64::new(0), current: Mutex::new(Arc::new(version)) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Arc<Version>> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The version that serves.
+    pub fn current(&self) -> Arc<Version> {
+        self.lock().clone()
+    }
+
+    /// Puts another version in place, and returns the one before. Every delivery that begins from now on runs the new one.
+    /// The old one is out of use when nobody else holds it.
+    pub fn swap(&self, next: Version) -> Arc<Version> {
+        let mut current = self.lock();
+        let before = std::mem::replace(&mut *current, Arc::new(next));
+        self.swaps.fetch_add(1, Ordering::Release);
+        before
+    }
+
+    /// The version that serves, for one who looks again and again.
+    pub(crate) fn hold(&self) -> InUse {
+        let current = self.lock();
+        InUse { swaps: self.swaps.load(Ordering::Acquire), version: current.clone() }
+    }
+}
+
+/// The version that its holder knows of.
+pub(crate) struct InUse {
+    swaps: u64,
+    version: Arc<Version>,
+}
+
+impl InUse {
+    /// The version.
+    pub(crate) fn version(&self) -> &Arc<Version> {
+        &self.version
+    }
+
+    /// Takes the version that serves now; says whether that is another one.
+    pub(crate) fn refresh(&mut self, slot: &Slot) -> bool {
+        let is_other = slot.swaps.load(Ordering::Acquire) != self.swaps;
+        if is_other {
+            *self = slot.hold();
+        }
+        is_other
+    }
+}
