@@ -5,6 +5,8 @@
 //! instances of that version go with it. Entries, attempts and settling know nothing of versions, so that no event is lost
 //! or run twice by a swap.
 
+pub mod record;
+
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
