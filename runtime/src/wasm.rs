@@ -11,7 +11,7 @@ mod limiter;
 mod logs;
 
 pub use cache::{CacheError, CompiledCache};
-pub use component::{Component, Digest, Import, LoadError};
+pub use component::{Component, Digest, Import, LoadError, MAX_COMPONENT_BYTES};
 pub use engine::{Engine, EngineError, EngineSettings};
 pub use host::{Grant, Grants, Policy};
 pub use invoke::{Execution, Handler, Isolation, WarmInstance};
