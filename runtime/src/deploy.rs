@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::wasm::{CompiledCache, Component, Engine, Handler, Isolation, LoadError, Policy};
+use crate::wasm::{CompiledCache, Component, Digest, Engine, Handler, Isolation, LoadError, Policy};
 
 /// A handler that is ready to run, in one version.
 pub struct Version {
@@ -25,6 +25,28 @@ impl Version {
     /// A version with this code.
     pub fn new(handler: Handler) -> Version {
         Version { digest: handler.component.digest.to_string(), handler }
+    }
+
+    /// A version with the same grants and limits and another component, given by the digest (64 hexadecimal digits) that
+    /// its bytes must have. Blocks the thread, as [`prepare`] does.
+    pub fn successor(
+        &self,
+        cache: Option<&CompiledCache>,
+        digest: &str,
+        bytes: &[u8],
+    ) -> Result<Version, LoadError> {
+        let found = Digest::of(bytes);
+        if found.hex() != digest {
+            return Err(LoadError::Altered(found));
+        }
+        let component = Component::new(self.handler.component.engine(), cache, bytes)?;
+        Ok(Version::new(Handler { component, ..self.handler.clone() }))
+    }
+
+    /// The same from the compiled cache, if it is there. Such a component has been checked before.
+    pub fn from_cache(&self, cache: Option<&CompiledCache>, digest: &str, size: u64) -> Option<Version> {
+        let component = Component::cached(self.handler.component.engine(), cache?, Digest::parse(digest)?, size)?;
+        Some(Version::new(Handler { component, ..self.handler.clone() }))
     }
 }
 
@@ -64,9 +86,10 @@ impl Slot {
 
     /// Puts another version in place, and returns the one before. Every delivery that begins from now on runs the new one.
     /// The old one is out of use when nobody else holds it.
-    pub fn swap(&self, next: Version) -> Arc<Version> {
+    pub fn swap(&self, next: impl Into<Arc<Version>>) -> Arc<Version> {
+        let next = next.into();
         let mut current = self.lock();
-        let before = std::mem::replace(&mut *current, Arc::new(next));
+        let before = std::mem::replace(&mut *current, next);
         self.swaps.fetch_add(1, Ordering::Release);
         before
     }

@@ -12,6 +12,7 @@ mod observe;
 mod pause;
 mod recover;
 mod retention;
+mod rollout;
 mod run;
 mod shard;
 mod watch;

@@ -145,7 +145,8 @@ fn finished(context: &Context, report: &VersionsReport, digest: &str, behind: us
 
 /// How many workers are prepared.
 fn preparing(report: &VersionsReport) -> String {
-    let prepared = report.workers.iter().filter(|worker| worker.rollout == Some(Preparation::Prepared)).count();
+    let is_prepared = |state: &Preparation| matches!(state, Preparation::Prepared | Preparation::Serving);
+    let prepared = report.workers.iter().filter(|worker| worker.rollout.as_ref().is_some_and(is_prepared)).count();
     match report.workers.len() {
         0 => "no worker serves the handler: waiting for one".to_owned(),
         workers => format!("{prepared} of {workers} workers prepared"),

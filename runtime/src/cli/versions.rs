@@ -46,7 +46,7 @@ pub fn run(context: &Context, args: &Args) -> Result<ExitCode, Report> {
     for worker in &report.workers {
         let doing = match &worker.rollout {
             Some(Preparation::Preparing) => ", preparing",
-            Some(Preparation::Prepared) if report.rollout.is_some() => ", prepared",
+            Some(Preparation::Prepared) => ", prepared",
             Some(Preparation::Failed(_)) => ", cannot serve the last version",
             _ => "",
         };

@@ -90,6 +90,8 @@ pub enum Preparation {
     Preparing,
     /// It can switch at any time.
     Prepared,
+    /// It has switched.
+    Serving,
     /// It cannot, and says why.
     Failed(String),
 }
@@ -168,7 +170,9 @@ impl Record {
                 return Some(self.end(now_ms, Some(format!("{worker}: {why}"))));
             }
         }
-        let is_prepared = |worker: &&str| state(worker).is_some_and(|said| said.state == Preparation::Prepared);
+        let is_prepared = |worker: &&str| {
+            state(worker).is_some_and(|said| matches!(said.state, Preparation::Prepared | Preparation::Serving))
+        };
         let waiting: Vec<&str> = workers.iter().copied().filter(|worker| !is_prepared(worker)).collect();
         match (workers.is_empty(), waiting.is_empty()) {
             (false, true) => Some(self.end(now_ms, None)),

@@ -257,11 +257,11 @@ impl Operator {
         let workers = self.workers().await?.into_iter().filter_map(|worker| {
             let serves = worker.report.handlers.get(handler)?.digest.clone();
             let progress = said.get(&worker.report.worker).filter(|progress| Some(&progress.rollout) == id);
-            Some(WorkerVersion {
-                rollout: progress.map(|progress| progress.state.clone()),
-                worker: worker.report.worker,
-                serves: serves.strip_prefix("sha256:").unwrap_or(&serves).to_owned(),
-            })
+            let state = progress.map(|progress| progress.state.clone());
+            // Its heartbeat may be older than its switch.
+            let switched = record.current.as_deref().filter(|_| state == Some(Preparation::Serving));
+            let serves = switched.unwrap_or(serves.strip_prefix("sha256:").unwrap_or(&serves)).to_owned();
+            Some(WorkerVersion { worker: worker.report.worker, serves, rollout: state })
         });
         Ok(workers.collect())
     }

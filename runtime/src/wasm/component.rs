@@ -43,6 +43,18 @@ impl Digest {
         Digest(Sha256::digest(bytes).into())
     }
 
+    /// The digest of 64 hexadecimal digits.
+    pub fn parse(hex: &str) -> Option<Digest> {
+        let mut bytes = [0; 32];
+        if hex.len() != 2 * bytes.len() || !hex.is_ascii() {
+            return None;
+        }
+        for (at, byte) in bytes.iter_mut().enumerate() {
+            *byte = u8::from_str_radix(&hex[2 * at..2 * at + 2], 16).ok()?;
+        }
+        Some(Digest(bytes))
+    }
+
     /// 64 hexadecimal digits.
     pub fn hex(&self) -> String {
         self.to_string().split_off("sha256:".len())
