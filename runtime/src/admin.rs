@@ -67,14 +67,31 @@ pub struct AdminError {
     cause: std::io::Error,
 }
 
+/// Where the API is served.
+#[derive(Debug)]
+pub enum Place {
+    /// At an address.
+    Address(SocketAddr),
+    /// At a socket that listens already.
+    Listener(std::net::TcpListener),
+}
+
 /// Serves until `shutdown` is done.
 pub async fn serve(
-    address: SocketAddr,
+    place: Place,
     state: AdminState,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), AdminError> {
+    let (address, listener) = match place {
+        Place::Address(address) => (address, tokio::net::TcpListener::bind(address).await),
+        Place::Listener(listener) => {
+            let address = listener.local_addr().unwrap_or(SocketAddr::from(([0, 0, 0, 0], 0)));
+            let ready = listener.set_nonblocking(true);
+            (address, ready.and_then(|()| tokio::net::TcpListener::from_std(listener)))
+        }
+    };
     let fault = |cause| AdminError { address, cause };
-    let listener = tokio::net::TcpListener::bind(address).await.map_err(fault)?;
+    let listener = listener.map_err(fault)?;
     let bound = listener.local_addr().map_err(fault)?;
     tracing::info!(address = %bound, "the admin API is served");
     server::serve(listener, router(state), server::Limits::default(), shutdown).await;

@@ -9,13 +9,16 @@ use std::time::Duration;
 use crate::broker::keys::{self, Namespace};
 use crate::broker::redis::{InvalidSettings, RedisSettings};
 use crate::clock::now_ms;
-use crate::config::{Config, IntakeConfig, Isolation as ConfiguredIsolation, ResolvedHandler, SecretError};
+use crate::config::{
+    CompileConfig, Config, IntakeConfig, Isolation as ConfiguredIsolation, ResolvedHandler, SecretError,
+};
 use crate::deploy::{self, Slot, Version};
 use crate::envelope::Envelopes;
 use crate::pipeline::{Deployment, Intake, MAX_INSTANCES, Reading, Retention, Subscription, Worker, new_worker_id};
 use crate::schema::Schemas;
 use crate::wasm::{
-    CacheError, CompiledCache, Engine, EngineError, EngineSettings, Grant, Grants, Isolation, LoadError, Policy,
+    CacheError, CompileLimits, CompiledCache, Engine, EngineError, EngineSettings, Grant, Grants, Interfaces,
+    Isolation, LoadError, Policy,
 };
 
 pub use schemas::{SchemaFolderFault, SchemaFolderFaults};
@@ -29,9 +32,9 @@ pub enum BuildError {
     /// The compiled cache.
     #[error("worker.cache_dir: {0}")]
     Cache(#[from] CacheError),
-    /// The password of Redis.
+    /// The password of Redis, or a value of a handler's configuration.
     #[error(transparent)]
-    Password(#[from] SecretError),
+    Secret(#[from] SecretError),
     /// The address of Redis.
     #[error(transparent)]
     Settings(#[from] InvalidSettings),
@@ -69,7 +72,7 @@ pub fn redis_settings(config: &Config) -> Result<RedisSettings, BuildError> {
     Ok(settings.with_timeouts(redis.connect_timeout, redis.response_timeout))
 }
 
-/// This process as a worker.
+/// This process as a worker, without a compiled cache and without an observer.
 pub fn worker(config: &Config, namespace: &Namespace) -> Worker {
     let cores = || std::thread::available_parallelism().map_or(1, usize::from);
     Worker {
@@ -82,6 +85,7 @@ pub fn worker(config: &Config, namespace: &Namespace) -> Worker {
         intakes: intakes(config, namespace),
         threads: if config.worker.threads == 0 { cores() } else { config.worker.threads },
         started_ms: now_ms(),
+        cache: None,
         observer: None,
     }
 }
@@ -121,7 +125,7 @@ fn intakes(config: &Config, namespace: &Namespace) -> Vec<Intake> {
     config.intake.iter().map(intake).collect()
 }
 
-/// An engine with room for the handlers of the configuration.
+/// An engine with room for the handlers of the configuration. It compiles in this process.
 pub fn engine(config: &Config) -> Result<Engine, EngineError> {
     let handlers = config.handlers();
     let running: usize = handlers.iter().map(|handler| handler.limits.concurrency).sum();
@@ -129,6 +133,12 @@ pub fn engine(config: &Config) -> Result<Engine, EngineError> {
     let instances = running.saturating_mul(2).clamp(16, MAX_INSTANCES) as u32;
     let max_memory = handlers.iter().map(|handler| handler.limits.memory).max().unwrap_or(64 << 20);
     Engine::new(EngineSettings { instances, max_memory })
+}
+
+/// What compiling a component may use.
+pub fn compile_limits(config: &Config) -> CompileLimits {
+    let CompileConfig { memory, cpu_time, wall_time } = config.compile;
+    CompileLimits { memory: memory.as_u64(), cpu_time, wall_time }
 }
 
 /// The cache of compiled components; `None` if there is no place for one.
@@ -157,11 +167,10 @@ pub fn deployments(
     let (schemas, envelopes) = (schemas(config)?, envelopes(config));
     let (mut deployments, mut faults) = (Vec::new(), Vec::new());
     for resolved in config.handlers() {
-        let policy = policy(&resolved, namespace, &envelopes, schemas.clone());
+        let policy = policy(&resolved, namespace, &envelopes, schemas.clone())?;
         match deploy::prepare(engine, cache, &resolved.component, policy, isolation(resolved.isolation)) {
             Ok(version) => {
-                let reading = Reading { envelopes: envelopes.clone(), check_schemas: config.schemas.on_read };
-                deployments.push(Arc::new(deployment(&resolved, namespace, version, reading)));
+                deployments.push(Arc::new(deployment(config, &resolved, namespace, version)));
             }
             Err(cause) => {
                 faults.push(ComponentFault { handler: resolved.name, path: resolved.component, cause });
@@ -179,7 +188,7 @@ pub fn version(
     engine: &Engine,
     cache: Option<&CompiledCache>,
 ) -> Result<Version, BuildError> {
-    let policy = policy(resolved, namespace, &envelopes(config), schemas(config)?);
+    let policy = policy(resolved, namespace, &envelopes(config), schemas(config)?)?;
     deploy::prepare(engine, cache, &resolved.component, policy, isolation(resolved.isolation)).map_err(|cause| {
         let (handler, path) = (resolved.name.clone(), resolved.component.clone());
         BuildError::Components(vec![ComponentFault { handler, path, cause }])
@@ -187,7 +196,8 @@ pub fn version(
 }
 
 /// A handler of the default tenant with its first version.
-fn deployment(resolved: &ResolvedHandler, namespace: &Namespace, version: Version, reading: Reading) -> Deployment {
+pub fn deployment(config: &Config, resolved: &ResolvedHandler, namespace: &Namespace, version: Version) -> Deployment {
+    let reading = Reading { envelopes: envelopes(config), check_schemas: config.schemas.on_read };
     let streams = resolved
         .streams
         .iter()
@@ -209,13 +219,13 @@ fn deployment(resolved: &ResolvedHandler, namespace: &Namespace, version: Versio
     }
 }
 
-/// What the handler may do and use. What it publishes must follow `schemas`.
+/// What the handler may do and use. What it publishes must follow `schemas`. Reads the secrets of its configuration.
 pub fn policy(
     resolved: &ResolvedHandler,
     namespace: &Namespace,
     envelopes: &Envelopes,
     schemas: Arc<Schemas>,
-) -> Policy {
+) -> Result<Policy, SecretError> {
     let limits = &resolved.limits;
     let grants = resolved.publishes.iter();
     let grants = grants.map(|stream| Grant {
@@ -223,7 +233,13 @@ pub fn policy(
         key: namespace.stream(stream),
         envelope: envelopes.of(stream).cloned(),
     });
-    Policy {
+    let interfaces = Interfaces {
+        grants: resolved.grants.clone(),
+        config: Arc::new(resolved.values()?),
+        deterministic: resolved.deterministic,
+        http: resolved.http.clone().map(Arc::new),
+    };
+    Ok(Policy {
         tenant: keys::DEFAULT_TENANT.into(),
         handler: resolved.name.as_str().into(),
         grants: Grants::Named(grants.collect()),
@@ -234,7 +250,8 @@ pub fn policy(
         memory: limits.memory,
         deadline: limits.deadline,
         schemas,
-    }
+        interfaces,
+    })
 }
 
 /// Whether instances of a handler are reused.

@@ -7,16 +7,22 @@ macro_rules! say {
     };
 }
 
+mod admin_thread;
+mod build;
 mod check;
+mod compile;
 mod demo;
 mod deploy;
+mod dev;
 mod dlq;
 mod doctor;
 mod dry_run;
 mod execution;
 mod generate;
 mod history;
+mod inspect;
 mod invoke;
+mod new;
 mod paint;
 mod pause;
 mod pending;
@@ -34,6 +40,7 @@ mod target;
 mod test;
 mod versions;
 mod watch;
+mod wit;
 mod workers;
 
 use std::io::{IsTerminal as _, Write as _};
@@ -48,6 +55,7 @@ use wasmill::config::{Config, environment};
 use wasmill::ops::Operator;
 use wasmill::schema::Schemas;
 use wasmill::telemetry;
+use wasmill::wasm::{Compiler, Engine, EngineSettings};
 
 pub use report::Report;
 use target::Target;
@@ -84,14 +92,24 @@ pub enum Output {
 enum Verb {
     /// Work: read events, run handlers, write what they asked for, until SIGTERM
     Run(run::Args),
+    /// Write a new handler project, in the language of your choice
+    New(new::Args),
+    /// Build the components of handlers from their sources, with the tools of their languages
+    Build(build::Args),
+    /// Print the contract with handlers, or write it as a folder
+    Wit(wit::Args),
     /// Check the configuration and all components
     Check(check::Args),
     /// Publish one event, or many from stdin
     Send(send::Args),
     /// Run one event through one component, without any broker
     Invoke(invoke::Args),
+    /// Work on the handlers of this folder: run them, build and exchange them on every save
+    Dev(dev::Args),
     /// Run the event fixtures of a project, and compare what comes out with what is expected
     Test(test::Args),
+    /// Show what a component is, what it wants, what it may have, and what it costs
+    Inspect(inspect::Args),
     /// Look at dead letters, and send them back to their handlers
     Dlq(dlq::Args),
     /// Show past events of a stream, and those to come
@@ -126,6 +144,9 @@ enum Verb {
     Demo(demo::Args),
     /// Publish made-up events at a rate, for trying things out and for load
     Generate(generate::Args),
+    /// Compile a component that is on stdin, within limits; what the other verbs start
+    #[command(name = wasmill::wasm::compile::VERB, hide = true)]
+    Compile(compile::Args),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -193,6 +214,23 @@ impl Context {
     }
 }
 
+/// An engine with room for the handlers of the configuration, which compiles in a child process.
+fn engine(config: &Config) -> Result<Engine, Report> {
+    let engine = app::engine(config).map_err(Report::failure)?;
+    Ok(engine.compiling_in(compiler(config)))
+}
+
+/// An engine with these settings, which compiles in a child process as the configuration says.
+fn engine_with(config: &Config, settings: EngineSettings) -> Result<Engine, Report> {
+    Ok(Engine::new(settings).map_err(Report::failure)?.compiling_in(compiler(config)))
+}
+
+/// The compiler of the configuration: this program, in a process of its own.
+fn compiler(config: &Config) -> Compiler {
+    // Also when the file has been replaced by another version since.
+    Compiler::Child { program: "/proc/self/exe".into(), limits: app::compile_limits(config) }
+}
+
 /// The schemas of the configuration.
 fn schemas(config: &Config) -> Result<Arc<Schemas>, Report> {
     app::schemas(config).map_err(Report::usage)
@@ -217,13 +255,20 @@ pub fn block_on<T>(future: impl Future<Output = Result<T, Report>>) -> Result<T,
 /// Does what the arguments say.
 pub fn dispatch(arguments: Arguments) -> Result<ExitCode, Report> {
     let usual = || USUAL_PLACES.iter().map(PathBuf::from).find(|path| path.exists());
-    let context = Context { file: arguments.config.or_else(usual), output: arguments.output, admin: arguments.admin };
+    let file = arguments.config.or_else(usual);
+    let admin = arguments.admin.or_found(|| dev::find(file.as_deref()));
+    let context = Context { file, output: arguments.output, admin };
     match arguments.verb {
         Verb::Run(args) => run::run(&context, &args),
+        Verb::New(args) => new::run(&context, &args),
+        Verb::Build(args) => build::run(&context, &args),
+        Verb::Wit(args) => wit::run(&context, &args),
         Verb::Check(args) => check::run(&context, &args),
         Verb::Send(args) => send::run(&context, args),
         Verb::Invoke(args) => invoke::run(&context, &args),
+        Verb::Dev(args) => dev::run(&context, &args),
         Verb::Test(args) => test::run(&context, &args),
+        Verb::Inspect(args) => inspect::run(&context, &args),
         Verb::Dlq(args) => dlq::run(&context, args),
         Verb::History(args) => history::run(&context, &args),
         Verb::Replay(args) => replay::run(&context, &args),
@@ -241,6 +286,7 @@ pub fn dispatch(arguments: Arguments) -> Result<ExitCode, Report> {
         Verb::Schema(args) => schema::run(&context, args),
         Verb::Demo(args) => demo::run(&context, &args),
         Verb::Generate(args) => generate::run(&context, &args),
+        Verb::Compile(args) => Ok(compile::run(&args)),
         Verb::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "wasmill", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)

@@ -1,15 +1,17 @@
 //! Configuration: one TOML file, strict, with overrides from the environment. `config/wasmill.toml` is the reference.
 //!
-//! - [`sections`], [`schemas`], [`streams`], [`intake`]: the shape of the file and its defaults; [`redis`]: the section that has to do with
-//!   secrets
+//! - [`sections`], [`compile`], [`schemas`], [`streams`], [`intake`], [`interfaces`]: the shape of the file and its defaults;
+//!   [`redis`]: the section that has to do with secrets
 //! - [`units`]: durations and sizes
 //! - `parse`, `env`: text and variables -> [`Config`], with every fault and its place
 //! - `validate`: what types cannot say
 //! - [`ResolvedHandler`]: what holds for a handler in the end
 
+pub mod compile;
 mod env;
 mod errors;
 pub mod intake;
+pub mod interfaces;
 mod parse;
 pub mod redis;
 mod resolve;
@@ -27,15 +29,18 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+pub use compile::CompileConfig;
 pub use env::{PREFIX, environment};
 pub use errors::{ConfigError, ConfigErrors};
 pub use intake::IntakeConfig;
+pub use interfaces::{ConfigValue, HttpConfig};
 pub use redis::RedisConfig;
 pub use resolve::{Isolation, ResolvedHandler, ResolvedLimits};
 pub use schemas::SchemasConfig;
 pub use secret::SecretError;
 pub use sections::*;
 pub use streams::StreamConfig;
+pub(crate) use validate::is_handler_name;
 
 /// The whole configuration. `Default` is that of an empty file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
@@ -49,6 +54,8 @@ pub struct Config {
     pub admin: AdminConfig,
     /// What is logged, and how.
     pub log: LogConfig,
+    /// What compiling a component may use.
+    pub compile: CompileConfig,
     /// What one delivery may use, for all handlers that do not say otherwise.
     pub limits: Limits,
     /// How failures are tried again, for all handlers that do not say otherwise.
@@ -110,8 +117,12 @@ impl Config {
         ];
         let paths = optional.into_iter().flatten();
         let of_handlers = self.handlers.values_mut().flat_map(|handler| {
+            let files = handler.config.values_mut().filter_map(|value| match value {
+                ConfigValue::File { file } => Some(file),
+                ConfigValue::Text(_) | ConfigValue::Env { .. } => None,
+            });
             let sources = handler.build.as_mut().map(|build| &mut build.directory);
-            std::iter::once(&mut handler.component).chain(sources)
+            files.chain([&mut handler.component]).chain(sources)
         });
         paths.chain(of_handlers).for_each(|path: &mut PathBuf| *path = directory.join(&*path));
     }

@@ -29,24 +29,28 @@ impl Version {
 
     /// A version with the same grants and limits and another component, given by the digest (64 hexadecimal digits) that
     /// its bytes must have. Blocks the thread, as [`prepare`] does.
-    pub fn successor(
-        &self,
-        cache: Option<&CompiledCache>,
-        digest: &str,
-        bytes: &[u8],
-    ) -> Result<Version, LoadError> {
+    pub fn successor(&self, cache: Option<&CompiledCache>, digest: &str, bytes: &[u8]) -> Result<Version, LoadError> {
         let found = Digest::of(bytes);
         if found.hex() != digest {
             return Err(LoadError::Altered(found));
         }
-        let component = Component::new(self.handler.component.engine(), cache, bytes)?;
-        Ok(Version::new(Handler { component, ..self.handler.clone() }))
+        self.with(Component::new(self.handler.component.engine(), cache, bytes)?)
     }
 
-    /// The same from the compiled cache, if it is there. Such a component has been checked before.
-    pub fn from_cache(&self, cache: Option<&CompiledCache>, digest: &str, size: u64) -> Option<Version> {
+    /// The same from the compiled cache; `None` if it is not there. `size` is that of the component's bytes.
+    pub fn from_cache(
+        &self,
+        cache: Option<&CompiledCache>,
+        digest: &str,
+        size: u64,
+    ) -> Option<Result<Version, LoadError>> {
         let component = Component::cached(self.handler.component.engine(), cache?, Digest::parse(digest)?, size)?;
-        Some(Version::new(Handler { component, ..self.handler.clone() }))
+        Some(self.with(component))
+    }
+
+    fn with(&self, component: Component) -> Result<Version, LoadError> {
+        component.check_grants(&self.handler.policy.interfaces.grants)?;
+        Ok(Version::new(Handler { component, ..self.handler.clone() }))
     }
 }
 
@@ -59,7 +63,7 @@ pub fn prepare(
     isolation: Isolation,
 ) -> Result<Version, LoadError> {
     let component = Component::from_file(engine, cache, component)?;
-    Ok(Version::new(Handler { component, policy: Arc::new(policy), isolation }))
+    Ok(Version::new(Handler::new(component, policy, isolation)?))
 }
 
 /// The place of the version that serves.

@@ -3,11 +3,20 @@
 //! A project is a folder with the sources and the build file of its language. It is built with that language's own tools;
 //! what they make (a core module or a component) becomes a component that is known to fit the world.
 
+mod componentize;
+mod languages;
+pub mod templates;
+mod tools;
+pub mod wit;
+
 use std::fmt;
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -128,9 +137,38 @@ pub enum BuildError {
 
 /// Builds the component of a project with the tools of its language. `progress` is told each step, in one line.
 ///
-/// Blocks until the tools are done, which takes from under a second to some minutes (the first build of a project).
+/// Blocks until the tools are done, which takes from under a second to some minutes (the first build of a project). The
+/// output is replaced only by a component that fits the world; after a fault it is as it was.
 pub fn build(plan: &Plan, progress: &mut dyn FnMut(&str)) -> Result<Built, BuildError> {
-    progress(&format!("building {} ({})", plan.name, plan.lang));
-    let remedy = format!("builds for {} are not there yet", plan.lang);
-    Err(BuildError::MissingFile { path: Path::new(&plan.directory).to_owned(), remedy })
+    let start = Instant::now();
+    if !plan.directory.is_dir() {
+        let remedy = "`directory` in [handlers.NAME.build] is the folder with the sources".to_owned();
+        return Err(BuildError::MissingFile { path: plan.directory.clone(), remedy });
+    }
+    let wit = plan.directory.join("wit");
+    if !wit.exists() {
+        progress(&format!("writing {}", wit.display()));
+        wit::write(&wit)?;
+    } else if !wit::differing(&wit).is_empty() {
+        progress(&format!("{} is not what this wasmill brings along; kept as it is", wit.display()));
+    }
+    let made = languages::make(plan.lang, &plan.directory, progress)?;
+    let module = fs::read(&made).map_err(|cause| BuildError::File { path: made.clone(), cause })?;
+    let component = componentize::componentize(&made, module, &wit)?;
+    componentize::check_fit(&made, &component)?;
+    replace(&plan.output, &component).map_err(|cause| BuildError::File { path: plan.output.clone(), cause })?;
+    Ok(Built { output: plan.output.clone(), bytes: component.len() as u64, took: start.elapsed() })
+}
+
+/// Writes a file in one step, for readers that may come at any time.
+fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let folder = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    fs::create_dir_all(folder)?;
+    let mut file = tempfile::Builder::new().permissions(fs::Permissions::from_mode(0o644)).tempfile_in(folder)?;
+    file.write_all(bytes)?;
+    file.persist(path)?;
+    Ok(())
 }

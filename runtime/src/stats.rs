@@ -44,6 +44,8 @@ pub struct HandlerStats {
     pub trimmed: Counter,
     /// Bytes of guest logs that were over the limit.
     pub log_bytes_dropped: Counter,
+    /// HTTP requests of the handler that were refused.
+    pub http_denied: Counter,
     /// The threads on which the handler stands still because the broker refuses its writes.
     pub blocked: AtomicU64,
     durations: Mutex<Histogram<u64>>,
@@ -61,6 +63,7 @@ impl Default for HandlerStats {
             superseded: Counter::default(),
             trimmed: Counter::default(),
             log_bytes_dropped: Counter::default(),
+            http_denied: Counter::default(),
             blocked: AtomicU64::new(0),
             // Two digits are exact to 1 %, and take some kilobytes.
             durations: Mutex::new(Histogram::new(2).expect("two significant digits are allowed")),

@@ -1,21 +1,32 @@
 //! Running handlers: component bytes -> checked [`Handler`] -> one [`Execution`] per delivery.
 //!
-//! Nothing in here has an effect on the outside: what a guest asks for is collected and returned as data.
+//! Nothing in here has an effect on the outside, but for HTTP requests of handlers that were granted them: what a guest
+//! asks for is collected and returned as data.
 
+mod ambient;
+pub mod anatomy;
 mod cache;
+pub mod compile;
 mod component;
 mod engine;
 mod host;
+pub mod http;
+mod interfaces;
 mod invoke;
 mod limiter;
 mod logs;
+mod messaging;
+pub mod world;
 
 pub use cache::{CacheError, CompiledCache};
-pub use component::{Component, Digest, Import, LoadError, MAX_COMPONENT_BYTES};
+pub use compile::{CompileError, CompileLimits, Compiler};
+pub use component::{Component, Digest, LoadError, MAX_COMPONENT_BYTES, check_names};
 pub use engine::{Engine, EngineError, EngineSettings};
 pub use host::{Grant, Grants, Policy};
+pub use interfaces::{Interfaces, Values};
 pub use invoke::{Execution, Handler, Isolation, WarmInstance};
 pub use logs::{LogLevel, LogLine, LogSource};
+pub use world::{Capability, Import};
 
 /// The types of `wit/`, as wasmtime's generator makes them.
 #[allow(missing_docs, reason = "documented in wit/events.wit")]
@@ -24,6 +35,21 @@ pub mod bindings {
         path: "../wit",
         world: "event-handler",
         exports: { default: async },
+    });
+}
+
+/// The types of `wit/deps/messaging`.
+#[allow(missing_docs, reason = "documented in wit/deps/messaging/messaging.wit")]
+pub mod messaging_bindings {
+    wasmtime::component::bindgen!({
+        path: "../wit",
+        world: "wasi:messaging/messaging-core",
+        imports: { default: trappable },
+        exports: { default: async },
+        with: {
+            "wasi:messaging/types.client": super::messaging::Client,
+            "wasi:messaging/types.message": super::messaging::Message,
+        },
     });
 }
 

@@ -124,8 +124,8 @@ fn every_component_that_does_not_fit_is_told_with_file_and_field() {
         ("empty", Some(b"\0asm\x0d\0\x01\0".to_vec()), "does not export wasmill:events/handler@0.1.0"),
         (
             "imports",
-            Some(wat::parse_str(r#"(component (import "wasi:http/types@0.2.6" (instance)))"#).unwrap()),
-            "wasi:http/types@0.2.6 (denied",
+            Some(wat::parse_str(r#"(component (import "wasi:nn/tensor@0.2.6" (instance)))"#).unwrap()),
+            "wasi:nn/tensor@0.2.6 (denied",
         ),
         ("text", Some(b"#!/bin/sh\n".to_vec()), "not a WebAssembly file"),
     ];

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod bad_components;
 mod chain;
 mod check;
 mod cli;
@@ -9,6 +10,8 @@ mod coming_from;
 mod contract;
 mod dedup;
 mod delayed;
+mod deploy;
+mod dev;
 mod dlq;
 mod envelopes;
 mod faults;
@@ -16,12 +19,18 @@ mod fixtures;
 mod generate;
 mod groups;
 mod handlers;
+mod host_interfaces;
+mod http;
+mod inspect;
 mod intake;
 mod invoke;
+mod languages;
 mod lost;
 mod memory;
+mod messaging;
 mod operations;
 mod pause;
+mod project;
 mod recovery;
 mod retention;
 mod schema;

@@ -11,7 +11,7 @@ use wasmill::broker::memory::MemoryBroker;
 use wasmill::broker::{EntryId, Inspect as _};
 use wasmill::config::Config;
 use wasmill::envelope;
-use wasmill::pipeline::{self, Backend, Observer, Seen};
+use wasmill::pipeline::{self, Backend, How, Observer, Seen};
 use wasmill::readiness::Readiness;
 use wasmill::wasm::{Component, Digest, Engine};
 use wasmill_tests::{eventually_async, guests};
@@ -31,7 +31,8 @@ struct Runs(Mutex<BTreeMap<EntryId, Vec<String>>>);
 
 impl Observer for Runs {
     fn decided(&self, seen: &Seen<'_>) {
-        let digest = seen.run.expect("every event is run").digest.to_owned();
+        let How::Run(run) = seen.how else { panic!("every event is run: {seen:?}") };
+        let digest = run.digest.to_owned();
         self.0.lock().unwrap().entry(seen.entry).or_default().push(digest);
     }
 }
@@ -135,7 +136,7 @@ async fn no_event_is_lost_or_run_twice_by_many_swaps() {
         assert_eq!(versions.len(), 4);
     })
     .await;
-    let runs = runs.0.lock().unwrap();
+    let runs = runs.0.lock().unwrap().clone();
     assert_eq!(runs.len(), EVENTS);
     let twice = runs.iter().filter(|(_, versions)| versions.len() != 1).count();
     assert_eq!(twice, 0, "{runs:?}");
@@ -180,11 +181,13 @@ async fn what_begins_after_a_swap_runs_the_new_version_in_new_instances() {
 
 #[tokio::test]
 async fn what_has_begun_ends_on_its_version_and_an_idle_thread_lets_go_of_it() {
-    let shop = Shop::new("");
+    let shop = Shop::new("[handlers.faults.limits]\nconcurrency = 1\n");
     let runs = Arc::new(Runs::default());
     shop.serve(&runs, async |deployment| {
         let next = shop.version(1);
-        shop.add(0, "sleep", "1500");
+        shop.add(0, "remember", "");
+        shop.wait_settled().await;
+        shop.add(1, "sleep", "1500");
         eventually_async("the event to be handed out", DEADLINE, async || {
             let info = shop.broker.stream("in").await.unwrap()?;
             info.groups.iter().any(|group| group.pending == 1).then_some(())
@@ -194,15 +197,19 @@ async fn what_has_begun_ends_on_its_version_and_an_idle_thread_lets_go_of_it() {
         tokio::time::sleep(Duration::from_millis(300)).await;
         let before = deployment.slot.swap(next);
         shop.wait_settled().await;
-        let runs = runs.0.lock().unwrap().clone();
-        assert_eq!(runs.values().flatten().collect::<Vec<_>>(), [&before.digest]);
+        let versions: Vec<String> = runs.0.lock().unwrap().values().flatten().cloned().collect();
+        assert_eq!(versions, [before.digest.clone(), before.digest.clone()]);
         // No delivery comes that would show the thread the new version.
         eventually_async("the old version to be dropped", DEADLINE, async || {
             (Arc::strong_count(&before) == 1).then_some(())
         })
         .await;
+        shop.add(2, "remember", "");
+        shop.wait_settled().await;
     })
     .await;
+    let counts: Vec<String> = shop.published().await.into_iter().map(|(_, data)| data).collect();
+    assert_eq!(counts, ["1", "1"], "the instance that ended after the swap was used again");
 }
 
 #[test]

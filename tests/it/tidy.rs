@@ -132,6 +132,15 @@ fn pure_modules_know_no_io_and_no_clock() {
     assert_none("pure modules may not touch the world", offences);
 }
 
+/// What an engine compiles with when it is set up: nothing but `cli.rs` sets one up, in a child process.
+#[test]
+fn the_command_line_compiles_in_a_child_process() {
+    let verbs = sources("runtime/src/cli");
+    let sets_up = |line: &str| line.contains("app::engine(") || line.contains("Engine::new(");
+    let offences = verbs.iter().flat_map(|file| file.offences(sets_up));
+    assert_none("verbs have their engine from `cli::engine` or `cli::engine_with`", offences);
+}
+
 #[test]
 fn files_can_be_read_in_one_go() {
     let long = sources("runtime/src").into_iter().filter(|file| file.lines.len() > MAX_LINES);

@@ -6,8 +6,10 @@
 mod build;
 pub mod clients;
 pub mod guests;
+pub mod languages;
 pub mod mill;
 mod process;
+pub mod program;
 pub mod redis_server;
 pub mod worker;
 

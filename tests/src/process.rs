@@ -1,7 +1,7 @@
 //! Child processes that do not outlive the test process, however it ends.
 
 use std::io;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -35,6 +35,11 @@ impl Process {
                 Err(error)
             }
         }
+    }
+
+    /// Its standard input, if that is piped and has not been taken.
+    pub(crate) fn take_stdin(&mut self) -> Option<ChildStdin> {
+        self.child.stdin.take()
     }
 
     pub(crate) fn pid(&self) -> u32 {

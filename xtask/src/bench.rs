@@ -3,6 +3,7 @@
 //! Every case is measured from the outside in the same way: the events lie ready in the stream, the consumer is
 //! started, and the follow-ups are counted while they arrive.
 
+mod languages;
 mod measure;
 mod publish;
 
@@ -35,12 +36,18 @@ enum Subject {
     Handlers,
     /// Publishing a batch, against redis-benchmark
     Publish,
+    /// One handler in every language; a full run writes docs/languages.md
+    Languages,
 }
 
 impl BenchArgs {
-    /// Whether the components of handlers are needed.
-    pub fn needs_guests(&self) -> bool {
-        self.subject == Subject::Handlers
+    /// Builds the components that are needed.
+    pub fn build_guests(&self, root: &Path) -> Result<()> {
+        match self.subject {
+            Subject::Handlers => guests::build_workspace(root),
+            Subject::Publish => Ok(()),
+            Subject::Languages => guests::build_languages(root, &guests::Language::ALL),
+        }
     }
 }
 
@@ -48,12 +55,14 @@ impl BenchArgs {
 const SIZES: [usize; 2] = [100, 1024];
 
 use crate::cmd::Result;
+use crate::guests;
 
 /// Measures and prints.
 pub fn run(root: &Path, args: &BenchArgs) -> Result<()> {
     let (report, print_text): (Value, fn(&Value)) = match args.subject {
         Subject::Handlers => (handlers(root, args)?, print_text),
         Subject::Publish => (publish::run(root, args.quick)?, publish::print_text),
+        Subject::Languages => (languages::run(root, args.quick)?, languages::print_text),
     };
     match args.output.as_str() {
         "json" => println!("{report:#}"),

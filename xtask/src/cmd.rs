@@ -1,15 +1,21 @@
 //! Running other programs.
 
+use std::ffi::OsStr;
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 
 /// What went wrong, in words.
 pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
-/// `cargo` in a folder, with nothing of the cargo that runs this left in its environment but the toolchain, and how the
-/// user reaches registries.
+/// `cargo` in a folder.
 pub fn cargo(folder: &Path) -> Command {
-    let mut command = Command::new("cargo");
+    program("cargo", folder)
+}
+
+/// A program that runs cargo in a folder, with nothing of the cargo that runs this left in its environment but the
+/// toolchain, and how the user reaches registries.
+pub fn program(program: impl AsRef<OsStr>, folder: &Path) -> Command {
+    let mut command = Command::new(program);
     command.current_dir(folder);
     for (name, _) in std::env::vars_os() {
         if name.to_str().is_some_and(disturbs) {

@@ -1,22 +1,48 @@
 //! Building guest-examples/.
 
-use std::fs;
+mod languages;
+
+use std::fs::{self, File};
 use std::path::Path;
 use std::process::Command;
 
 use crate::cmd::{self, Result};
 
+pub use languages::Language;
+
 /// What guests are built for.
 pub const TARGET: &str = "wasm32-wasip2";
 
-/// Builds all example handlers into target/guests/NAME.wasm.
+/// Builds all that is in guest-examples/ into target/guests/. What has not changed is left as it is.
 pub fn build(root: &Path) -> Result<()> {
+    build_workspace(root)?;
+    build_languages(root, &Language::ALL)
+}
+
+/// Builds the project LANG/enrich of these languages into target/guests/enrich-LANG.wasm.
+pub fn build_languages(root: &Path, languages: &[Language]) -> Result<()> {
+    let _lock = lock(root)?;
+    languages::build(root, languages)
+}
+
+/// Lets one process at a time build.
+fn lock(root: &Path) -> Result<File> {
+    let guests = root.join("target/guests");
+    fs::create_dir_all(&guests)?;
+    let lock = File::create(guests.join("lock"))?;
+    lock.lock()?;
+    Ok(lock)
+}
+
+/// Builds the cargo workspace (the handlers of the demo, and those that tests and benchmarks need) into
+/// target/guests/NAME.wasm.
+pub fn build_workspace(root: &Path) -> Result<()> {
+    let _lock = lock(root)?;
     add_target()?;
     let (build, guests) = (root.join("target/guests-build"), root.join("target/guests"));
     let mut cargo = cmd::cargo(&root.join("guest-examples"));
     cargo.args(["build", "--release", "--locked", "--target", TARGET, "--target-dir"]).arg(&build);
     cmd::run(&mut cargo)?;
-    fs::create_dir_all(&guests)?;
     for entry in fs::read_dir(build.join(TARGET).join("release"))? {
         let path = entry?.path();
         if path.extension().is_some_and(|extension| extension == "wasm")

@@ -2,9 +2,9 @@
 
 mod bench;
 mod ci;
-mod clients;
 mod cmd;
 mod guests;
+mod packages;
 mod test;
 
 use std::path::{Path, PathBuf};
@@ -34,8 +34,15 @@ enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
-    /// Build the example handlers into target/guests/
-    Guests,
+    /// Build the example handlers into target/guests/. A language whose tools are missing is skipped, or with CI in the
+    /// environment is an error
+    Guests {
+        /// Only the projects of these languages
+        languages: Vec<guests::Language>,
+        /// Only the cargo workspace: the handlers of the demo, and those of tests and benchmarks
+        #[arg(long, conflicts_with = "languages")]
+        workspace: bool,
+    },
     /// Measure wasmill against a native loop, or against redis-benchmark
     Bench(bench::BenchArgs),
     /// Check formatting, lints, documentation and dependencies
@@ -47,7 +54,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().verb {
         Verb::Demo { arguments } => demo(&root, &arguments),
         Verb::Test { arguments } => test::run(&root, &arguments),
-        Verb::Guests => guests::build(&root).map(|()| ExitCode::SUCCESS),
+        Verb::Guests { languages, workspace } => guests(&root, &languages, workspace),
         Verb::Bench(args) => bench(&root, &args),
         Verb::Ci => ci::run(&root),
     };
@@ -63,17 +70,24 @@ fn root() -> PathBuf {
     xtask.parent().expect("the crate lies in the workspace").to_path_buf()
 }
 
+fn guests(root: &Path, languages: &[guests::Language], workspace: bool) -> cmd::Result<ExitCode> {
+    match (workspace, languages) {
+        (true, _) => guests::build_workspace(root)?,
+        (false, []) => guests::build(root)?,
+        (false, languages) => guests::build_languages(root, languages)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
 fn demo(root: &Path, arguments: &[String]) -> cmd::Result<ExitCode> {
-    guests::build(root)?;
+    guests::build_workspace(root)?;
     cmd::run(cmd::cargo(root).args(["build", "--release", "--package", "wasmill"]))?;
     let mut demo = std::process::Command::new(root.join("target/release/wasmill"));
     cmd::exit_code(demo.arg("demo").arg("--guests").arg(root.join("target/guests")).args(arguments))
 }
 
 fn bench(root: &Path, args: &bench::BenchArgs) -> cmd::Result<ExitCode> {
-    if args.needs_guests() {
-        guests::build(root)?;
-    }
+    args.build_guests(root)?;
     let packages = ["build", "--release", "--package", "wasmill", "--package", "xtask"];
     cmd::run(cmd::cargo(root).args(packages))?;
     bench::run(root, args).map(|()| ExitCode::SUCCESS)

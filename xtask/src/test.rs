@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use crate::cmd::{self, Result};
-use crate::{clients, guests};
+use crate::{guests, packages};
 
 /// The oldest Redis that wasmill works with.
 const REDIS_MAJOR: u32 = 7;
@@ -21,7 +21,7 @@ const MANAGERS: [(&str, &[&str], &[&str], &str); 6] = [
 /// Installs, builds and tests.
 pub fn run(root: &Path, arguments: &[String]) -> Result<ExitCode> {
     install_redis()?;
-    clients::install(root)?;
+    packages::install_clients(root)?;
     guests::build(root)?;
     cmd::run(
         cmd::cargo(&root.join("guest-examples"))

@@ -16,7 +16,7 @@ const BOUNDS: [f64; 14] =
 /// A counter: its name, what it counts, and where it is.
 type CounterSpec = (&'static str, &'static str, fn(&HandlerStats) -> u64);
 
-const COUNTERS: [CounterSpec; 9] = [
+const COUNTERS: [CounterSpec; 10] = [
     ("wasmill_events_acked_total", "Events handled and acknowledged.", |stats| stats.acked.get()),
     ("wasmill_events_retried_total", "Failed attempts that will be made again.", |stats| stats.retried.get()),
     ("wasmill_events_dead_total", "Events moved to the dead-letter stream.", |stats| stats.dead.get()),
@@ -30,6 +30,7 @@ const COUNTERS: [CounterSpec; 9] = [
     ("wasmill_guest_log_dropped_bytes_total", "Bytes of guest logs over the limit.", |stats| {
         stats.log_bytes_dropped.get()
     }),
+    ("wasmill_http_denied_total", "HTTP requests of the handler that were refused.", |stats| stats.http_denied.get()),
 ];
 
 /// A metric of an intake: its name, what it says, and where it is.

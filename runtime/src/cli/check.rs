@@ -66,7 +66,7 @@ fn find(context: &Context) -> Result<Findings, Report> {
         // They have been reported; the components can be looked at without them.
         config.schemas = SchemasConfig::default();
     }
-    let engine = app::engine(&config).map_err(Report::failure)?;
+    let engine = super::engine(&config)?;
     let cache = app::cache(&config).unwrap_or_else(|error| {
         faults.push(format!("{}: worker.cache_dir: {error}", file.display()));
         None

@@ -71,7 +71,7 @@ pub fn run(context: &Context, args: &Args) -> Result<ExitCode, Report> {
     let config = Config::parse(None, CONFIG, environment()).map_err(Report::usage)?;
     wasmill::telemetry::init(&quiet(&config), std::io::stderr().is_terminal()).map_err(Report::usage)?;
     let config = with_components(config, args)?;
-    let engine = app::engine(&config).map_err(Report::failure)?;
+    let engine = super::engine(&config)?;
     let cache = app::cache(&config).map_err(Report::usage)?;
     // A namespace of its own: the demo counts what is in the streams, and must not touch those of others.
     let namespace = match args.redis {

@@ -76,13 +76,16 @@ pub async fn run(context: &Context, config: &Config, target: &Target, args: &Arg
 }
 
 fn load(config: &Config, resolved: &ResolvedHandler) -> Result<Handler, Report> {
-    let engine = app::engine(config).map_err(Report::failure)?;
+    let engine = super::engine(config)?;
     let cache = app::cache(config).map_err(Report::usage)?;
-    let component = Component::from_file(&engine, cache.as_ref(), &resolved.component)
-        .map_err(|error| Report::usage(format!("{}: {error}", resolved.component.display())))?;
     let schemas = app::schemas(config).map_err(Report::usage)?;
-    let policy = Arc::new(app::policy(resolved, &Namespace::default(), &app::envelopes(config), schemas));
-    Ok(Handler { component, policy, isolation: app::isolation(resolved.isolation) })
+    let policy = app::policy(resolved, &Namespace::default(), &app::envelopes(config), schemas);
+    let mut policy = policy.map_err(Report::usage)?;
+    // Nothing may happen: requests are denied, as if no host were allowed.
+    policy.interfaces.http = None;
+    Component::from_file(&engine, cache.as_ref(), &resolved.component)
+        .and_then(|component| Handler::new(component, policy, app::isolation(resolved.isolation)))
+        .map_err(|error| Report::usage(format!("{}: {error}", resolved.component.display())))
 }
 
 /// What makes the ids of follow-ups differ from those of other runs; empty if they are to be the same.

@@ -1,7 +1,7 @@
 //! `wasmill invoke`: one event through one component, without any broker.
 
 use std::future::Future;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -15,13 +15,14 @@ use wasmill::broker::keys::{self, Namespace};
 use wasmill::clock::now_ms;
 use wasmill::config::{Config, ResolvedHandler, ResolvedLimits};
 use wasmill::envelope::structured;
+use wasmill::event::Event;
 use wasmill::outcome::RetryPolicy;
 use wasmill::wasm::{
-    Component, Engine, EngineSettings, Execution, Grants, GuestDelivery, GuestEvent, Handler, Isolation,
+    Capability, Component, EngineSettings, Execution, Grants, GuestDelivery, GuestEvent, Handler, Isolation,
 };
 
 use super::execution::{as_json, outcome, print_text};
-use super::{Context, Report, block_on, print_json};
+use super::{Context, Report, block_on, engine_with, print_json};
 
 /// Arguments of `invoke`.
 #[derive(Parser)]
@@ -31,7 +32,7 @@ pub struct Args {
     /// The event: a CloudEvents JSON file, or - for stdin
     #[arg(long, short, value_name = "FILE")]
     event: PathBuf,
-    /// Use limits and grants of this handler of the configuration [default: general limits, every stream granted]
+    /// Use limits and grants of this handler of the configuration [default: general limits, every stream granted, no HTTP]
     #[arg(long, value_name = "NAME")]
     handler: Option<String>,
     /// The number of the attempt that the handler is told
@@ -48,34 +49,27 @@ const OUTCOMES: [(&str, u8); 5] = [("ack", 0), ("retry", 10), ("reject", 11), ("
 /// Runs the event; the exit code tells the outcomes apart.
 pub fn run(context: &Context, args: &Args) -> Result<ExitCode, Report> {
     let config = context.config_with_log()?;
-    let resolved = resolve(&config, args)?;
-    let document = read(&args.event)?;
-    let event = structured::parse(&document, now_ms())
-        .map_err(|error| Report::usage(format!("{}: not a CloudEvent in JSON: {error}", args.event.display())))?;
+    let mut resolved = resolve(&config, &args.component, args.handler.as_deref())?;
+    if !args.publishes.is_empty() {
+        resolved.publishes.clone_from(&args.publishes);
+    }
+    let event = read_event(&args.event)?;
     event.check_size(resolved.limits.event_bytes as u64).map_err(Report::usage)?;
-    let engine = Engine::new(EngineSettings { instances: 1, max_memory: resolved.limits.memory });
-    let engine = engine.map_err(Report::failure)?;
+    let engine = engine_with(&config, EngineSettings { instances: 1, max_memory: resolved.limits.memory })?;
     let component = Component::from_file(&engine, None, &args.component)
         .map_err(|error| Report::usage(format!("{}: {error}", args.component.display())))?;
     let schemas = app::schemas(&config).map_err(Report::usage)?;
     if config.schemas.on_read {
         schemas.check(&event).map_err(Report::usage)?;
     }
-    let mut policy = app::policy(&resolved, &Namespace::default(), &app::envelopes(&config), schemas);
+    let mut policy =
+        app::policy(&resolved, &Namespace::default(), &app::envelopes(&config), schemas).map_err(Report::usage)?;
     if resolved.publishes.is_empty() && args.handler.is_none() {
         policy.grants = Grants::All;
     }
-    let handler = Handler { component, policy: Arc::new(policy), isolation: Isolation::Fresh };
-    let delivery = GuestDelivery {
-        tenant: keys::DEFAULT_TENANT.to_owned(),
-        handler: resolved.name.clone(),
-        stream: resolved.streams.first().cloned().unwrap_or_else(|| "invoke".to_owned()),
-        entry_id: format!("{}-0", now_ms()),
-        attempt: args.attempt,
-        max_attempts: resolved.retry.max_attempts,
-        deadline_ms: u64::try_from(resolved.limits.deadline.as_millis()).unwrap_or(u64::MAX),
-        replay: false,
-    };
+    let handler = Handler::new(component, policy, Isolation::Fresh)
+        .map_err(|error| Report::usage(format!("{}: {error}", args.component.display())))?;
+    let delivery = delivery(&resolved, args.attempt);
     let event = Arc::new(GuestEvent::from(event));
     let (execution, cpu) = block_on(async {
         let ((execution, _), cpu) = with_cpu_time(handler.run(None, event, delivery, now_ms(), "".into())).await;
@@ -84,15 +78,30 @@ pub fn run(context: &Context, args: &Args) -> Result<ExitCode, Report> {
     Ok(print(context, &execution, cpu))
 }
 
-fn resolve(config: &Config, args: &Args) -> Result<ResolvedHandler, Report> {
-    let mut resolved = match &args.handler {
+/// What the handler is told of an attempt that no broker knows of.
+pub fn delivery(resolved: &ResolvedHandler, attempt: u32) -> GuestDelivery {
+    GuestDelivery {
+        tenant: keys::DEFAULT_TENANT.to_owned(),
+        handler: resolved.name.clone(),
+        stream: resolved.streams.first().cloned().unwrap_or_else(|| "invoke".to_owned()),
+        entry_id: format!("{}-0", now_ms()),
+        attempt,
+        max_attempts: resolved.retry.max_attempts,
+        deadline_ms: u64::try_from(resolved.limits.deadline.as_millis()).unwrap_or(u64::MAX),
+        replay: false,
+    }
+}
+
+/// A handler of the configuration; without a name, one of this component that sets nothing itself.
+pub fn resolve(config: &Config, component: &Path, handler: Option<&str>) -> Result<ResolvedHandler, Report> {
+    Ok(match handler {
         Some(name) => config.handler(name).ok_or_else(|| {
             let known: Vec<&str> = config.handlers.keys().map(String::as_str).collect();
             Report::usage(format!("no handler `{name}` is configured; there are: {}", known.join(", ")))
         })?,
         None => ResolvedHandler {
-            name: args.component.file_stem().map_or_else(String::new, |name| name.to_string_lossy().into_owned()),
-            component: args.component.clone(),
+            name: component.file_stem().map_or_else(String::new, |name| name.to_string_lossy().into_owned()),
+            component: component.to_owned(),
             build: None,
             streams: Vec::new(),
             types: wasmill::route::Types::new(["*"]),
@@ -104,16 +113,22 @@ fn resolve(config: &Config, args: &Args) -> Result<ResolvedHandler, Report> {
             take_over_idle: Duration::ZERO,
             dedup: None,
             dead_letter: String::new(),
+            grants: Capability::INSIDE.to_vec(),
+            deterministic: false,
+            http: None,
             config: Default::default(),
         },
-    };
-    if !args.publishes.is_empty() {
-        resolved.publishes.clone_from(&args.publishes);
-    }
-    Ok(resolved)
+    })
 }
 
-fn read(path: &PathBuf) -> Result<Vec<u8>, Report> {
+/// The event in a file of CloudEvents JSON, or on stdin.
+pub fn read_event(path: &Path) -> Result<Event, Report> {
+    let document = read(path)?;
+    structured::parse(&document, now_ms())
+        .map_err(|error| Report::usage(format!("{}: not a CloudEvent in JSON: {error}", path.display())))
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Report> {
     let mut bytes = Vec::new();
     let result = if path.as_os_str() == "-" {
         std::io::Read::read_to_end(&mut std::io::stdin(), &mut bytes).map(|_| bytes)

@@ -30,15 +30,31 @@ const CONNECT_TIME: Duration = Duration::from_secs(5);
 #[derive(Args)]
 #[command(next_help_heading = "Working through a running worker")]
 pub struct AdminArgs {
-    /// Do it through the HTTP API of this worker (http://127.0.0.1:9464) instead of on Redis
+    /// Do it through the HTTP API of this worker (http://127.0.0.1:9464) instead of on Redis; `none`: on Redis, even if
+    /// `wasmill dev` runs in this folder
     #[arg(long, global = true, value_name = "URL", env = "WASMILL_ADMIN_URL")]
     admin: Option<String>,
     /// The file that holds the token of that API [default: the variable WASMILL_ADMIN_TOKEN]
     #[arg(long, global = true, value_name = "FILE")]
     admin_token_file: Option<PathBuf>,
+    /// It was not named.
+    #[arg(skip)]
+    is_found: bool,
 }
 
+/// What stands for no worker.
+const NONE: &str = "none";
+
 impl AdminArgs {
+    /// The worker that was found, if none was named.
+    pub fn or_found(self, find: impl FnOnce() -> Option<String>) -> AdminArgs {
+        match self.admin.as_deref() {
+            None => AdminArgs { admin: find(), is_found: true, ..self },
+            Some(NONE) => AdminArgs { admin: None, ..self },
+            Some(_) => self,
+        }
+    }
+
     /// Whether a worker is meant.
     pub fn is_given(&self) -> bool {
         self.admin.is_some()
@@ -47,6 +63,9 @@ impl AdminArgs {
     /// The worker that is meant, if one is.
     pub fn client(&self) -> Result<Option<Client>, Report> {
         let Some(text) = &self.admin else { return Ok(None) };
+        if self.is_found {
+            eprintln!("(through the `wasmill dev` that runs here, {text}; --admin none: on Redis itself)");
+        }
         let base = Url::parse(text).ok().filter(|url| url.scheme() == "http" && url.has_host());
         let Some(base) = base else {
             return Err(Report::usage(format!("--admin `{text}`: write it as http://HOST:PORT")));

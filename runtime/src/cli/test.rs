@@ -1,7 +1,7 @@
 //! `wasmill test`: the event fixtures of a project through its handlers.
 
 mod expected;
-mod fixtures;
+pub mod fixtures;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -128,7 +128,7 @@ struct Bench {
 
 impl Bench {
     fn new(config: &Config, handlers: Vec<ResolvedHandler>, update: bool) -> Result<Bench, Report> {
-        let engine = app::engine(config).map_err(Report::failure)?;
+        let engine = super::engine(config)?;
         let cache = app::cache(config).map_err(Report::usage)?;
         let schemas = app::schemas(config).map_err(Report::usage)?;
         let subjects = handlers.into_iter().map(|resolved| {
@@ -221,13 +221,15 @@ fn load(
     cache: Option<&CompiledCache>,
     schemas: Arc<Schemas>,
 ) -> Result<Handler, Report> {
-    let component = Component::from_file(engine, cache, &resolved.component).map_err(|error| {
+    let policy = app::policy(resolved, &Namespace::default(), &app::envelopes(config), schemas);
+    let policy = policy.map_err(Report::usage)?;
+    // No fixture sees what another one has left behind.
+    let handler = Component::from_file(engine, cache, &resolved.component)
+        .and_then(|component| Handler::new(component, policy, Isolation::Fresh));
+    handler.map_err(|error| {
         let (handler, path) = (&resolved.name, resolved.component.display());
         Report::usage(format!("handlers.{handler}.component: {path}: {error}"))
-    })?;
-    let policy = Arc::new(app::policy(resolved, &Namespace::default(), &app::envelopes(config), schemas));
-    // No fixture sees what another one has left behind.
-    Ok(Handler { component, policy, isolation: Isolation::Fresh })
+    })
 }
 
 impl Subject {

@@ -27,9 +27,11 @@ pub(super) fn apply<'t>(document: &mut Document<'t>, env: &'t [(String, String)]
         let set = variables.iter().find(|(_, rest, _)| rest.eq_ignore_ascii_case(variable));
         set.map(|(_, _, value)| (*value).to_owned()).or_else(|| document.text_at(&path).map(str::to_owned))
     });
+    let of_handlers = document.variables_of_handlers();
     let mut faults = Vec::new();
     for (name, rest, value) in variables {
-        if secrets.iter().any(|secret| secret.as_deref() == Some(name)) {
+        let mut secrets = secrets.iter().flatten().chain(&of_handlers);
+        if secrets.any(|secret| secret == name) {
             continue;
         }
         let set = path_of(document, name, rest).and_then(|path| {
@@ -49,7 +51,8 @@ fn is_foreign(rest: &str, value: &str) -> bool {
             || rest.contains("SERVICE_PORT")
             || rest.contains("PORT_")
             || (rest.ends_with("PORT") && value.contains("://")));
-    matches!(rest, "CONFIG" | "LOG" | "ADMIN_URL" | "ADMIN_TOKEN") || rest.starts_with("TEST") || of_kubernetes
+    let of_verbs = ["CONFIG", "LOG", "ADMIN_URL", "ADMIN_TOKEN", "ZIG", "CC", "CXX", "COMPONENTIZE_PY"];
+    of_verbs.contains(&rest) || rest.starts_with("TEST") || of_kubernetes
 }
 
 /// The path that a variable means. All keys are in lower case; only the names of handlers and the keys of their own

@@ -103,6 +103,16 @@ impl<'t> Document<'t> {
         self.get(path).and_then(|(_, value)| value.as_str())
     }
 
+    /// The environment variables that hold values of handlers' own configurations.
+    pub(super) fn variables_of_handlers(&self) -> Vec<String> {
+        let handlers = self.keys_at(&["handlers"]).into_iter();
+        let values = handlers.flat_map(|handler| {
+            let keys = self.keys_at(&["handlers", &handler, "config"]).into_iter();
+            keys.map(move |key| ["handlers".to_owned(), handler.clone(), "config".to_owned(), key, "env".to_owned()])
+        });
+        values.filter_map(|path| self.get(&path)?.1.as_str().map(str::to_owned)).collect()
+    }
+
     /// The keys of the table at a path; empty if there is none.
     pub(super) fn keys_at(&self, path: &[&str]) -> Vec<String> {
         let table = self.get(path).and_then(|(_, value)| value.as_table());
@@ -339,8 +349,10 @@ pub(super) fn dotted(path: &[impl AsRef<str>]) -> String {
     let mut text = String::new();
     for (depth, segment) in path.iter().map(AsRef::as_ref).enumerate() {
         let bare = !segment.is_empty() && segment.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
-        // Lists stand below `handlers.NAME.KEY` only: a number there is a place, except in the handler's own settings.
-        let place = depth == 3 && path[2].as_ref() != "config" && segment.bytes().all(|b| b.is_ascii_digit());
+        // Lists stand below `handlers.NAME.KEY` and `handlers.NAME.http.allow` only: a number there is a place, except
+        // in the handler's own settings.
+        let in_list = (depth == 3 && path[2].as_ref() != "config") || (depth == 4 && path[2].as_ref() == "http");
+        let place = in_list && segment.bytes().all(|b| b.is_ascii_digit());
         let dot = if depth == 0 { "" } else { "." };
         text += &match (place, bare) {
             (true, _) => format!("[{segment}]"),

@@ -84,6 +84,22 @@ impl RedisConfig {
         Secret { section: "redis", key: "password", env: env_key, file }.read(env)
     }
 
+    /// Host and port; `None` for a socket, and for a URL that has been refused.
+    pub fn endpoint(&self) -> Option<(String, u16)> {
+        let scheme = SCHEMES.into_iter().find(|scheme| self.url.starts_with(scheme) && !scheme.contains("unix"))?;
+        let place = self.url[scheme.len()..].split(['/', '?', '#']).next()?;
+        let place = place.rsplit('@').next()?;
+        let (host, port) = match place.strip_prefix('[') {
+            Some(rest) => rest.split_once(']')?,
+            None => place.split_at(place.find(':').unwrap_or(place.len())),
+        };
+        let port = match port.strip_prefix(':') {
+            Some(port) => port.parse().ok()?,
+            None => 6379,
+        };
+        Some((host.to_owned(), port))
+    }
+
     /// The URL as logs and errors may show it: `***` in place of a password.
     pub fn shown_url(&self) -> String {
         without_password(&self.url)
@@ -161,5 +177,19 @@ mod tests {
         assert_eq!(config.password_from(env).expect("it is there").as_deref(), Some("hunter2 "));
         std::fs::write(&file, "\n").expect("it is writable");
         assert!(matches!(config.password_from(env), Err(SecretError::EmptyFile { .. })));
+    }
+
+    #[test]
+    fn the_endpoint_is_host_and_port() {
+        for (url, endpoint) in [
+            ("redis://127.0.0.1:6380/3", Some(("127.0.0.1", 6380))),
+            ("rediss://user:p@ss@cache.example?x=1", Some(("cache.example", 6379))),
+            ("redis://[::1]:7000", Some(("::1", 7000))),
+            ("redis://[::1]/0", Some(("::1", 6379))),
+            ("unix:///run/redis.sock", None),
+        ] {
+            let config = RedisConfig { url: url.into(), ..RedisConfig::default() };
+            assert_eq!(config.endpoint(), endpoint.map(|(host, port)| (host.to_owned(), port)), "{url}");
+        }
     }
 }

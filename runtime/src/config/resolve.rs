@@ -8,11 +8,16 @@ use bytesize::ByteSize;
 
 use super::Config;
 use super::errors::nearest;
+use super::interfaces::{ConfigValue, HttpConfig};
+use super::secret::SecretError;
 use super::sections::{HandlerConfig, IsolationMode, Limits, RetryConfig};
 use crate::broker::keys;
 use crate::outcome::{Dedup, RetryPolicy};
 use crate::project::Plan;
 use crate::route::Types;
+use crate::wasm::http::HttpPolicy;
+use crate::wasm::http::origin::Origin;
+use crate::wasm::{Capability, Values};
 
 /// A handler with everything that holds for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,8 +48,25 @@ pub struct ResolvedHandler {
     pub dedup: Option<Dedup>,
     /// The stream for events that it could not handle.
     pub dead_letter: String,
+    /// The host interfaces that it may import.
+    pub grants: Vec<Capability>,
+    /// Whether time and randomness depend on nothing but the event and the attempt.
+    pub deterministic: bool,
+    /// Where its HTTP requests may go; `None` if they are not granted.
+    pub http: Option<HttpPolicy>,
     /// What the handler itself can read as its configuration.
-    pub config: BTreeMap<String, String>,
+    pub config: BTreeMap<String, ConfigValue>,
+}
+
+impl ResolvedHandler {
+    /// The values of its configuration, read now: secrets come from the environment and from files.
+    pub fn values(&self) -> Result<Values, SecretError> {
+        let read = |(key, value): (&String, &ConfigValue)| {
+            let field = format!("handlers.{}.config.{key}", self.name);
+            Ok((key.clone(), value.read(field, |name| std::env::var(name).ok())?))
+        };
+        self.config.iter().map(read).collect::<Result<BTreeMap<_, _>, _>>().map(Values::from)
+    }
 }
 
 /// Whether deliveries share an instance.
@@ -168,7 +190,29 @@ impl Config {
             publishes: handler.publishes.clone(),
             dedup: handler.dedup.map(|ttl| Dedup { by: handler.dedup_by, ttl }),
             dead_letter: handler.dead_letter.clone().unwrap_or_else(|| keys::default_dead_letter(name)),
+            grants: handler.grants.clone(),
+            deterministic: handler.deterministic,
+            http: handler.grants.contains(&Capability::Http).then(|| self.http(&handler.http)),
             config: handler.config.clone(),
         }
+    }
+
+    fn http(&self, http: &HttpConfig) -> HttpPolicy {
+        HttpPolicy {
+            // What is no origin has been refused by the checks.
+            allow: http.allow.iter().filter_map(|text| Origin::parse(text).ok()).collect(),
+            private: http.private,
+            requests: http.requests,
+            request_bytes: http.request_bytes.as_u64(),
+            response_bytes: http.response_bytes.as_u64(),
+            timeout: http.timeout,
+            own: self.own_endpoints(),
+        }
+    }
+
+    /// Host and port of Redis and of the admin API.
+    fn own_endpoints(&self) -> Vec<(String, u16)> {
+        let admin = self.admin.address().map(|address| (address.ip().to_string(), address.port()));
+        self.redis.endpoint().into_iter().chain(admin).collect()
     }
 }

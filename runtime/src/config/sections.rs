@@ -8,9 +8,11 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
+use super::interfaces::{ConfigValue, HttpConfig};
 use super::secret::{Secret, SecretError};
 use crate::outcome::DedupBy;
 use crate::project::Lang;
+use crate::wasm::Capability;
 
 use super::units::{duration, duration_option, size, size_option};
 
@@ -339,8 +341,14 @@ pub struct HandlerConfig {
     /// The stream for events that it could not handle; `NAME.dead` when not set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dead_letter: Option<String>,
+    /// The host interfaces that it may import, beside those that every handler has.
+    pub grants: Vec<Capability>,
+    /// Whether time and randomness depend on nothing but the event and the attempt.
+    pub deterministic: bool,
+    /// Where its HTTP requests may go; without meaning if `http` is not granted.
+    pub http: HttpConfig,
     /// What the handler itself can read as its configuration.
-    pub config: BTreeMap<String, String>,
+    pub config: BTreeMap<String, ConfigValue>,
 }
 
 impl Default for HandlerConfig {
@@ -360,6 +368,9 @@ impl Default for HandlerConfig {
             dedup: None,
             dedup_by: DedupBy::Id,
             dead_letter: None,
+            grants: Capability::DEFAULT.to_vec(),
+            deterministic: false,
+            http: HttpConfig::default(),
             config: BTreeMap::new(),
         }
     }

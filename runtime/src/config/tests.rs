@@ -98,9 +98,20 @@ fn the_reference_names_every_key() {
     let text = uncommented(&reference());
     let name = text.split("\n[handlers.").nth(1).and_then(|rest| rest.split(']').next()).expect("it has a handler");
     let handler = format!("handlers.{name}");
-    let sections =
-        ["redis", "worker", "admin", "log", "limits", "retry", "schemas", "streams.orders", "intake.prices", &handler];
-    let below = ["build", "reuse", "limits", "retry"].map(|section| format!("{handler}.{section}"));
+    let sections = [
+        "redis",
+        "worker",
+        "admin",
+        "log",
+        "compile",
+        "limits",
+        "retry",
+        "schemas",
+        "streams.orders",
+        "intake.prices",
+        &handler,
+    ];
+    let below = ["build", "reuse", "limits", "retry", "http"].map(|section| format!("{handler}.{section}"));
     for section in sections.into_iter().chain(below.iter().map(String::as_str)) {
         let start = text.find(&format!("\n[{section}]\n")).unwrap_or_else(|| panic!("[{section}] is missing"));
         let body = &text[start + 2..];
@@ -234,6 +245,15 @@ fn keys_must_fit_each_other() {
     assert_fault(&format!("{HANDLER}retry.cap = '499ms'"), "w.toml:4:7: handlers.payment.retry.cap: ");
     assert_fault(&format!("{HANDLER}retry.max_attempts = 0"), "w.toml:4:7: handlers.payment.retry.max_attempts: ");
     assert_fine(&format!("[retry]\nbase = '10m'\ncap = '10m'\n{HANDLER}"));
+    assert_fine("[compile]\nmemory = '64 MiB'\ncpu_time = '1s'\nwall_time = '1s'");
+    assert_fine("[compile]\nmemory = '64 GiB'");
+    assert_fault("[compile]\nmemory = '63 MiB'", "w.toml:2:1: compile.memory: 63 MiB is out of bounds");
+    assert_fault(
+        "[compile]\nmemory = '65 GiB'",
+        "w.toml:2:1: compile.memory: 65 GiB is out of bounds; from 64 MiB to 64 GiB",
+    );
+    assert_fault("[compile]\ncpu_time = '999ms'", "w.toml:2:1: compile.cpu_time: is too short");
+    assert_fault("[compile]\ncpu_time = '2s'\nwall_time = '1s'", "w.toml:3:1: compile.wall_time: is shorter than");
     assert_fine("[worker]\nheartbeat = '1s'\nheartbeat_ttl = '3s'\nthreads = 1024");
     assert_fault("[worker]\nheartbeat = '1s'\nheartbeat_ttl = '2999ms'", "w.toml:3:1: worker.heartbeat_ttl: ");
     assert_fault("[worker]\nheartbeat = '0s'", "w.toml:2:1: worker.heartbeat: ");
@@ -320,6 +340,7 @@ fn variables_override_the_file() {
             ("WASMILL_HANDLERS__PAYMENT__CONFIG__PORT", "8080"),
             ("WASMILL_CONFIG", "x.toml"),
             ("WASMILL_LOG", "debug"),
+            ("WASMILL_ZIG", "python3 -m ziglang"),
             ("WASMILL_TEST_REDIS", "1"),
             ("WASMILL_SERVICE_HOST", "10.0.0.1"),
             ("WASMILL_REDIS_PORT_6379_TCP_ADDR", "10.0.0.1"),
@@ -333,7 +354,70 @@ fn variables_override_the_file() {
     assert_eq!(config.admin.address(), None);
     let handler = config.handler("payment").expect("it is there");
     assert_eq!((handler.limits.memory, handler.streams), (1 << 20, vec!["a".to_owned(), "b".to_owned()]));
-    assert_eq!(handler.config.get("port").map(String::as_str), Some("8080"));
+    assert_eq!(handler.config.get("port"), Some(&ConfigValue::Text("8080".into())));
+}
+
+#[test]
+fn what_handlers_are_granted_is_checked() {
+    let granted = |rest: &str| format!("{HANDLER}grants = ['http']\n{rest}");
+    let allowed = |rest: &str| granted(&format!("http.allow = ['https://a']\n{rest}"));
+    assert!(parse(&allowed("")).is_ok());
+    assert_fault(
+        &format!("{HANDLER}grants = ['htpt']"),
+        "w.toml:4:11: handlers.payment.grants[0]: unknown value `htpt`",
+    );
+    assert_fault(&format!("{HANDLER}grants = ['random', 'random']"), "w.toml:4:21: handlers.payment.grants[1]: ");
+    assert_fault(&granted(""), "w.toml:4:1: handlers.payment.grants: \"http\" is granted, but no host is allowed");
+    assert_fault(&format!("{HANDLER}http.private = true"), "w.toml:4:1: handlers.payment.http: has no effect");
+    for (origin, problem) in [
+        ("example.com", "not a URL"),
+        ("https://user:secret@a", "a user or password does not belong here"),
+        ("https://a/path", "only scheme, host and port"),
+        ("https://*.a", "hosts are named one by one"),
+        ("ftp://a", "the scheme is neither http nor https"),
+    ] {
+        let text = granted(&format!("http.allow = ['https://a', '{origin}']"));
+        assert_fault(&text, &format!("w.toml:5:28: handlers.payment.http.allow[1]: {problem}"));
+        assert!(!parse(&text).expect_err("it is wrong").to_string().contains("secret"));
+    }
+    for (key, low, high, outside) in
+        [("requests", "1", "1000", ["0", "1001"]), ("request_bytes", "0", "'64 MiB'", ["'65 MiB'", "67108865"])]
+    {
+        for value in [low, high] {
+            assert!(parse(&allowed(&format!("http.{key} = {value}"))).is_ok(), "{key} = {value}");
+        }
+        for value in outside {
+            let text = allowed(&format!("http.{key} = {value}"));
+            assert_fault(&text, &format!("w.toml:6:6: handlers.payment.http.{key}: "));
+        }
+    }
+    assert_fault(&allowed("http.timeout = '0s'"), "w.toml:6:6: handlers.payment.http.timeout: ");
+}
+
+#[test]
+fn values_of_handlers_are_texts_or_references() {
+    let with = |value: &str| format!("{HANDLER}[handlers.payment.config]\nkey = {value}");
+    for bad in ["1", "true", "['a']", "{}", "{ env = 'A', file = 'b' }", "{ var = 'A' }", "{ env = 1 }"] {
+        let errors = parse(&with(bad)).expect_err(bad).to_string();
+        assert!(errors.contains("handlers.payment.config.key"), "{bad}: {errors}");
+    }
+    assert_fault(&with("{ env = '' }"), "w.toml:5:1: handlers.payment.config.key: not the name of an environment");
+    assert_fault(&with("{ file = '' }"), "w.toml:5:1: handlers.payment.config.key: names no file");
+    let reserved = format!("{HANDLER}[handlers.payment.config]\n'wasmill.x' = 'y'");
+    assert_fault(&reserved, "w.toml:5:1: handlers.payment.config.\"wasmill.x\": ");
+
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("w.toml");
+    std::fs::write(&file, with("{ file = 'key.txt' }")).expect("it is writable");
+    std::fs::write(dir.path().join("key.txt"), "hunter2\n").expect("it is writable");
+    let config = Config::load(&file, []).unwrap_or_else(|errors| panic!("{errors}"));
+    let handler = config.handler("payment").expect("it is there");
+    assert!(handler.values().is_ok_and(|values| !format!("{values:?}").contains("hunter2")));
+    assert!(!format!("{config:?} {handler:?}").contains("hunter2"));
+
+    // A variable with our prefix that is named as the place of a value is no override.
+    let named = with("{ env = 'WASMILL_PAYMENT_KEY' }");
+    assert!(with_env(&named, &[("WASMILL_PAYMENT_KEY", "hunter2")]).is_ok());
 }
 
 #[test]
@@ -501,6 +585,6 @@ fn a_handler_can_be_built_from_sources() {
     assert_eq!((plan.directory.as_path(), plan.output.as_path()), (Path::new("src"), Path::new("payment.wasm")));
     assert_eq!(parse(HANDLER).expect("it is right").handler("payment").map(|handler| handler.build), Some(None));
     assert_fault(&with("directory = '.'"), "w.toml:4:19: handlers.payment.build.lang: is missing");
-    assert_fault(&with("lang = 'cobol'"), "w.toml:5:1: handlers.payment.build.lang: unknown value `cobol`");
+    assert_fault(&with("lang = 'cobol'"), "w.toml:5:8: handlers.payment.build.lang: unknown value `cobol`");
     assert_fault(&with("lang = 'c'\ndirectory = ''"), "w.toml:6:1: handlers.payment.build.directory: is empty");
 }

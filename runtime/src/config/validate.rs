@@ -1,5 +1,7 @@
 //! What types cannot say: bounds, and keys that must fit each other. Works on a configuration that has the right shape.
 
+mod interfaces;
+
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -7,6 +9,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use tracing_subscriber::EnvFilter;
 
+use super::compile::{self, CompileConfig};
 use super::errors::{ConfigError, nearest};
 use super::intake::IntakeConfig;
 use super::parse::Document;
@@ -55,6 +58,7 @@ pub(super) fn faults(config: &Config, document: &Document<'_>) -> Vec<ConfigErro
     check.worker(&config.worker);
     check.admin(&config.admin);
     check.log(&config.log);
+    check.compile(&config.compile);
     check.limits(&["limits"], &LimitsOverride::from(&config.limits));
     check.retry(&["retry"], &RetryOverride::from(&config.retry), &config.retry);
     check.schemas(&config.schemas);
@@ -213,6 +217,22 @@ impl Check<'_, '_> {
             if let (false, Some(meant)) = (known, nearest(word, LEVELS)) {
                 self.fault(&path, format!("`{word}` is not a level"), format!("did you mean `{meant}`?"));
             }
+        }
+    }
+
+    fn compile(&mut self, compile: &CompileConfig) {
+        let (min, max) = (compile::MIN_MEMORY, compile::MAX_MEMORY);
+        if !(min..=max).contains(&compile.memory) {
+            let problem = format!("{} is out of bounds", format_size(compile.memory));
+            self.fault(&["compile", "memory"], problem, format!("from {} to {}", format_size(min), format_size(max)));
+        }
+        if compile.cpu_time < compile::MIN_CPU_TIME {
+            let remedy = format!("{} at least", format_duration(compile::MIN_CPU_TIME));
+            self.fault(&["compile", "cpu_time"], "is too short", remedy);
+        }
+        if compile.wall_time < compile.cpu_time {
+            let remedy = "let it be as long as `compile.cpu_time` at least, and longer on a busy machine";
+            self.fault(&["compile", "wall_time"], "is shorter than `compile.cpu_time`", remedy);
         }
     }
 
@@ -419,6 +439,7 @@ impl Check<'_, '_> {
             let remedy = "1 means that no instance is used again";
             self.fault(&["handlers", name, "reuse", "max_events"], "must be at least 1", remedy);
         }
+        self.interfaces(name, handler);
         self.limits(&at("limits"), &handler.limits);
         self.retry(&at("retry"), &handler.retry, &handler.retry.over(&config.retry));
     }
@@ -511,7 +532,7 @@ impl Check<'_, '_> {
 }
 
 /// `[a-z0-9][a-z0-9_-]{0,62}`
-fn is_handler_name(name: &str) -> bool {
+pub(crate) fn is_handler_name(name: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     (1..=MAX_HANDLER_NAME).contains(&name.len())
         && name.bytes().all(|byte| plain(byte) || byte == b'_' || byte == b'-')

@@ -29,10 +29,23 @@ pub struct Seen<'a> {
     pub r#type: &'a str,
     /// Attempts, this one included.
     pub attempt: u32,
-    /// How it was run; `None` if that was not needed.
-    pub run: Option<Run<'a>>,
+    /// How it came to that.
+    pub how: How<'a>,
     /// What becomes of it.
     pub decision: &'a Decision,
+}
+
+/// What was done with an event.
+#[derive(Clone, Copy, Debug)]
+pub enum How<'a> {
+    /// The handler was run.
+    Run(Run<'a>),
+    /// The handler does not want events of this type.
+    Skipped,
+    /// The handler has handled the event before.
+    Duplicate,
+    /// The entry cannot be handled, and was not run.
+    Refused,
 }
 
 /// How a handler was run.

@@ -17,7 +17,9 @@ use crate::fleet::WorkerReport;
 use crate::wasm::CompiledCache;
 
 /// How often a worker looks whether another version is wanted: a rollback is not noticed later than that.
-const POLL: Duration = Duration::from_millis(50);
+const POLL: Duration = Duration::from_millis(100);
+/// The same while something is going on.
+const BUSY_POLL: Duration = Duration::from_millis(10);
 /// How long a version that could not be prepared, though it is to serve, is left alone.
 const RETRY: Duration = Duration::from_secs(10);
 /// Versions of a handler that are held ready besides the one that serves.
@@ -53,6 +55,14 @@ struct Job {
     task: JoinHandle<Result<Version, String>>,
 }
 
+/// What was seen.
+struct Step {
+    /// Every handler has the version that is to serve.
+    has_all: bool,
+    /// Something will follow soon.
+    is_busy: bool,
+}
+
 /// Whether a version is there.
 enum Wanted {
     Ready(Arc<Version>),
@@ -79,8 +89,12 @@ impl Rollouts {
         let mut told = BTreeSet::new();
         loop {
             match self.step().await {
-                Ok(true) => return,
-                Ok(false) => {}
+                Ok(Step { has_all: true, .. }) => return,
+                Ok(_) => tokio::time::sleep(BUSY_POLL).await,
+                Err(error @ BrokerError::Refused { .. }) => {
+                    tracing::warn!("versions cannot be deployed to this worker: {error}");
+                    return;
+                }
                 Err(error) => {
                     if told.insert(error.to_string()) {
                         tracing::warn!("cannot see which versions are deployed: {error}");
@@ -88,34 +102,41 @@ impl Rollouts {
                     tokio::time::sleep(Duration::from_secs(1)).await;
                 }
             }
-            tokio::time::sleep(POLL).await;
         }
     }
 
     /// Follows, until the future is dropped. While the broker does not answer, everything stays as it is.
     pub(super) async fn follow(&mut self) {
         loop {
-            if let Err(error) = self.step().await {
-                tracing::debug!("cannot see which versions are deployed: {error}");
-                tokio::time::sleep(Duration::from_secs(1)).await;
-            }
-            tokio::time::sleep(POLL).await;
+            let pause = match self.step().await {
+                Ok(Step { is_busy: true, .. }) => BUSY_POLL,
+                Ok(_) => POLL,
+                Err(error) => {
+                    tracing::debug!("cannot see which versions are deployed: {error}");
+                    Duration::from_secs(1)
+                }
+            };
+            tokio::time::sleep(pause).await;
         }
     }
 
-    /// Looks once, and does what can be done at once. Says whether every handler has the version that is to serve.
-    async fn step(&mut self) -> Result<bool, BrokerError> {
+    /// Looks once, and does what can be done at once.
+    async fn step(&mut self) -> Result<Step, BrokerError> {
         self.take_prepared().await;
         let records = self.store.records().await?;
-        let mut settled = true;
+        let mut step = Step { has_all: true, is_busy: false };
         for at in 0..self.handlers.len() {
             let Some(text) = records.get(self.handlers[at].deployment.name()) else { continue };
             match Record::parse(text) {
-                Ok(record) => settled &= self.follow_record(at, text, &record).await?,
+                Ok(record) => {
+                    step.has_all &= self.follow_record(at, text, &record).await?;
+                    step.is_busy |= record.rollout.is_some();
+                }
                 Err(error) => self.handlers[at].note_unreadable(text, &error),
             }
         }
-        Ok(settled)
+        step.is_busy |= self.job.is_some();
+        Ok(step)
     }
 
     /// Takes over what has been prepared meanwhile.
@@ -167,9 +188,7 @@ impl Rollouts {
         let before = followed.deployment.slot.swap(version);
         let (handler, was) = (followed.deployment.name(), before.digest.as_str());
         tracing::info!(handler, digest = current, was, "another version serves from now on");
-        if before.handler.policy.handler == followed.deployment.slot.current().handler.policy.handler {
-            followed.keep(before);
-        }
+        followed.keep(before);
         if let Some(last) = record.last.as_ref().filter(|last| last.failed.is_none() && last.digest == current) {
             self.say(at, &last.id, Preparation::Serving).await?;
         }
@@ -195,7 +214,9 @@ impl Rollouts {
             let failed = next.last.as_ref().and_then(|last| last.failed.as_deref());
             match failed {
                 Some(why) => tracing::warn!(handler, digest = rollout.digest, "a version is not deployed: {why}"),
-                None => tracing::info!(handler, digest = rollout.digest, "every worker is prepared: the version serves"),
+                None => {
+                    tracing::info!(handler, digest = rollout.digest, "every worker is prepared: the version serves")
+                }
             }
             let gone: Vec<String> = said.into_keys().filter(|worker| !alive.contains(worker)).collect();
             self.store.forget_reports(&handler, &gone).await?;
@@ -295,15 +316,17 @@ async fn prepare(
     size: u64,
 ) -> Result<Version, String> {
     let (like, wanted, known) = (current.clone(), digest.clone(), cache.clone());
-    let blocking = |work: Result<Option<Version>, tokio::task::JoinError>| {
-        work.map_err(|panic| format!("preparing it ended badly: {panic}"))
-    };
-    let cached = tokio::task::spawn_blocking(move || like.from_cache(known.as_ref(), &wanted, size)).await;
-    if let Some(version) = blocking(cached)? {
-        return Ok(version);
+    let cached = move || like.from_cache(known.as_ref(), &wanted, size);
+    if let Some(version) = beside(cached).await? {
+        return version.map_err(|error| error.to_string());
     }
     let bytes = store.component(&digest).await.map_err(|error| error.to_string())?;
     let bytes = bytes.ok_or("its component is not kept any more")?;
-    let prepared = tokio::task::spawn_blocking(move || current.successor(cache.as_ref(), &digest, &bytes)).await;
-    prepared.map_err(|panic| format!("preparing it ended badly: {panic}"))?.map_err(|error| error.to_string())
+    let prepared = move || current.successor(cache.as_ref(), &digest, &bytes);
+    beside(prepared).await?.map_err(|error| error.to_string())
+}
+
+/// The result of work on a thread of its own.
+async fn beside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
+    tokio::task::spawn_blocking(work).await.map_err(|panic| format!("preparing it ended badly: {panic}"))
 }

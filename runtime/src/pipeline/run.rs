@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::batch::{Counted, Ticket};
 use super::lane::{Lane, Ready};
-use super::observe::{Run, Seen};
+use super::observe::{How, Run, Seen};
 use super::{Deployment, Worker};
 use crate::broker::{EntryId, Fields, dead_letter};
 use crate::clock::now_ms;
@@ -60,8 +60,13 @@ pub(super) fn prepare(worker: &Worker, lane: &mut Lane, ready: Ready) -> Prepare
     let bytes = entry.fields.iter().map(|(name, value)| name.len() + value.len()).sum();
     lane.saw_bytes(bytes);
     if duplicate {
-        let ticket = Ticket { counted: Counted::Duplicate, ..ticket };
-        return Prepared::Decided { decision: Decision::ack(Vec::new()), ticket };
+        let (ticket, decision) = (Ticket { counted: Counted::Duplicate, ..ticket }, Decision::ack(Vec::new()));
+        if let Some(observer) = &worker.observer {
+            let origin = Origin { stream: stream.stream.to_string(), entry: entry.id, replay: None };
+            let how = How::Duplicate;
+            observer.decided(&seen(&lane.deployment, &origin, ("", ""), entry.attempt, how, &decision));
+        }
+        return Prepared::Decided { decision, ticket };
     }
     lane.refresh();
     let (deployment, version) = (lane.deployment.clone(), lane.version.version().clone());
@@ -82,7 +87,7 @@ pub(super) fn prepare(worker: &Worker, lane: &mut Lane, ready: Ready) -> Prepare
         let ticket = Ticket { counted: Counted::Skipped, ..ticket };
         let decision = Decision::ack(Vec::new());
         if let Some(observer) = &worker.observer {
-            observer.decided(&seen(&deployment, &origin, (&event.id, &event.r#type), attempt, None, &decision));
+            observer.decided(&seen(&deployment, &origin, (&event.id, &event.r#type), attempt, How::Skipped, &decision));
         }
         return Prepared::Decided { decision, ticket };
     }
@@ -160,7 +165,7 @@ fn give_up(
     let decision = Decision::DeadLetter(Box::new(letter(worker, deployment, origin, evidence, message)));
     if let Some(observer) = &worker.observer {
         let named = event.map_or(("", ""), |event| (event.id.as_str(), event.r#type.as_str()));
-        observer.decided(&seen(deployment, origin, named, attempts, None, &decision));
+        observer.decided(&seen(deployment, origin, named, attempts, How::Refused, &decision));
     }
     Prepared::Decided { decision, ticket }
 }
@@ -211,9 +216,12 @@ pub(super) async fn run(lane: usize, delivery: Delivery, warm: Option<WarmInstan
 pub(super) fn conclude(worker: &Worker, lane: &Lane, finished: Finished) -> (Decision, Ticket, Option<WarmInstance>) {
     let Finished { execution, delivery, warm, .. } = finished;
     let Delivery { deployment, version, ticket, event, origin, attempt, mark, .. } = delivery;
-    let Execution { verdict, publishes, logs, logs_dropped, wall, peak_memory } = execution;
+    let Execution { verdict, publishes, logs, logs_dropped, wall, peak_memory, http_denied } = execution;
     lane.stats.record(wall);
     lane.stats.log_bytes_dropped.add(logs_dropped);
+    if http_denied > 0 {
+        lane.stats.http_denied.add(http_denied);
+    }
     // Instances of a version that has been exchanged end with their delivery.
     let warm = warm.filter(|_| Arc::ptr_eq(&version, lane.version.version()));
     let report = Report { deployment: &deployment, origin: &origin, event: &event, attempt, wall };
@@ -240,7 +248,7 @@ pub(super) fn conclude(worker: &Worker, lane: &Lane, finished: Finished) -> (Dec
         let (id, r#type) = (event.id.as_str(), event.type_.as_str());
         let digest = version.digest.as_str();
         let run = Run { digest, verdict: &verdict, logs: &logs, logs_dropped, wall, peak_memory };
-        observer.decided(&seen(&deployment, &origin, (id, r#type), attempt, Some(run), &decision));
+        observer.decided(&seen(&deployment, &origin, (id, r#type), attempt, How::Run(run), &decision));
     }
     (decision, ticket, warm)
 }
@@ -250,10 +258,10 @@ fn seen<'a>(
     origin: &'a Origin,
     (id, r#type): (&'a str, &'a str),
     attempt: u32,
-    run: Option<Run<'a>>,
+    how: How<'a>,
     decision: &'a Decision,
 ) -> Seen<'a> {
-    Seen { handler: deployment.name(), stream: &origin.stream, entry: origin.entry, id, r#type, attempt, run, decision }
+    Seen { handler: deployment.name(), stream: &origin.stream, entry: origin.entry, id, r#type, attempt, how, decision }
 }
 
 fn message(verdict: &Verdict) -> &str {

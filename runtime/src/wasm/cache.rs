@@ -65,10 +65,9 @@ impl CompiledCache {
         let file = fs::read(&path).ok()?;
         let whole = file.split_at_checked(CHECKSUM).filter(|(sum, code)| Sha256::digest(code).as_slice() == *sum);
         let compiled = whole.and_then(|(_, code)| {
-            // SAFETY: the bytes come from `store` below, that is from this engine's own compiler: the directory can be
-            // written by this user only (checked in `open`), and the checksum says that the bytes are unchanged.
-            #[expect(unsafe_code, reason = "wasmtime cannot verify compiled code; see SAFETY")]
-            unsafe { Compiled::deserialize(&engine.engine, code) }.ok()
+            // From `store` below: the directory can be written by this user only (checked in `open`), and the checksum
+            // says that the bytes are unchanged.
+            from_compiler(engine, code).ok()
         });
         if compiled.is_none() {
             tracing::warn!(path = %path.display(), "a damaged entry of the compiled cache is thrown away");
@@ -78,23 +77,33 @@ impl CompiledCache {
         compiled
     }
 
-    /// Writes the compiled component. Failing to is no fault: it costs the next start a compilation.
-    pub(super) fn store(&self, engine: &Engine, digest: &Digest, compiled: &Compiled) {
-        if let Err(error) = self.try_store(engine, digest, compiled) {
+    /// Writes the code of a component. Failing to is no fault: it costs the next start a compilation.
+    pub(super) fn store(&self, engine: &Engine, digest: &Digest, code: &[u8]) {
+        if let Err(error) = self.try_store(engine, digest, code) {
             tracing::warn!(directory = %self.directory.display(), "cannot write the compiled cache: {error}");
         }
     }
 
-    fn try_store(&self, engine: &Engine, digest: &Digest, compiled: &Compiled) -> io::Result<()> {
-        let code = compiled.serialize().map_err(|error| io::Error::other(error.to_string()))?;
+    fn try_store(&self, engine: &Engine, digest: &Digest, code: &[u8]) -> io::Result<()> {
         let path = self.path(engine, digest);
         // Written beside it and renamed, so that no reader ever sees half an entry.
         let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
         let mut file = File::create(&temporary)?;
         file.set_permissions(Permissions::from_mode(0o600))?;
-        file.write_all(&Sha256::digest(&code))?;
-        file.write_all(&code)?;
+        file.write_all(&Sha256::digest(code))?;
+        file.write_all(code)?;
         drop(file);
         fs::rename(&temporary, &path)
+    }
+}
+
+/// A component of code that our own compiler wrote: just now ([`super::compile`]), or when it was put into the cache. Fails if
+/// another version of the compiler or other settings made it.
+pub(super) fn from_compiler(engine: &Engine, code: &[u8]) -> wasmtime::Result<Compiled> {
+    // SAFETY: both callers have the bytes from this engine's own compiler, unchanged: through memory that nobody else has, or
+    // through a directory that nobody else can write, with a checksum.
+    #[expect(unsafe_code, reason = "wasmtime cannot verify compiled code; see SAFETY")]
+    unsafe {
+        Compiled::deserialize(&engine.engine, code)
     }
 }

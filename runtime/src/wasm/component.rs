@@ -9,30 +9,28 @@ use wasmtime::component::Component as Compiled;
 use wasmtime::component::types::ComponentItem;
 
 use super::bindings::EventHandlerPre;
-use super::cache::CompiledCache;
+use super::cache::{self, CompiledCache};
+use super::compile::CompileError;
 use super::engine::Engine;
 use super::host::Host;
+use super::messaging_bindings::MessagingCorePre;
+use super::world::{Access, Capability, Import, interface_of};
 use crate::event::write_hex;
 
 /// The largest component that is loaded, in bytes. A Python component has about 18 MiB.
 pub const MAX_COMPONENT_BYTES: u64 = 64 << 20;
 /// What a component has to export.
 const HANDLER: &str = "wasmill:events/handler@0.1.0";
-/// The packages that every handler may import.
-const PROVIDED: [&str; 8] = [
-    "wasmill:events/",
-    "wasi:cli/",
-    "wasi:clocks/",
-    "wasi:filesystem/",
-    "wasi:io/",
-    "wasi:logging/",
-    "wasi:random/",
-    "wasi:sockets/",
-];
-/// Packages that exist and are not granted to handlers.
-const DENIED: [&str; 6] =
-    ["wasi:http/", "wasi:config/", "wasi:keyvalue/", "wasi:messaging/", "wasi:blobstore/", "wasi:nn/"];
+/// What it may export instead.
+const MESSAGING: &str = "wasi:messaging/incoming-handler@0.2.0-draft";
 
+/// A component that is linked, by what it exports.
+pub(super) enum Entry {
+    /// [`HANDLER`].
+    Events(EventHandlerPre<Host>),
+    /// [`MESSAGING`].
+    Messaging(MessagingCorePre<Host>),
+}
 /// The SHA-256 of a component's bytes: the identity of a version.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Digest([u8; 32]);
@@ -74,24 +72,6 @@ impl fmt::Debug for Digest {
     }
 }
 
-/// An import that a component cannot have.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Import {
-    /// wasmill knows the interface and does not grant it.
-    Denied(String),
-    /// wasmill does not know the interface.
-    Unknown(String),
-}
-
-impl fmt::Display for Import {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Import::Denied(name) => write!(f, "{name} (denied: this version of wasmill does not grant it)"),
-            Import::Unknown(name) => write!(f, "{name} (unknown)"),
-        }
-    }
-}
-
 /// The bytes are no component that can handle events.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
@@ -105,6 +85,9 @@ pub enum LoadError {
     /// More than [`MAX_COMPONENT_BYTES`].
     #[error("the component has {0} bytes; {MAX_COMPONENT_BYTES} are allowed")]
     TooLarge(u64),
+    /// The bytes are not those that were asked for.
+    #[error("its bytes were changed where they are kept: they have the digest {0}")]
+    Altered(Digest),
     /// Not WebAssembly at all.
     #[error("not a WebAssembly file: it does not begin with \\0asm")]
     NotWasm,
@@ -113,9 +96,9 @@ pub enum LoadError {
         "a core module, not a component. Build for a component target (Rust: --target wasm32-wasip2) or componentize it"
     )]
     CoreModule,
-    /// Truncated, damaged or using a feature that is off.
-    #[error("the component is not valid: {0}")]
-    Invalid(String),
+    /// It cannot be compiled.
+    #[error(transparent)]
+    Compile(#[from] CompileError),
     /// Some imports are not there.
     #[error("the component imports what a handler cannot have: {}", list(.0))]
     Imports(Vec<Import>),
@@ -142,14 +125,21 @@ fn exports(names: &[String]) -> String {
 #[derive(Clone)]
 pub struct Component {
     pub(super) engine: Engine,
-    pub(super) pre: Arc<EventHandlerPre<Host>>,
+    pub(super) entry: Arc<Entry>,
     /// The identity of its bytes.
     pub digest: Digest,
     /// The size of its bytes.
     pub size: usize,
+    /// What it imports, such as `wasi:cli/stdout@0.2.6`.
+    pub imports: Arc<[String]>,
 }
 
 impl Component {
+    /// Whether a handler that has these grants may have everything that the component imports.
+    pub fn check_grants(&self, grants: &[Capability]) -> Result<(), LoadError> {
+        refuse(&self.imports, grants)
+    }
+
     /// Reads, compiles and checks a file. Compiling blocks the thread; a Python component takes many seconds.
     pub fn from_file(
         engine: &Engine,
@@ -175,19 +165,36 @@ impl Component {
         let compiled = match cached {
             Some(compiled) => compiled,
             None => {
-                let compiled = Compiled::from_binary(&engine.engine, bytes)
-                    .map_err(|error| LoadError::Invalid(format!("{error:#}")))?;
+                let code = engine.compiler.compile(&engine.engine, bytes)?;
                 if let Some(cache) = cache {
-                    cache.store(engine, &digest, &compiled);
+                    cache.store(engine, &digest, &code);
                 }
-                compiled
+                cache::from_compiler(engine, &code).map_err(|error| LoadError::Mismatch(format!("{error:#}")))?
             }
         };
-        check_imports(engine, &compiled)?;
-        check_exports(engine, &compiled)?;
-        let pre = engine.linker.instantiate_pre(&compiled).and_then(EventHandlerPre::new);
-        let pre = pre.map_err(|error| LoadError::Mismatch(format!("{error:#}")))?;
-        Ok(Component { engine: engine.clone(), pre: Arc::new(pre), digest, size: bytes.len() })
+        Component::link(engine, &compiled, digest, bytes.len())
+    }
+
+    /// The component of this digest and size from the compiled cache, if it is there and fits.
+    pub fn cached(engine: &Engine, cache: &CompiledCache, digest: Digest, size: u64) -> Option<Component> {
+        let compiled = cache.load(engine, &digest)?;
+        Component::link(engine, &compiled, digest, usize::try_from(size).ok()?).ok()
+    }
+
+    /// The engine that runs it.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    fn link(engine: &Engine, compiled: &Compiled, digest: Digest, size: usize) -> Result<Component, LoadError> {
+        let imports = check_imports(engine, compiled)?;
+        let exported = check_exports(engine, compiled)?;
+        let linked = engine.linker.instantiate_pre(compiled).and_then(|pre| match exported {
+            Exported::Events => EventHandlerPre::new(pre).map(Entry::Events),
+            Exported::Messaging => MessagingCorePre::new(pre).map(Entry::Messaging),
+        });
+        let entry = linked.map_err(|error| LoadError::Mismatch(format!("{error:#}")))?;
+        Ok(Component { engine: engine.clone(), entry: Arc::new(entry), digest, size, imports })
     }
 }
 
@@ -199,32 +206,59 @@ fn check_header(bytes: &[u8]) -> Result<(), LoadError> {
     }
 }
 
-fn check_imports(engine: &Engine, compiled: &Compiled) -> Result<(), LoadError> {
-    let within = |name: &str, packages: &[&str]| packages.iter().any(|package| name.starts_with(package));
+/// The names of all imports, if wasmill provides each of them to some handler.
+fn check_imports(engine: &Engine, compiled: &Compiled) -> Result<Arc<[String]>, LoadError> {
     let component = compiled.component_type();
-    let refused: Vec<Import> = component
-        .imports(&engine.engine)
-        .filter(|(name, _)| !within(name, &PROVIDED))
-        .map(|(name, _)| {
-            let known = within(name, &DENIED);
-            if known { Import::Denied(name.to_owned()) } else { Import::Unknown(name.to_owned()) }
-        })
-        .collect();
+    let names: Arc<[String]> = component.imports(&engine.engine).map(|(name, _)| name.to_owned()).collect();
+    check_import_names(&names)?;
+    Ok(names)
+}
+
+fn check_import_names(names: &[String]) -> Result<(), LoadError> {
+    let grantable = |name: &str| match interface_of(name).map(|interface| interface.access) {
+        Some(Access::Grant(capability)) => Some(capability),
+        _ => None,
+    };
+    let all: Vec<Capability> = names.iter().filter_map(|name| grantable(name)).collect();
+    refuse(names, &all)
+}
+
+/// Checks by their names alone what a component imports, whatever may be granted to it, and what it exports.
+pub fn check_names(imports: &[String], exports: &[String]) -> Result<(), LoadError> {
+    check_import_names(imports)?;
+    check_export_names(exports).map(drop)
+}
+
+fn refuse(names: &[String], grants: &[Capability]) -> Result<(), LoadError> {
+    let refused: Vec<Import> = names.iter().filter_map(|name| Import::check(name, grants)).collect();
     if refused.is_empty() { Ok(()) } else { Err(LoadError::Imports(refused)) }
 }
 
-fn check_exports(engine: &Engine, compiled: &Compiled) -> Result<(), LoadError> {
+/// By what a component takes events.
+enum Exported {
+    Events,
+    Messaging,
+}
+
+fn check_exports(engine: &Engine, compiled: &Compiled) -> Result<Exported, LoadError> {
     let component = compiled.component_type();
     let names: Vec<String> = component
         .exports(&engine.engine)
         .filter(|(_, item)| matches!(item.ty, ComponentItem::ComponentInstance(_) | ComponentItem::ComponentFunc(_)))
         .map(|(name, _)| name.to_owned())
         .collect();
+    check_export_names(&names)
+}
+
+fn check_export_names(names: &[String]) -> Result<Exported, LoadError> {
     if names.iter().any(|name| name == HANDLER) {
-        return Ok(());
+        return Ok(Exported::Events);
+    }
+    if names.iter().any(|name| name == MESSAGING) {
+        return Ok(Exported::Messaging);
     }
     match names.iter().find(|name| name.starts_with("wasmill:events/handler@")) {
         Some(other) => Err(LoadError::OtherVersion(other.clone())),
-        None => Err(LoadError::MissingExport(names)),
+        None => Err(LoadError::MissingExport(names.to_vec())),
     }
 }

@@ -7,9 +7,13 @@ use std::time::Duration;
 
 use wasmtime::component::{HasSelf, Linker};
 use wasmtime::{Config, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig};
+use wasmtime_wasi::p2::bindings::{clocks, random};
 
 use super::bindings::EventHandler;
+use super::compile::Compiler;
 use super::host::Host;
+use super::http;
+use super::messaging_bindings::wasi::messaging;
 
 /// How often a running guest is interrupted: it yields to the other deliveries of its thread, and its deadline is
 /// checked. Short enough that neighbours do not feel a spinning guest, long enough to cost nothing.
@@ -21,9 +25,9 @@ const KEEP_RESIDENT: usize = 4 << 20;
 const GUEST_STACK: usize = 512 << 10;
 /// The stack of a guest together with that of the host functions it calls.
 const FIBER_STACK: usize = 2 << 20;
-/// Core modules, memories and tables that one component may consist of: a Python component with its adapters has
-/// about ten.
-const PARTS_PER_COMPONENT: u32 = 24;
+/// Core instances, memories and tables that one component may consist of: a Python component has 39 core instances, most
+/// of which only join the others.
+const PARTS_PER_COMPONENT: u32 = 64;
 /// Elements of one table; a large Python component has some 12,000.
 const TABLE_ELEMENTS: usize = 100_000;
 
@@ -59,16 +63,22 @@ pub enum EngineError {
 pub struct Engine {
     pub(super) engine: wasmtime::Engine,
     pub(super) linker: Arc<Linker<Host>>,
+    pub(super) compiler: Compiler,
     _ticker: Arc<Ticker>,
 }
 
 impl Engine {
-    /// Sets up an engine.
+    /// Sets up an engine that compiles in this process.
     pub fn new(settings: EngineSettings) -> Result<Engine, EngineError> {
         let engine = wasmtime::Engine::new(&config(settings)).map_err(EngineError::Setup)?;
         let linker = linker(&engine).map_err(EngineError::Setup)?;
         let ticker = Ticker::start(engine.clone())?;
-        Ok(Engine { engine, linker: Arc::new(linker), _ticker: Arc::new(ticker) })
+        Ok(Engine { engine, linker: Arc::new(linker), compiler: Compiler::default(), _ticker: Arc::new(ticker) })
+    }
+
+    /// The same engine, which compiles elsewhere.
+    pub fn compiling_in(self, compiler: Compiler) -> Engine {
+        Engine { compiler, ..self }
     }
 }
 
@@ -76,7 +86,7 @@ fn config(settings: EngineSettings) -> Config {
     let instances = settings.instances.clamp(1, 10_000);
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(instances)
-        .total_core_instances(instances * 6)
+        .total_core_instances(instances * PARTS_PER_COMPONENT)
         .total_memories(instances * 2)
         .total_tables(instances * 4)
         .total_stacks(instances)
@@ -92,9 +102,15 @@ fn config(settings: EngineSettings) -> Config {
         .table_keep_resident(64 << 10)
         .async_stack_keep_resident(64 << 10)
         .pagemap_scan(Enabled::Auto);
+    let mut config = code_config();
+    config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
+    config
+}
+
+/// What compiled code depends on. The pool is none of it: code that was compiled without one runs with one.
+pub(super) fn code_config() -> Config {
     let mut config = Config::new();
     config
-        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool))
         .epoch_interruption(true)
         .max_wasm_stack(GUEST_STACK)
         .async_stack_size(FIBER_STACK)
@@ -103,10 +119,24 @@ fn config(settings: EngineSettings) -> Config {
     config
 }
 
+/// Everything that any handler may be granted; what one may have is checked when its component is loaded.
 fn linker(engine: &wasmtime::Engine) -> wasmtime::Result<Linker<Host>> {
     let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+    // Time and randomness are ours.
+    linker.allow_shadowing(true);
+    random::random::add_to_linker::<_, HasSelf<Host>>(&mut linker, |host| host)?;
+    random::insecure::add_to_linker::<_, HasSelf<Host>>(&mut linker, |host| host)?;
+    random::insecure_seed::add_to_linker::<_, HasSelf<Host>>(&mut linker, |host| host)?;
+    clocks::wall_clock::add_to_linker::<_, HasSelf<Host>>(&mut linker, |host| host)?;
+    clocks::monotonic_clock::add_to_linker::<_, HasSelf<Host>>(&mut linker, |host| host)?;
+    linker.allow_shadowing(false);
     EventHandler::add_to_linker::<_, HasSelf<Host>>(&mut linker, |host| host)?;
+    messaging::types::add_to_linker::<_, HasSelf<Host>>(&mut linker, |host| host)?;
+    messaging::producer::add_to_linker::<_, HasSelf<Host>>(&mut linker, |host| host)?;
+    wasmtime_wasi_config::add_to_linker(&mut linker, Host::config)?;
+    wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
+    http::codes::link(&mut linker)?;
     Ok(linker)
 }
 

@@ -6,11 +6,16 @@ use std::time::{Duration, Instant};
 use sha2::{Digest, Sha256};
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+use wasmtime_wasi_config::{WasiConfig, WasiConfigVariables};
+use wasmtime_wasi_http::{WasiHttpCtxView, WasiHttpView};
 
 use super::GuestEvent;
+use super::ambient::Ambient;
 use super::bindings::wasi::logging::logging;
 use super::bindings::wasmill::events::publisher::{self, PublishError};
 use super::bindings::wasmill::events::types::{self, Draft};
+use super::http::HttpState;
+use super::interfaces::Interfaces;
 use super::limiter::Limiter;
 use super::logs::{LogBuffer, LogLevel};
 use crate::envelope::Envelope;
@@ -20,14 +25,14 @@ use crate::schema::Schemas;
 
 /// Resources (streams, pollables) that one instance may hold at the same time.
 const MAX_RESOURCES: usize = 256;
-/// Bytes of randomness that one call may ask for.
-const MAX_RANDOM: u64 = 64 << 10;
 /// The longest type, subject, key or media type of a draft, in bytes.
 const MAX_TEXT: usize = 4096;
 /// Attributes that a draft may carry: the host adds four.
 const MAX_DRAFT_ATTRIBUTES: usize = MAX_ATTRIBUTES - 4;
+/// Under this name a handler reads the key of its next HTTP request.
+const IDEMPOTENCY_KEY: &str = "wasmill.idempotency-key";
 /// Attribute names that CloudEvents or the host define.
-const RESERVED: [&str; 14] = [
+pub(super) const RESERVED: [&str; 14] = [
     "id",
     "source",
     "type",
@@ -100,6 +105,8 @@ pub struct Policy {
     pub deadline: Duration,
     /// What the data of published events must look like.
     pub schemas: Arc<Schemas>,
+    /// What it may use beside the publisher.
+    pub interfaces: Interfaces,
 }
 
 impl Policy {
@@ -121,9 +128,16 @@ pub(super) struct Host {
     pub(super) logs: LogBuffer,
     pub(super) scope: Option<Scope>,
     pub(super) deadline: Instant,
+    pub(super) ambient: Ambient,
+    /// Made when the guest first reads its configuration.
+    config: Option<WasiConfigVariables>,
+    /// Made when the guest first uses HTTP in a delivery.
+    http: Option<Box<HttpState>>,
     /// Made when the guest first uses WASI: most never do, and it costs more than a call.
     wasi: Option<WasiCtx>,
-    table: ResourceTable,
+    pub(super) table: ResourceTable,
+    /// What the messages in the table hold, in bytes.
+    pub(super) message_bytes: usize,
 }
 
 /// The delivery that is running: its event, and what it has asked for.
@@ -147,15 +161,55 @@ impl Host {
     pub(super) fn new(policy: Arc<Policy>) -> Host {
         let mut table = ResourceTable::new();
         table.set_max_capacity(MAX_RESOURCES);
+        let now = Instant::now();
         Host {
             limiter: Limiter::new(policy.memory),
             logs: LogBuffer::new(policy.log_bytes),
             scope: None,
-            deadline: Instant::now(),
+            deadline: now,
+            ambient: Ambient::starting(policy.interfaces.deterministic, now),
+            config: None,
+            http: None,
             wasi: None,
             table,
+            message_bytes: 0,
             policy,
         }
+    }
+
+    /// The next delivery begins. Nothing of an earlier one is left, but for what the guest itself keeps.
+    pub(super) fn begin(&mut self, mut scope: Scope, attempt: u32) {
+        self.ambient.begin(&scope.event, attempt);
+        if self.policy.interfaces.deterministic {
+            scope.now = scope.event.time;
+        }
+        self.http = None;
+        self.scope = Some(scope);
+    }
+
+    /// Requests of the delivery that were refused.
+    pub(super) fn http_denied(&self) -> u64 {
+        self.http.as_ref().map_or(0, |http| http.denied())
+    }
+
+    fn http_state(&mut self) -> &mut HttpState {
+        let scope = self.scope.as_ref();
+        self.http.get_or_insert_with(|| {
+            let delivery = scope.map(|scope| (scope.event.clone(), scope.replay_run.clone()));
+            Box::new(HttpState::new(&self.policy, delivery, &self.logs, self.deadline))
+        })
+    }
+
+    /// What `wasi:config` shows: the values of the handler and, if it may send requests, the key of the next one.
+    pub(super) fn config(&mut self) -> WasiConfig<'_> {
+        let interfaces = &self.policy.interfaces;
+        let key = if interfaces.http.is_some() { self.http_state().next_key() } else { None };
+        let values = &self.policy.interfaces.config;
+        let variables = self.config.get_or_insert_with(|| values.iter().collect());
+        if let Some(key) = key {
+            variables.insert(IDEMPOTENCY_KEY, key);
+        }
+        WasiConfig::new(variables)
     }
 
     /// Checks one draft and makes the event of it. Nothing is kept yet.
@@ -165,7 +219,7 @@ impl Host {
         };
         check(&draft).map_err(PublishError::Invalid)?;
         let cause = &scope.event;
-        let hash = follow_up_hash(&self.policy, cause, ordinal, &scope.replay_run);
+        let hash = derived_hash(&self.policy, cause, ordinal, &scope.replay_run, "");
         let mut attributes = draft.attributes;
         attributes.reserve_exact(4);
         attributes.push((CAUSATION_ID.to_owned(), cause.id.clone()));
@@ -199,7 +253,7 @@ impl Host {
     }
 
     /// Keeps all of the drafts or none.
-    fn publish_all(&mut self, drafts: Vec<Draft>) -> Result<Vec<String>, PublishError> {
+    pub(super) fn publish_all(&mut self, drafts: Vec<Draft>) -> Result<Vec<String>, PublishError> {
         let Some(mut scope) = self.scope.take() else {
             return Err(PublishError::Invalid("events can be published only while one is being handled".into()));
         };
@@ -234,8 +288,8 @@ impl Host {
 }
 
 /// The 16 bytes that the id of a follow-up is made of: the same for the same event, handler, position and, if it is one
-/// with ids of its own, replay.
-fn follow_up_hash(policy: &Policy, cause: &GuestEvent, ordinal: usize, replay_run: &str) -> [u8; 16] {
+/// with ids of its own, replay. Ids for another purpose than follow-ups name it.
+fn derived_hash(policy: &Policy, cause: &GuestEvent, ordinal: usize, replay_run: &str, purpose: &str) -> [u8; 16] {
     let mut hasher = Sha256::new();
     for part in [cause.source.as_str(), &cause.id, &policy.tenant, &policy.handler] {
         hasher.update((part.len() as u32).to_le_bytes());
@@ -243,10 +297,23 @@ fn follow_up_hash(policy: &Policy, cause: &GuestEvent, ordinal: usize, replay_ru
     }
     hasher.update((ordinal as u32).to_le_bytes());
     hasher.update(replay_run.as_bytes());
+    hasher.update(purpose.as_bytes());
     let hash: [u8; 32] = hasher.finalize().into();
     let mut id = [0; 16];
     id.copy_from_slice(&hash[..16]);
     id
+}
+
+/// An id that another attempt derives again.
+pub(super) fn derived_id(
+    policy: &Policy,
+    cause: &GuestEvent,
+    ordinal: usize,
+    replay_run: &str,
+    purpose: &str,
+) -> String {
+    let hash = derived_hash(policy, cause, ordinal, replay_run, purpose);
+    uuid::Builder::from_custom_bytes(hash).into_uuid().to_string()
 }
 
 /// The trace context of the next hop: the same trace, a span of its own. `None` if the parent is not W3C's.
@@ -333,13 +400,20 @@ impl WasiView for Host {
             WasiCtx::builder()
                 .stdout(logs.stdout())
                 .stderr(logs.stderr())
-                .max_random_size(MAX_RANDOM)
                 .allow_tcp(false)
                 .allow_udp(false)
                 .allow_ip_name_lookup(false)
                 .build()
         });
         WasiCtxView { ctx, table: &mut self.table }
+    }
+}
+
+impl WasiHttpView for Host {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        self.http_state();
+        let http = self.http.as_mut().expect("it has just been made");
+        WasiHttpCtxView { hooks: &mut http.hooks, table: &mut self.table, ctx: &mut http.ctx }
     }
 }
 
@@ -372,6 +446,7 @@ mod tests {
             memory: 0,
             deadline: Duration::ZERO,
             schemas: Arc::default(),
+            interfaces: Interfaces::default(),
         };
         let mut host = Host::new(Arc::new(policy));
         let attributes =

@@ -7,14 +7,17 @@ use wasmtime::{Store, Trap, UpdateDeadline};
 
 use super::bindings::EventHandler;
 use super::bindings::wasmill::events::types::Failure;
-use super::component::Component;
+use super::component::{Component, Entry, LoadError};
 use super::host::{Host, Policy, Scope};
 use super::logs::{LogLine, LogSource};
+use super::messaging;
+use super::messaging_bindings::MessagingCore;
+use super::messaging_bindings::wasi::messaging::types::Error as MessagingError;
 use super::{GuestDelivery, GuestEvent};
 use crate::outcome::{FaultClass, Publication, Verdict, bounded};
 
-/// How much of stderr goes into the message of a trap, in lines.
-const STDERR_LINES: usize = 3;
+/// How much of stderr goes into the message of a trap, in lines. JavaScript names the error four lines before the end.
+const STDERR_LINES: usize = 6;
 /// The least that may be copied between host and guest in one call, in bytes: log lines and ids need some.
 const MIN_COPY: u64 = 1 << 20;
 
@@ -46,10 +49,16 @@ pub struct Handler {
 /// An instance that waits for its next delivery. Belongs to one handler; dropping it frees its memory.
 pub struct WarmInstance {
     store: Store<Host>,
-    instance: EventHandler,
+    instance: Instance,
     served: u32,
     /// Bytes of memory after the first delivery.
     settled_memory: usize,
+}
+
+/// An instance, by what it exports.
+enum Instance {
+    Events(EventHandler),
+    Messaging(MessagingCore),
 }
 
 /// What came out of one delivery.
@@ -67,9 +76,17 @@ pub struct Execution {
     pub wall: Duration,
     /// The most linear memory that the instance had, in bytes.
     pub peak_memory: usize,
+    /// HTTP requests that were refused: not allowed, too many, or to an address that nobody may reach.
+    pub http_denied: u64,
 }
 
 impl Handler {
+    /// A handler, if its policy grants what the component imports.
+    pub fn new(component: Component, policy: Policy, isolation: Isolation) -> Result<Handler, LoadError> {
+        component.check_grants(&policy.interfaces.grants)?;
+        Ok(Handler { component, policy: Arc::new(policy), isolation })
+    }
+
     /// Runs one delivery. `warm` is an instance that an earlier call gave back; `now` is the time that follow-ups carry,
     /// in milliseconds since the Unix epoch; `replay_run`, unless it is empty, makes their ids differ from those of other
     /// runs. Gives back the instance if it may be used again.
@@ -109,12 +126,20 @@ impl Handler {
             },
         };
         let event = scope.event.clone();
-        warm.store.data_mut().scope = Some(scope);
-        let handler = warm.instance.wasmill_events_handler();
-        let call = handler.call_handle(&mut warm.store, &event, &delivery);
-        let verdict = match in_time(deadline, call).await {
+        warm.store.data_mut().begin(scope, delivery.attempt);
+        let result = match &warm.instance {
+            Instance::Events(instance) => {
+                let call = instance.wasmill_events_handler().call_handle(&mut warm.store, &event, &delivery);
+                in_time(deadline, call).await.map(verdict)
+            }
+            Instance::Messaging(instance) => {
+                let call = handle_message(instance, &mut warm.store, &event, &delivery);
+                in_time(deadline, call).await.map(messaging::verdict)
+            }
+        };
+        let verdict = match result {
             Err(error) => return (self.failed(&error, &mut warm.store), None),
-            Ok(result) => verdict(result),
+            Ok(verdict) => verdict,
         };
         warm.served += 1;
         let execution = finish(&mut warm.store, verdict);
@@ -146,7 +171,13 @@ impl Handler {
             Ok(UpdateDeadline::Yield(1))
         });
         store.set_epoch_deadline(1);
-        match in_time(deadline, self.component.pre.instantiate_async(&mut store)).await {
+        let instance = match &*self.component.entry {
+            Entry::Events(pre) => in_time(deadline, pre.instantiate_async(&mut store)).await.map(Instance::Events),
+            Entry::Messaging(pre) => {
+                in_time(deadline, pre.instantiate_async(&mut store)).await.map(Instance::Messaging)
+            }
+        };
+        match instance {
             Ok(instance) => Ok(WarmInstance { store, instance, served: 0, settled_memory: 0 }),
             Err(error) => Err((error, store)),
         }
@@ -201,6 +232,17 @@ fn trap_message(error: &wasmtime::Error, logs: &[LogLine]) -> String {
     }
 }
 
+/// Hands the event over as a message.
+async fn handle_message(
+    instance: &MessagingCore,
+    store: &mut Store<Host>,
+    event: &Arc<GuestEvent>,
+    delivery: &GuestDelivery,
+) -> wasmtime::Result<Result<(), MessagingError>> {
+    let message = store.data_mut().incoming(event, delivery)?;
+    instance.wasi_messaging_incoming_handler().call_handle(store, message).await
+}
+
 fn verdict(result: Result<(), Failure>) -> Verdict {
     match result {
         Ok(()) => Verdict::Ack,
@@ -221,6 +263,6 @@ fn finish(store: &mut Store<Host>, verdict: Verdict) -> Execution {
         publishes.clear();
     }
     let (logs, logs_dropped) = host.logs.take();
-    let peak_memory = host.limiter.peak();
-    Execution { verdict, publishes, logs, logs_dropped, wall: Duration::ZERO, peak_memory }
+    let (peak_memory, http_denied) = (host.limiter.peak(), host.http_denied());
+    Execution { verdict, publishes, logs, logs_dropped, wall: Duration::ZERO, peak_memory, http_denied }
 }

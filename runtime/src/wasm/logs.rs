@@ -51,6 +51,8 @@ pub enum LogSource {
     Stdout,
     /// Standard error.
     Stderr,
+    /// wasmill itself, about what the guest did.
+    Host,
 }
 
 impl LogSource {
@@ -60,6 +62,7 @@ impl LogSource {
             LogSource::Logging => "logging",
             LogSource::Stdout => "stdout",
             LogSource::Stderr => "stderr",
+            LogSource::Host => "host",
         }
     }
 }
@@ -104,6 +107,15 @@ impl LogBuffer {
 
     /// Adds a line of `wasi:logging`.
     pub(super) fn log(&self, level: LogLevel, context: &str, message: &str) {
+        self.add(LogSource::Logging, level, context, message);
+    }
+
+    /// Adds a line of our own.
+    pub(super) fn note(&self, level: LogLevel, context: &str, message: &str) {
+        self.add(LogSource::Host, level, context, message);
+    }
+
+    fn add(&self, source: LogSource, level: LogLevel, context: &str, message: &str) {
         let mut lines = self.lines();
         let size = context.len() + message.len();
         if lines.kept + size + LINE_OVERHEAD > self.limit {
@@ -112,7 +124,7 @@ impl LogBuffer {
         }
         lines.kept += size + LINE_OVERHEAD;
         let (context, message) = (printable(context), printable(message));
-        lines.lines.push(LogLine { source: LogSource::Logging, level, context, message });
+        lines.lines.push(LogLine { source, level, context, message });
     }
 
     fn write(&self, stream: Stream, bytes: &[u8]) {

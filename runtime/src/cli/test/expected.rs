@@ -146,7 +146,15 @@ mod tests {
     use super::*;
 
     fn execution(verdict: Verdict, publishes: Vec<Publication>) -> Execution {
-        Execution { verdict, publishes, logs: Vec::new(), logs_dropped: 0, wall: Duration::ZERO, peak_memory: 0 }
+        Execution {
+            verdict,
+            publishes,
+            logs: Vec::new(),
+            logs_dropped: 0,
+            wall: Duration::ZERO,
+            peak_memory: 0,
+            http_denied: 0,
+        }
     }
 
     fn publication(event: Event) -> Publication {

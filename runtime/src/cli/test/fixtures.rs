@@ -91,6 +91,14 @@ impl Fixture {
         structured::parse(&text, now_ms()).map_err(|error| format!("{path}: not a CloudEvent in JSON: {error}"))
     }
 
+    /// The handler that it is sent to, and with it to all others that read the same stream.
+    pub fn reader<'a>(&self, event: &Event, handlers: &'a [ResolvedHandler]) -> Option<&'a ResolvedHandler> {
+        handlers.iter().find(|handler| match &self.folder {
+            Some(folder) => handler.name == *folder,
+            None => handler.types.matches(&event.r#type),
+        })
+    }
+
     /// Which of all handlers its event is for, when those of `selected` are under test.
     pub fn choose(&self, event: &Event, all: &[ResolvedHandler], selected: &[&str]) -> Result<Choice, String> {
         let is_selected = |name: &str| selected.contains(&name);

@@ -1,5 +1,5 @@
-//! Redis clients in other languages, for the tests: an environment for Python and packages for Node below
-//! `target/tools/`, as the files in `tests/clients/` pin them.
+//! Packages of other languages, below `target/tools/`: environments for Python and packages for Node, each as a file in
+//! the repository pins them.
 
 use std::fs;
 use std::path::Path;
@@ -11,34 +11,39 @@ use crate::cmd::{self, Result};
 
 /// The file that says what lies in a folder; written last.
 const STAMP: &str = "wasmill.stamp";
-/// The oldest Python and Node that have the packages.
+/// The oldest Python and Node that have the clients.
 const PYTHON: (u32, u32) = (3, 9);
 const NODE: (u32, u32) = (18, 0);
 
-/// Installs what is not there yet.
-pub fn install(root: &Path) -> Result<()> {
+/// Installs the Redis clients of the tests, `tests/clients/`, if they are not there yet.
+pub fn install_clients(root: &Path) -> Result<()> {
     let (clients, tools) = (root.join("tests/clients"), root.join("target/tools"));
-    install_python(&clients, &tools.join("py"))?;
+    let requirements = clients.join("requirements.txt");
+    install_python("the tests run a Python client", PYTHON, &requirements, &tools.join("py"))?;
     install_node(&clients, &tools.join("js"))
 }
 
-fn install_python(clients: &Path, folder: &Path) -> Result<()> {
-    let remedy = "the tests run a Python client: install Python 3.9 or newer with its module venv \
-                  (Debian, Ubuntu: `apt-get install python3-venv`; elsewhere the package is mostly called python3)";
+/// Makes an environment with what the requirements pin, if it is not there yet. `reason` says what it is for, `oldest`
+/// which Python has the packages.
+pub fn install_python(reason: &str, oldest: (u32, u32), requirements: &Path, folder: &Path) -> Result<()> {
+    let remedy = format!(
+        "{reason}: install Python {}.{} or newer with its module venv (Debian, Ubuntu: `apt-get install \
+         python3-venv`; elsewhere the package is mostly called python3)",
+        oldest.0, oldest.1
+    );
     let version = cmd::output("python3", &["-c", "import ensurepip, platform, venv; print(platform.python_version())"]);
     let version = version.ok_or_else(|| format!("python3 is missing, or has no module venv; {remedy}"))?;
-    if !is_at_least(&version, PYTHON) {
+    if !is_at_least(&version, oldest) {
         return Err(format!("python3 is {}, which is too old; {remedy}", version.trim()).into());
     }
-    let requirements = clients.join("requirements.txt");
-    let stamp = stamp(&version, &[&requirements])?;
+    let stamp = stamp(&version, &[requirements])?;
     if is_there(folder, &stamp) {
         return Ok(());
     }
     empty(folder)?;
     cmd::run(Command::new("python3").args(["-m", "venv"]).arg(folder))?;
     let mut pip = Command::new(folder.join("bin/python"));
-    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement"]).arg(&requirements);
+    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement"]).arg(requirements);
     cmd::run(&mut pip)?;
     Ok(fs::write(folder.join(STAMP), stamp)?)
 }

@@ -1,0 +1,110 @@
+//! The handlers of one reading of the configuration at work, and their HTTP API.
+
+use std::collections::BTreeMap;
+use std::net::TcpListener;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use wasmill::admin::{AdminState, Place, Token};
+use wasmill::app;
+use wasmill::broker::Operate;
+use wasmill::broker::keys::Namespace;
+use wasmill::broker::memory::MemoryBroker;
+use wasmill::broker::redis::RedisBroker;
+use wasmill::deploy::Version;
+use wasmill::ops::Operator;
+use wasmill::pipeline::{self, Backend, Deployment, PipelineError};
+use wasmill::readiness::Readiness;
+
+use super::builder::Setup;
+use super::show::Window;
+use crate::cli::Report;
+use crate::cli::admin_thread::AdminThread;
+
+/// Handlers at work.
+pub struct Session {
+    /// The configuration that they follow.
+    pub setup: Arc<Setup>,
+    /// What works on their broker.
+    pub operator: Operator,
+    /// How far they are.
+    pub readiness: Arc<Readiness>,
+    deployments: Vec<Arc<Deployment>>,
+    admin: AdminThread,
+    stop: watch::Sender<bool>,
+    serving: Pin<Box<dyn Future<Output = Result<(), PipelineError>>>>,
+}
+
+impl Session {
+    /// Starts to serve. Nothing happens unless [`Session::ended`] or [`Session::end`] is awaited.
+    pub fn start(
+        setup: Arc<Setup>,
+        mut versions: BTreeMap<String, Version>,
+        memory: Option<&MemoryBroker>,
+        listener: TcpListener,
+        window: Arc<Window>,
+    ) -> Result<Session, Report> {
+        let config = &setup.config;
+        let namespace = Namespace::default();
+        let handlers = config.handlers().into_iter();
+        let deployments: Vec<Arc<Deployment>> = handlers
+            .filter_map(|handler| {
+                let version = versions.remove(&handler.name)?;
+                Some(Arc::new(app::deployment(config, &handler, &namespace, version)))
+            })
+            .collect();
+        let (backend, broker): (Backend, Arc<dyn Operate>) = match memory {
+            Some(broker) => (Backend::Memory(broker.clone()), Arc::new(broker.clone())),
+            None => {
+                let settings = app::redis_settings(config).map_err(Report::usage)?;
+                (Backend::Redis(Box::new(settings.clone())), Arc::new(RedisBroker::new(settings)))
+            }
+        };
+        let worker = pipeline::Worker { observer: Some(window), ..app::worker(config, &namespace) };
+        let stats = Arc::new(pipeline::new_stats(&deployments));
+        let readiness = Arc::new(Readiness::default());
+        let operator = Operator::new(broker, config, app::schemas(config).map_err(Report::usage)?);
+        let state = AdminState {
+            stats: stats.clone(),
+            readiness: readiness.clone(),
+            operator: operator.clone(),
+            retention: worker.retention.clone(),
+            intakes: worker.intakes.clone(),
+            token: config.admin.token().map_err(Report::usage)?.map(|token| Token::new(&token)),
+        };
+        let (stop, mut stopped) = watch::channel(false);
+        let admin = AdminThread::start(Place::Listener(listener), state, stopped.clone())?;
+        let shutdown = async move {
+            // A dropped sender is a stop, too.
+            let _ = stopped.wait_for(|stop| *stop).await;
+        };
+        let serving = {
+            let (deployments, readiness) = (deployments.clone(), readiness.clone());
+            async move { pipeline::serve(worker, backend, deployments, &stats, &readiness, shutdown).await }
+        };
+        Ok(Session { setup, operator, readiness, deployments, admin, stop, serving: Box::pin(serving) })
+    }
+
+    /// A handler.
+    pub fn deployment(&self, name: &str) -> Option<&Arc<Deployment>> {
+        self.deployments.iter().find(|deployment| deployment.name() == name)
+    }
+
+    /// Serves; ends only by a fault.
+    pub async fn ended(&mut self) -> Report {
+        match (&mut self.serving).await {
+            Ok(()) => Report::failure("the handlers have stopped by themselves"),
+            Err(error) => Report::failure(error),
+        }
+    }
+
+    /// Drains, within `worker.drain_timeout`.
+    pub async fn end(self) -> Result<(), Report> {
+        // Everybody who listens ends with this.
+        let _ = self.stop.send(true);
+        let served = self.serving.await;
+        self.admin.join();
+        served.map_err(Report::failure)
+    }
+}
