@@ -134,3 +134,40 @@ fn a_deployment_goes_on_without_those_who_began_it() {
     });
     assert_eq!(settled(&mill).0, current.as_str());
 }
+
+/// Fifty ways to damage a component: each is refused with a reason or is as good as the original, and the handler goes on.
+#[test]
+fn damaged_components_never_take_the_place_of_one_that_works() {
+    let mill = Mill::start(Way::Redis, "");
+    let good = std::fs::read(version(&mill, b'1')).unwrap();
+    let current = deploy(&mill, &version(&mill, b'1'))["current"].clone();
+    let (mut refused, mut serving) = (0, current);
+    for number in 0..50usize {
+        let mut bytes = good.clone();
+        // Spread over the file: headers, types, code and data.
+        let at = 8 + (bytes.len() - 9) * number / 50;
+        match number % 2 {
+            0 => bytes[at] ^= 1 << (number % 8),
+            _ => bytes.truncate(at),
+        }
+        let mutant = write(&mill, "mutant.wasm", &bytes);
+        let output = mill.run(&["deploy", "faults", mutant.to_str().unwrap()]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let (now, _) = settled(&mill);
+        if output.status.success() {
+            // Such as a changed letter of a text: a component like any other.
+            assert_ne!(now, serving, "mutant {number}");
+            serving = now;
+            continue;
+        }
+        refused += 1;
+        assert_eq!(output.status.code(), Some(1), "mutant {number}: {said}");
+        assert!(said.contains("faults stays as it was: "), "mutant {number}: {said}");
+        assert_eq!(now, serving, "mutant {number}");
+    }
+    assert!(refused >= 25, "only {refused} were refused");
+    // What the flipped bits of the last one that was accepted do is its own affair.
+    deploy(&mill, &version(&mill, b'2'));
+    mill.publish("faults.in", "1", "echo", "");
+    mill.wait_for("faults.out", 1);
+}
