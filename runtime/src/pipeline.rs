@@ -28,6 +28,7 @@ use tokio::sync::mpsc;
 pub use self::intake::{Intake, IntakeStats};
 use self::lane::Lane;
 pub use self::observe::{How, Observer, Run, Seen};
+use self::recover::Prepared;
 pub use self::retention::Retention;
 use self::rollout::Rollouts;
 use self::shard::Shard;
@@ -35,7 +36,7 @@ use self::watch::Watch;
 use crate::broker::memory::MemoryBroker;
 use crate::broker::pubsub::PubSub;
 use crate::broker::redis::{RedisBroker, RedisSettings};
-use crate::broker::{Broker, BrokerError, Operate, Source, keys};
+use crate::broker::{Broker, BrokerError, Source, keys};
 use crate::deploy::Slot;
 use crate::envelope::Envelopes;
 use crate::fleet::{HandlerReport, WorkerReport};
@@ -73,14 +74,6 @@ impl Backend {
 
     /// The same for listening to messages.
     fn pubsub(&self) -> Arc<dyn PubSub> {
-        match self {
-            Backend::Redis(settings) => Arc::new(RedisBroker::new(RedisSettings::clone(settings))),
-            Backend::Memory(broker) | Backend::Before(_, broker) => Arc::new(broker.clone()),
-        }
-    }
-
-    /// The same for operations.
-    fn operate(&self) -> Arc<dyn Operate> {
         match self {
             Backend::Redis(settings) => Arc::new(RedisBroker::new(RedisSettings::clone(settings))),
             Backend::Memory(broker) | Backend::Before(_, broker) => Arc::new(broker.clone()),
@@ -221,11 +214,11 @@ pub async fn serve(
 ) -> Result<(), PipelineError> {
     tokio::pin!(shutdown);
     let worker = Arc::new(worker);
-    let (broker, paused) = tokio::select! {
+    let Prepared { broker, operate, paused } = tokio::select! {
         ready = recover::set_up(&worker, &backend, &deployments, readiness) => ready?,
         () = &mut shutdown => return Ok(()),
     };
-    let mut rollouts = Rollouts::new(backend.operate(), &worker, &deployments);
+    let mut rollouts = Rollouts::new(operate.clone(), &worker, &deployments);
     tokio::select! {
         () = rollouts.catch_up() => {}
         () = &mut shutdown => return Ok(()),
@@ -235,7 +228,7 @@ pub async fn serve(
     let mut shards = start_shards(&worker, &backend, &deployments, stats, &watch, &paused)?;
     readiness.set(Phase::Ready);
     tracing::info!("ready");
-    let (operate, pubsub) = (backend.operate(), backend.pubsub());
+    let pubsub = backend.pubsub();
     let panicked = {
         let commands: Vec<_> = shards.iter().map(|shard| shard.commands.clone()).collect();
         tokio::select! {

@@ -1,13 +1,14 @@
 //! Versions deployed to running workers: all of them switch or none, the way back, and whoever comes later.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::Value;
 use wasmill_tests::mill::{Mill, Way};
-use wasmill_tests::worker::Worker;
+use wasmill_tests::worker::{Signal, Worker};
 use wasmill_tests::{eventually, guests, on_every_way};
 
+use crate::bad_components::{child_of, is_alive, module_of};
 use crate::deploy;
 
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -24,7 +25,7 @@ fn write(mill: &Mill, name: &str, bytes: &[u8]) -> PathBuf {
     path
 }
 
-fn deploy(mill: &Mill, component: &PathBuf) -> Value {
+fn deploy(mill: &Mill, component: &Path) -> Value {
     mill.json(&["deploy", "faults", component.to_str().unwrap()])
 }
 
@@ -168,6 +169,22 @@ fn damaged_components_never_take_the_place_of_one_that_works() {
     assert!(refused >= 25, "only {refused} were refused");
     // What the flipped bits of the last one that was accepted do is its own affair.
     deploy(&mill, &version(&mill, b'2'));
+    mill.publish("faults.in", "1", "echo", "");
+    mill.wait_for("faults.out", 1);
+}
+
+#[test]
+fn a_worker_that_leaves_ends_what_it_compiles() {
+    let mill = Mill::start(Way::Redis, "");
+    let mut second = second_worker(&mill);
+    let bomb = write(&mill, "bomb.wasm", &module_of(1, 600_000));
+    let output = mill.run(&["deploy", "faults", bomb.to_str().unwrap(), "--no-wait"]);
+    assert!(output.status.success());
+    let compiler = eventually("a compiler", DEADLINE, || child_of(second.pid()));
+    second.signal(Signal::TERM);
+    assert!(second.wait_exit(Duration::from_secs(10)).success());
+    assert!(!is_alive(compiler));
+    // The other one serves meanwhile.
     mill.publish("faults.in", "1", "echo", "");
     mill.wait_for("faults.out", 1);
 }

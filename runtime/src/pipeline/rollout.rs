@@ -5,16 +5,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use tokio::task::JoinHandle;
+use tokio::task;
 
 use super::{Deployment, Worker};
 use crate::broker::{BrokerError, Operate};
 use crate::deploy::Version;
 use crate::deploy::record::{Preparation, Progress, Record};
 use crate::fleet::WorkerReport;
-use crate::wasm::CompiledCache;
+use crate::wasm::{CompiledCache, Engine};
 
 /// How often a worker looks whether another version is wanted: a rollback is not noticed later than that.
 const POLL: Duration = Duration::from_millis(100);
@@ -52,7 +53,7 @@ struct Followed {
 struct Job {
     handler: usize,
     digest: String,
-    task: JoinHandle<Result<Version, String>>,
+    task: task::JoinHandle<Result<Version, String>>,
 }
 
 /// What was seen.
@@ -315,18 +316,48 @@ async fn prepare(
     digest: String,
     size: u64,
 ) -> Result<Version, String> {
+    let engine = current.handler.component.engine().clone();
     let (like, wanted, known) = (current.clone(), digest.clone(), cache.clone());
-    let cached = move || like.from_cache(known.as_ref(), &wanted, size);
-    if let Some(version) = beside(cached).await? {
+    if let Some(version) = beside(&engine, move || like.from_cache(known.as_ref(), &wanted, size)).await? {
         return version.map_err(|error| error.to_string());
     }
     let bytes = store.component(&digest).await.map_err(|error| error.to_string())?;
     let bytes = bytes.ok_or("its component is not kept any more")?;
-    let prepared = move || current.successor(cache.as_ref(), &digest, &bytes);
-    beside(prepared).await?.map_err(|error| error.to_string())
+    let prepared = beside(&engine, move || current.successor(cache.as_ref(), &digest, &bytes)).await?;
+    prepared.map_err(|error| error.to_string())
 }
 
-/// The result of work on a thread of its own.
-async fn beside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
-    tokio::task::spawn_blocking(work).await.map_err(|panic| format!("preparing it ended badly: {panic}"))
+/// The result of work on a thread of its own. When the future is dropped, compiling ends, and with it the thread.
+async fn beside<T: Send + 'static>(engine: &Engine, work: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
+    let (sender, done) = tokio::sync::oneshot::channel();
+    let thread = std::thread::Builder::new().name("prepare".to_owned());
+    let thread = thread.spawn(move || {
+        // Nobody may be waiting any more.
+        let _ = sender.send(work());
+    });
+    let thread = thread.map_err(|error| format!("no thread to prepare it: {error}"))?;
+    let mut preparer = Preparer { engine, thread: Some(thread), is_done: false };
+    let result = done.await;
+    preparer.is_done = true;
+    result.map_err(|_| "preparing it ended by a panic: a fault of wasmill".to_owned())
+}
+
+/// The thread that prepares; joined on drop.
+struct Preparer<'a> {
+    engine: &'a Engine,
+    thread: Option<JoinHandle<()>>,
+    /// It has nothing left to do.
+    is_done: bool,
+}
+
+impl Drop for Preparer<'_> {
+    fn drop(&mut self) {
+        if !self.is_done {
+            self.engine.stop_compiling();
+        }
+        if let Some(thread) = self.thread.take() {
+            // One that panicked has left no result, which was noticed.
+            let _ = thread.join();
+        }
+    }
 }
