@@ -10,6 +10,7 @@ mod openapi;
 mod problem;
 mod routes;
 mod server;
+mod versions;
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -17,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{StatusCode, header};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
@@ -33,6 +34,7 @@ pub use self::problem::{PREFIX as PROBLEM_PREFIX, Problem};
 use crate::ops::Operator;
 use crate::pipeline::{Intake, Retention, Stats};
 use crate::readiness::{Phase, Readiness};
+use crate::wasm::MAX_COMPONENT_BYTES;
 
 /// The largest body of a request, in bytes: a batch of events.
 pub const MAX_BODY: usize = 16 << 20;
@@ -119,14 +121,21 @@ pub fn router(state: AdminState) -> Router {
         .route("/v1/doctor", get(routes::doctor).post(routes::doctor_fix))
         .route("/metrics", get(metrics))
         .route("/openapi.json", get(openapi::page));
-    let guarded =
-        stream.merge(handler).merge(fleet).layer(middleware::from_fn_with_state(state.clone(), guard::check_token));
+    let upload = DefaultBodyLimit::max(MAX_COMPONENT_BYTES as usize);
+    let version = Router::new()
+        .route("/v1/handlers/{handler}/versions", get(versions::versions).post(versions::deploy))
+        .layer(upload)
+        .layer(RequestBodyLimitLayer::new(MAX_COMPONENT_BYTES as usize));
+    let versions = Router::new()
+        .route("/v1/handlers/{handler}/rollback", post(versions::rollback))
+        .route("/v1/gc", post(versions::gc));
+    let usual = stream.merge(handler).merge(fleet).merge(versions).layer(RequestBodyLimitLayer::new(MAX_BODY));
+    let guarded = usual.merge(version).layer(middleware::from_fn_with_state(state.clone(), guard::check_token));
     let health = Router::new().route("/healthz", get(|| async { "ok\n" })).route("/readyz", get(readyz));
     guarded
         .merge(health)
         .layer(CsrfLayer::new())
         .layer(middleware::from_fn_with_state(state.clone(), guard::check_host))
-        .layer(RequestBodyLimitLayer::new(MAX_BODY))
         .layer(TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, REQUEST_TIMEOUT))
         .layer(CatchPanicLayer::new())
         .layer(middleware::map_response(problem::unify))

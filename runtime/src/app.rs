@@ -72,7 +72,7 @@ pub fn redis_settings(config: &Config) -> Result<RedisSettings, BuildError> {
     Ok(settings.with_timeouts(redis.connect_timeout, redis.response_timeout))
 }
 
-/// This process as a worker.
+/// This process as a worker, without a compiled cache and without an observer.
 pub fn worker(config: &Config, namespace: &Namespace) -> Worker {
     let cores = || std::thread::available_parallelism().map_or(1, usize::from);
     Worker {
@@ -85,6 +85,7 @@ pub fn worker(config: &Config, namespace: &Namespace) -> Worker {
         intakes: intakes(config, namespace),
         threads: if config.worker.threads == 0 { cores() } else { config.worker.threads },
         started_ms: now_ms(),
+        cache: None,
         observer: None,
     }
 }

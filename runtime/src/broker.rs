@@ -9,6 +9,7 @@ pub mod keys;
 pub mod memory;
 pub mod pubsub;
 pub mod redis;
+pub mod store;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -20,6 +21,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+pub use self::store::Store;
 use crate::outcome::{Publication, Settlement};
 
 /// The names and values of a stream entry, in order, as they are in Redis.
@@ -489,9 +491,9 @@ pub trait Inspect: Send + Sync {
 }
 
 /// All that can be done with a broker.
-pub trait Operate: Broker + Inspect {}
+pub trait Operate: Broker + Inspect + Store {}
 
-impl<B: Broker + Inspect> Operate for B {}
+impl<B: Broker + Inspect + Store> Operate for B {}
 
 #[cfg(test)]
 mod tests {

@@ -12,6 +12,7 @@ mod build;
 mod check;
 mod compile;
 mod demo;
+mod deploy;
 mod dev;
 mod dlq;
 mod doctor;
@@ -37,6 +38,7 @@ mod streams;
 mod table;
 mod target;
 mod test;
+mod versions;
 mod watch;
 mod wit;
 mod workers;
@@ -122,6 +124,14 @@ enum Verb {
     Pause(pause::Args),
     /// Let a handler go on that was paused
     Resume(pause::Args),
+    /// Deploy another version of a handler on all workers
+    Deploy(deploy::Args),
+    /// Go back to a version of a handler that was deployed before
+    Rollback(deploy::RollbackArgs),
+    /// List the versions of a handler, and what each worker serves
+    Versions(versions::Args),
+    /// Delete components that nobody needs any more
+    Gc(versions::GcArgs),
     /// Show rates, durations, lag, retries and dead letters of all handlers
     Stats(stats::Args),
     /// List the workers that are alive
@@ -266,6 +276,10 @@ pub fn dispatch(arguments: Arguments) -> Result<ExitCode, Report> {
         Verb::Pending(args) => pending::run(&context, &args),
         Verb::Pause(args) => pause::run(&context, &args, true),
         Verb::Resume(args) => pause::run(&context, &args, false),
+        Verb::Deploy(args) => deploy::run(&context, &args),
+        Verb::Rollback(args) => deploy::rollback(&context, &args),
+        Verb::Versions(args) => versions::run(&context, &args),
+        Verb::Gc(args) => versions::gc(&context, &args),
         Verb::Stats(args) => stats::run(&context, &args),
         Verb::Workers(args) => workers::run(&context, &args),
         Verb::Doctor(args) => doctor::run(&context, &args),

@@ -5,11 +5,13 @@
 //! instances of that version go with it. Entries, attempts and settling know nothing of versions, so that no event is lost
 //! or run twice by a swap.
 
+pub mod record;
+
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::wasm::{CompiledCache, Component, Engine, Handler, Isolation, LoadError, Policy};
+use crate::wasm::{CompiledCache, Component, Digest, Engine, Handler, Isolation, LoadError, Policy};
 
 /// A handler that is ready to run, in one version.
 pub struct Version {
@@ -23,6 +25,32 @@ impl Version {
     /// A version with this code.
     pub fn new(handler: Handler) -> Version {
         Version { digest: handler.component.digest.to_string(), handler }
+    }
+
+    /// A version with the same grants and limits and another component, given by the digest (64 hexadecimal digits) that
+    /// its bytes must have. Blocks the thread, as [`prepare`] does.
+    pub fn successor(&self, cache: Option<&CompiledCache>, digest: &str, bytes: &[u8]) -> Result<Version, LoadError> {
+        let found = Digest::of(bytes);
+        if found.hex() != digest {
+            return Err(LoadError::Altered(found));
+        }
+        self.with(Component::new(self.handler.component.engine(), cache, bytes)?)
+    }
+
+    /// The same from the compiled cache; `None` if it is not there. `size` is that of the component's bytes.
+    pub fn from_cache(
+        &self,
+        cache: Option<&CompiledCache>,
+        digest: &str,
+        size: u64,
+    ) -> Option<Result<Version, LoadError>> {
+        let component = Component::cached(self.handler.component.engine(), cache?, Digest::parse(digest)?, size)?;
+        Some(self.with(component))
+    }
+
+    fn with(&self, component: Component) -> Result<Version, LoadError> {
+        component.check_grants(&self.handler.policy.interfaces.grants)?;
+        Ok(Version::new(Handler { component, ..self.handler.clone() }))
     }
 }
 
@@ -62,9 +90,10 @@ impl Slot {
 
     /// Puts another version in place, and returns the one before. Every delivery that begins from now on runs the new one.
     /// The old one is out of use when nobody else holds it.
-    pub fn swap(&self, next: Version) -> Arc<Version> {
+    pub fn swap(&self, next: impl Into<Arc<Version>>) -> Arc<Version> {
+        let next = next.into();
         let mut current = self.lock();
-        let before = std::mem::replace(&mut *current, Arc::new(next));
+        let before = std::mem::replace(&mut *current, next);
         self.swaps.fetch_add(1, Ordering::Release);
         before
     }

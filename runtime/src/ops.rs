@@ -13,6 +13,7 @@ mod publish;
 mod replay;
 mod schemas;
 mod streams;
+mod versions;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -27,6 +28,9 @@ pub use publish::{MAX_PUBLISH, PublishReport};
 pub use replay::{MAX_REPLAY_BACKLOG, MAX_REPLAY_PAGE, ReplayReport, ReplayRequest, check_reads};
 pub use schemas::{SchemaDocument, SchemaQuery, SchemaReport, SchemaVersion};
 pub use streams::{GroupReport, StreamReport};
+pub use versions::{
+    DeployQuery, GcReport, RollbackRequest, VersionReport, VersionState, VersionsReport, WorkerVersion,
+};
 
 use crate::app;
 use crate::broker::keys::Namespace;
@@ -63,6 +67,9 @@ pub enum OpsError {
     /// More than a limit allows.
     #[error("{0}")]
     TooLarge(String),
+    /// Something else is going on that must end first.
+    #[error("{0}")]
+    Conflict(String),
     /// The broker did not do it.
     #[error(transparent)]
     Broker(#[from] BrokerError),
@@ -79,6 +86,7 @@ impl OpsError {
             OpsError::Invalid(_) => 400,
             OpsError::Schema { .. } => 422,
             OpsError::TooLarge(_) => 413,
+            OpsError::Conflict(_) => 409,
             OpsError::Broker(BrokerError::Unreachable { .. } | BrokerError::Refused { .. }) => 503,
             OpsError::Broker(BrokerError::NotRedrivable { .. }) => 409,
             OpsError::Broker(_) => 502,
@@ -95,6 +103,7 @@ impl OpsError {
             OpsError::Invalid(_) => "invalid",
             OpsError::Schema { .. } => "schema",
             OpsError::TooLarge(_) => "too-large",
+            OpsError::Conflict(_) => "conflict",
             OpsError::Broker(BrokerError::Unreachable { .. }) => "broker-unreachable",
             OpsError::Broker(BrokerError::Refused { .. }) => "broker-refuses",
             OpsError::Broker(BrokerError::NotRedrivable { .. }) => "not-redrivable",

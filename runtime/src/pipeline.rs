@@ -2,7 +2,8 @@
 //!
 //! One [`shard`] per core does all of it for its share of each handler. Beside them, on the caller's thread, run the
 //! heartbeat, the take-over of dead workers' entries ([`recover`]), the wake-up of idle readers ([`watch`]), the trimming of
-//! streams ([`retention`]) and the intake of messages ([`intake`]).
+//! streams ([`retention`]), the intake of messages ([`intake`]), and looking which version of each handler is to serve
+//! ([`rollout`]).
 
 mod batch;
 mod dedup;
@@ -12,6 +13,7 @@ mod observe;
 mod pause;
 mod recover;
 mod retention;
+mod rollout;
 mod run;
 mod shard;
 mod watch;
@@ -26,13 +28,15 @@ use tokio::sync::mpsc;
 pub use self::intake::{Intake, IntakeStats};
 use self::lane::Lane;
 pub use self::observe::{How, Observer, Run, Seen};
+use self::recover::Prepared;
 pub use self::retention::Retention;
+use self::rollout::Rollouts;
 use self::shard::Shard;
 use self::watch::Watch;
 use crate::broker::memory::MemoryBroker;
 use crate::broker::pubsub::PubSub;
 use crate::broker::redis::{RedisBroker, RedisSettings};
-use crate::broker::{Broker, BrokerError, Inspect, Source, keys};
+use crate::broker::{Broker, BrokerError, Source, keys};
 use crate::deploy::Slot;
 use crate::envelope::Envelopes;
 use crate::fleet::{HandlerReport, WorkerReport};
@@ -40,6 +44,7 @@ use crate::outcome::{Dedup, RetryPolicy};
 use crate::readiness::{Phase, Readiness};
 use crate::route::Types;
 use crate::stats::HandlerStats;
+use crate::wasm::CompiledCache;
 
 /// Batches of a thread that may be on their way at the same time: one is written while the next one is filled.
 const MAX_SETTLES: usize = 2;
@@ -69,14 +74,6 @@ impl Backend {
 
     /// The same for listening to messages.
     fn pubsub(&self) -> Arc<dyn PubSub> {
-        match self {
-            Backend::Redis(settings) => Arc::new(RedisBroker::new(RedisSettings::clone(settings))),
-            Backend::Memory(broker) | Backend::Before(_, broker) => Arc::new(broker.clone()),
-        }
-    }
-
-    /// The same for operations.
-    fn inspect(&self) -> Arc<dyn Inspect> {
         match self {
             Backend::Redis(settings) => Arc::new(RedisBroker::new(RedisSettings::clone(settings))),
             Backend::Memory(broker) | Backend::Before(_, broker) => Arc::new(broker.clone()),
@@ -156,6 +153,8 @@ pub struct Worker {
     pub retention_interval: Duration,
     /// The messages that it makes events of.
     pub intakes: Vec<Intake>,
+    /// Where compiled components are kept.
+    pub cache: Option<CompiledCache>,
     /// Who is told of each delivery.
     pub observer: Option<Arc<dyn Observer>>,
 }
@@ -215,16 +214,21 @@ pub async fn serve(
 ) -> Result<(), PipelineError> {
     tokio::pin!(shutdown);
     let worker = Arc::new(worker);
-    let (broker, paused) = tokio::select! {
+    let Prepared { broker, operate, paused } = tokio::select! {
         ready = recover::set_up(&worker, &backend, &deployments, readiness) => ready?,
         () = &mut shutdown => return Ok(()),
     };
+    let mut rollouts = Rollouts::new(operate.clone(), &worker, &deployments);
+    tokio::select! {
+        () = rollouts.catch_up() => {}
+        () = &mut shutdown => return Ok(()),
+    }
     let report = || report(&worker, &deployments, stats);
     let watch = Arc::new(Watch::default());
     let mut shards = start_shards(&worker, &backend, &deployments, stats, &watch, &paused)?;
     readiness.set(Phase::Ready);
     tracing::info!("ready");
-    let (inspect, pubsub) = (backend.inspect(), backend.pubsub());
+    let pubsub = backend.pubsub();
     let panicked = {
         let commands: Vec<_> = shards.iter().map(|shard| shard.commands.clone()).collect();
         tokio::select! {
@@ -232,9 +236,10 @@ pub async fn serve(
             () = recover::beat(&*broker, &worker, report, readiness) => false,
             () = recover::take_over(&*broker, &worker, &deployments, &commands) => false,
             () = recover::move_delayed(&*broker) => false,
+            () = rollouts.follow() => false,
             () = pause::follow(&*broker, &deployments, paused, &commands) => false,
             () = watch.run(&*broker) => false,
-            () = retention::run(&*inspect, &worker) => false,
+            () = retention::run(&*operate, &worker) => false,
             () = intake::run(&*pubsub, &worker) => false,
             () = any_ended(&mut shards) => true,
         }

@@ -52,7 +52,7 @@ fn component(sections: &[Vec<u8>]) -> Vec<u8> {
 }
 
 /// A component around a core module of `functions` functions, each with `blocks` conditions one after the other.
-fn module_of(functions: usize, blocks: usize) -> Vec<u8> {
+pub fn module_of(functions: usize, blocks: usize) -> Vec<u8> {
     // if (argument) { argument = argument + 1 }
     const BLOCK: [u8; 12] = [0x20, 0, 0x04, 0x40, 0x20, 0, 0x41, 1, 0x6a, 0x21, 0, 0x0b];
     let body = [&[0][..], &BLOCK.repeat(blocks), &[0x20, 0, 0x0b]].concat();
@@ -136,10 +136,12 @@ fn the_process_that_compiles_ends_with_the_one_that_started_it() {
 }
 
 /// The process that compiles for a worker.
-fn child_of(worker: u32) -> Option<u32> {
-    let children = std::fs::read_to_string(format!("/proc/{worker}/task/{worker}/children")).ok()?;
-    let mut children = children.split_whitespace().filter_map(|id| id.parse().ok());
-    children.find(|child| command_line(*child).contains("compile-component"))
+pub fn child_of(worker: u32) -> Option<u32> {
+    let threads = std::fs::read_dir(format!("/proc/{worker}/task")).ok()?;
+    let children = threads.filter_map(|thread| std::fs::read_to_string(thread.ok()?.path().join("children")).ok());
+    let ids: Vec<u32> =
+        children.flat_map(|ids| ids.split_whitespace().filter_map(|id| id.parse().ok()).collect::<Vec<_>>()).collect();
+    ids.into_iter().find(|child| command_line(*child).contains("compile-component"))
 }
 
 fn command_line(process: u32) -> String {
@@ -148,7 +150,7 @@ fn command_line(process: u32) -> String {
 }
 
 /// Whether it runs; one that has ended and that nobody has waited for yet has no command line any more.
-fn is_alive(process: u32) -> bool {
+pub fn is_alive(process: u32) -> bool {
     !command_line(process).is_empty()
 }
 

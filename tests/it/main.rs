@@ -10,6 +10,7 @@ mod coming_from;
 mod contract;
 mod dedup;
 mod delayed;
+mod deploy;
 mod dev;
 mod dlq;
 mod envelopes;

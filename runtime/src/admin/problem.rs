@@ -66,7 +66,9 @@ pub(super) async fn unify(response: Response) -> Response {
     let (kind, usual) = match status {
         StatusCode::NOT_FOUND => ("no-such-path", "there is nothing here; see /openapi.json"),
         StatusCode::METHOD_NOT_ALLOWED => ("method-not-allowed", "this path has other methods; see /openapi.json"),
-        StatusCode::PAYLOAD_TOO_LARGE => ("too-large", "the body is larger than 16 MiB; send less at a time"),
+        StatusCode::PAYLOAD_TOO_LARGE => {
+            ("too-large", "the body is larger than 16 MiB (a component: 64 MiB); send less at a time")
+        }
         StatusCode::GATEWAY_TIMEOUT => ("timeout", "it took longer than 30 seconds"),
         StatusCode::FORBIDDEN => ("cross-origin", "requests from web pages of other origins are refused"),
         _ if status.is_server_error() => ("internal", "this is a fault of wasmill; its log says more"),

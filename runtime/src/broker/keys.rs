@@ -57,6 +57,22 @@ pub fn heartbeat(worker: &str) -> String {
 /// The handlers that are paused: a hash, field handler, value since when in milliseconds.
 pub const PAUSED: &str = "wasmill:paused";
 
+/// The components that are kept: a hash, field digest, value size in bytes.
+pub const COMPONENTS: &str = "wasmill:components";
+
+/// The bytes of a component.
+pub fn component(digest: &str) -> String {
+    format!("wasmill:component:{digest}")
+}
+
+/// Which version of each handler serves: a hash, field handler, value as in [`crate::deploy::record`].
+pub const DEPLOYMENTS: &str = "wasmill:deployments";
+
+/// How far workers have come with a deployment: a hash, field worker.
+pub fn deployment_reports(handler: &str) -> String {
+    format!("wasmill:deploying:{handler}")
+}
+
 /// The mark of an event that the group has handled: exists as long as it is remembered.
 pub fn seen(group: &str, hash: [u8; 16]) -> Arc<str> {
     format!("wasmill:seen:{group}:{:032x}", u128::from_be_bytes(hash)).into()

@@ -7,6 +7,7 @@ mod delayed;
 mod marks;
 mod pubsub;
 mod state;
+mod store;
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -18,6 +19,7 @@ use tokio::sync::Notify;
 
 use self::pubsub::Channels;
 use self::state::State;
+use self::store::Shelf;
 use super::pubsub::{Heard, Lease, Position, PubSub};
 use super::{
     Broker, BrokerError, Claimed, ConsumerInfo, Cursor, DelayedMoved, Entry, EntryId, Fields, Inspect, PendingEntry,
@@ -35,6 +37,7 @@ pub struct MemoryBroker {
 struct Shared {
     state: Mutex<State>,
     channels: Mutex<Channels>,
+    shelf: Mutex<Shelf>,
     appended: Notify,
     interrupted: Notify,
 }
@@ -51,6 +54,10 @@ impl MemoryBroker {
 
     fn channels(&self) -> MutexGuard<'_, Channels> {
         self.shared.channels.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn shelf(&self) -> MutexGuard<'_, Shelf> {
+        self.shared.shelf.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// Appends an entry as it is, like XADD.

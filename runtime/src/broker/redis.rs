@@ -11,6 +11,7 @@ mod pubsub;
 mod reply;
 mod script;
 mod settle;
+mod store;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -12,7 +12,7 @@ use wasmill::broker::keys::Namespace;
 use wasmill::broker::memory::MemoryBroker;
 use wasmill::broker::redis::RedisBroker;
 use wasmill::ops::Operator;
-use wasmill::pipeline::{self, Backend, Deployment};
+use wasmill::pipeline::{self, Backend, Deployment, Worker};
 use wasmill::readiness::Readiness;
 use wasmill::{app, config::Config};
 
@@ -50,7 +50,8 @@ async fn serve(config: &Config, args: &Args, deployments: Vec<Arc<Deployment>>) 
         let settings = app::redis_settings(config).map_err(Report::usage)?;
         (Backend::Redis(Box::new(settings.clone())), Arc::new(RedisBroker::new(settings)))
     };
-    let worker = app::worker(config, &Namespace::default());
+    let worker =
+        Worker { cache: app::cache(config).map_err(Report::usage)?, ..app::worker(config, &Namespace::default()) };
     let stats = Arc::new(pipeline::new_stats(&deployments));
     let readiness = Arc::new(Readiness::default());
     let (stop, stopped) = watch::channel(false);

@@ -12,9 +12,10 @@ use wasmill::admin::{PROBLEM_PREFIX, Problem};
 use wasmill::envelope::{format_time, structured};
 use wasmill::event::Event;
 use wasmill::ops::{
-    DeadLetterPage, DeadLetterQuery, DeadLetterReport, DoctorReport, HistoryEvent, HistoryPage, HistoryQuery,
-    MovedReport, Operator, OpsError, PauseReport, PendingQuery, PendingReport, PublishReport, ReplayReport,
-    ReplayRequest, SchemaDocument, SchemaQuery, SchemaReport, Selection, StatsReport, StreamReport, WorkerStatus,
+    DeadLetterPage, DeadLetterQuery, DeadLetterReport, DeployQuery, DoctorReport, GcReport, HistoryEvent, HistoryPage,
+    HistoryQuery, MovedReport, Operator, OpsError, PauseReport, PendingQuery, PendingReport, PublishReport,
+    ReplayReport, ReplayRequest, RollbackRequest, SchemaDocument, SchemaQuery, SchemaReport, Selection, StatsReport,
+    StreamReport, VersionsReport, WorkerStatus,
 };
 use wasmill::outcome::Due;
 
@@ -138,7 +139,7 @@ impl Client {
         // What is wrong with the question is told apart from what is wrong with the answer.
         let kind = problem.r#type.strip_prefix(PROBLEM_PREFIX).unwrap_or_default();
         Err(match (status, kind) {
-            (_, "schema" | "unknown-dead-letter" | "not-redrivable") => Report::failure(detail),
+            (_, "schema" | "unknown-dead-letter" | "not-redrivable" | "conflict") => Report::failure(detail),
             (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, _) => self.failure(&detail),
             _ if status.is_client_error() => Report::usage(detail),
             (_, "broker-refuses") => self.failure(&detail),
@@ -307,6 +308,44 @@ impl Target {
         }
     }
 
+    /// Asks all workers to serve a component.
+    pub async fn deploy(&self, handler: &str, bytes: Vec<u8>, query: &DeployQuery) -> Result<VersionsReport, Report> {
+        match self {
+            Target::Broker(operator) => Ok(operator.deploy(handler, &bytes, query).await?),
+            Target::Worker(client) => {
+                let request = client.http.post(client.url(&["handlers", handler, "versions"])?).query(query);
+                client.answer(request.header("content-type", "application/wasm").body(bytes)).await
+            }
+        }
+    }
+
+    /// Asks all workers to go back to a version.
+    pub async fn rollback(&self, handler: &str, request: &RollbackRequest) -> Result<VersionsReport, Report> {
+        match self {
+            Target::Broker(operator) => Ok(operator.rollback(handler, request).await?),
+            Target::Worker(client) => client.post(&["handlers", handler, "rollback"], request).await,
+        }
+    }
+
+    /// The versions of a handler.
+    pub async fn versions(&self, handler: &str) -> Result<VersionsReport, Report> {
+        match self {
+            Target::Broker(operator) => Ok(operator.versions(handler).await?),
+            Target::Worker(client) => client.get(&["handlers", handler, "versions"], &()).await,
+        }
+    }
+
+    /// Deletes components that nobody needs.
+    pub async fn gc(&self, keep_last: usize) -> Result<GcReport, Report> {
+        match self {
+            Target::Broker(operator) => Ok(operator.gc(keep_last).await?),
+            Target::Worker(client) => {
+                let request = client.http.post(client.url(&["gc"])?).query(&[("keep_last", keep_last)]);
+                client.answer(request).await
+            }
+        }
+    }
+
     /// Is everything as it should be?
     pub async fn doctor(&self, fix: bool) -> Result<DoctorReport, Report> {
         match (self, fix) {
@@ -356,7 +395,9 @@ impl From<OpsError> for Report {
     fn from(error: OpsError) -> Report {
         match error {
             OpsError::Broker(error) => error.into(),
-            failed @ (OpsError::Schema { .. } | OpsError::UnknownDeadLetter { .. }) => Report::failure(failed),
+            failed @ (OpsError::Schema { .. } | OpsError::UnknownDeadLetter { .. } | OpsError::Conflict(_)) => {
+                Report::failure(failed)
+            }
             wrong => Report::usage(wrong),
         }
     }

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use super::shard::backoff;
 use super::{Backend, Command, Deployment, Heirloom, PipelineError, Worker};
 use crate::broker::redis::{RedisBroker, RedisSettings};
-use crate::broker::{Broker, BrokerError, Refusal, keys};
+use crate::broker::{Broker, BrokerError, Operate, Refusal, keys};
 use crate::fleet::WorkerReport;
 use crate::readiness::{Phase, Readiness};
 
@@ -18,8 +18,15 @@ const MAX_MOVED: usize = 100;
 /// How often delayed events are looked for that have been asked for meanwhile.
 const DELAYED_POLL: Duration = Duration::from_secs(1);
 
-/// The broker, and the handlers that are paused.
-pub(super) type Prepared = (Arc<dyn Broker>, BTreeSet<String>);
+/// The broker.
+pub(super) struct Prepared {
+    /// For events.
+    pub(super) broker: Arc<dyn Broker>,
+    /// For everything else; by the same connection, if there is one.
+    pub(super) operate: Arc<dyn Operate>,
+    /// The handlers that are paused.
+    pub(super) paused: BTreeSet<String>,
+}
 
 /// Waits for the broker, checks it, says that this worker is alive, and creates the consumer groups.
 pub(super) async fn set_up(
@@ -62,15 +69,15 @@ async fn try_set_up(
     backend: &Backend,
     deployments: &[Arc<Deployment>],
 ) -> Result<Prepared, BrokerError> {
-    let broker: Arc<dyn Broker> = match backend {
+    let (broker, operate): (Arc<dyn Broker>, Arc<dyn Operate>) = match backend {
         Backend::Redis(settings) => {
-            let redis = RedisBroker::connect(RedisSettings::clone(settings)).await?;
+            let redis = Arc::new(RedisBroker::connect(RedisSettings::clone(settings)).await?);
             for warning in redis.check_server().await? {
                 tracing::warn!("{}", warning.0);
             }
-            Arc::new(redis)
+            (redis.clone(), redis)
         }
-        Backend::Memory(_) | Backend::Before(..) => backend.broker(),
+        Backend::Memory(memory) | Backend::Before(_, memory) => (backend.broker(), Arc::new(memory.clone())),
     };
     broker.heartbeat(&worker.id, "{}", worker.heartbeat_ttl).await?;
     for subscription in deployments.iter().flat_map(|deployment| &deployment.sources) {
@@ -80,7 +87,7 @@ async fn try_set_up(
         }
     }
     let paused = broker.paused().await?.into_iter().collect();
-    Ok((broker, paused))
+    Ok(Prepared { broker, operate, paused })
 }
 
 /// Says that the worker is alive, until the future is dropped.

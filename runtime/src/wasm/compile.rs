@@ -9,6 +9,7 @@ use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitCode, ExitStatus};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{MemfdFlags, memfd_create};
@@ -84,6 +85,9 @@ pub enum CompileError {
         /// What it said last.
         words: String,
     },
+    /// Nobody wants the code any more.
+    #[error("compiling was stopped")]
+    Stopped,
     /// There is no process to compile in.
     #[error("cannot start the process that compiles: {0}")]
     Start(#[from] io::Error),
@@ -105,14 +109,20 @@ fn said(words: &str) -> String {
 
 impl Compiler {
     /// The code of a component. Blocks the thread: a Python component takes many seconds.
-    pub(super) fn compile(&self, engine: &wasmtime::Engine, bytes: &[u8]) -> Result<Vec<u8>, CompileError> {
+    /// What is compiled in a child is given up when `stop` becomes true.
+    pub(super) fn compile(
+        &self,
+        engine: &wasmtime::Engine,
+        bytes: &[u8],
+        stop: &AtomicBool,
+    ) -> Result<Vec<u8>, CompileError> {
         match self {
             Compiler::InProcess => {
                 engine.precompile_component(bytes).map_err(|error| CompileError::Invalid(told(&error)))
             }
             Compiler::Child { program, limits } => {
                 let mut compilation = Compilation::start(program, limits, bytes)?;
-                let status = compilation.wait(limits.wall_time)?;
+                let status = compilation.wait(limits.wall_time, stop)?;
                 compilation.result(status, limits)
             }
         }
@@ -150,7 +160,7 @@ impl Compilation {
         Ok(Compilation { child, output, words })
     }
 
-    fn wait(&mut self, limit: Duration) -> Result<ExitStatus, CompileError> {
+    fn wait(&mut self, limit: Duration, stop: &AtomicBool) -> Result<ExitStatus, CompileError> {
         let start = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait()? {
@@ -158,6 +168,9 @@ impl Compilation {
             }
             if start.elapsed() >= limit {
                 return Err(CompileError::WallTime(limit));
+            }
+            if stop.load(Ordering::Relaxed) {
+                return Err(CompileError::Stopped);
             }
             std::thread::sleep(LOOK);
         }

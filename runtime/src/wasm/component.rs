@@ -45,6 +45,18 @@ impl Digest {
         Digest(Sha256::digest(bytes).into())
     }
 
+    /// The digest of 64 hexadecimal digits.
+    pub fn parse(hex: &str) -> Option<Digest> {
+        let mut bytes = [0; 32];
+        if hex.len() != 2 * bytes.len() || !hex.is_ascii() {
+            return None;
+        }
+        for (at, byte) in bytes.iter_mut().enumerate() {
+            *byte = u8::from_str_radix(&hex[2 * at..2 * at + 2], 16).ok()?;
+        }
+        Some(Digest(bytes))
+    }
+
     /// 64 hexadecimal digits.
     pub fn hex(&self) -> String {
         self.to_string().split_off("sha256:".len())
@@ -85,6 +97,9 @@ pub enum LoadError {
     /// More than [`MAX_COMPONENT_BYTES`].
     #[error("the component has {0} bytes; {MAX_COMPONENT_BYTES} are allowed")]
     TooLarge(u64),
+    /// The bytes are not those that were asked for.
+    #[error("its bytes were changed where they are kept: they have the digest {0}")]
+    Altered(Digest),
     /// Not WebAssembly at all.
     #[error("not a WebAssembly file: it does not begin with \\0asm")]
     NotWasm,
@@ -167,21 +182,36 @@ impl Component {
         let compiled = match cached {
             Some(compiled) => compiled,
             None => {
-                let code = engine.compiler.compile(&engine.engine, bytes)?;
+                let code = engine.compiler.compile(&engine.engine, bytes, &engine.stop_compiling)?;
                 if let Some(cache) = cache {
                     cache.store(engine, &digest, &code);
                 }
                 cache::from_compiler(engine, &code).map_err(|error| LoadError::Mismatch(told(&error)))?
             }
         };
-        let imports = check_imports(engine, &compiled)?;
-        let exported = check_exports(engine, &compiled)?;
-        let linked = engine.linker.instantiate_pre(&compiled).and_then(|pre| match exported {
+        Component::link(engine, &compiled, digest, bytes.len())
+    }
+
+    /// The component of this digest and size from the compiled cache, if it is there and fits.
+    pub fn cached(engine: &Engine, cache: &CompiledCache, digest: Digest, size: u64) -> Option<Component> {
+        let compiled = cache.load(engine, &digest)?;
+        Component::link(engine, &compiled, digest, usize::try_from(size).ok()?).ok()
+    }
+
+    /// The engine that runs it.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    fn link(engine: &Engine, compiled: &Compiled, digest: Digest, size: usize) -> Result<Component, LoadError> {
+        let imports = check_imports(engine, compiled)?;
+        let exported = check_exports(engine, compiled)?;
+        let linked = engine.linker.instantiate_pre(compiled).and_then(|pre| match exported {
             Exported::Events => EventHandlerPre::new(pre).map(Entry::Events),
             Exported::Messaging => MessagingCorePre::new(pre).map(Entry::Messaging),
         });
         let entry = linked.map_err(|error| LoadError::Mismatch(told(&error)))?;
-        Ok(Component { engine: engine.clone(), entry: Arc::new(entry), digest, size: bytes.len(), imports })
+        Ok(Component { engine: engine.clone(), entry: Arc::new(entry), digest, size, imports })
     }
 }
 

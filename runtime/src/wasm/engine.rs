@@ -64,6 +64,7 @@ pub struct Engine {
     pub(super) engine: wasmtime::Engine,
     pub(super) linker: Arc<Linker<Host>>,
     pub(super) compiler: Compiler,
+    pub(super) stop_compiling: Arc<AtomicBool>,
     _ticker: Arc<Ticker>,
 }
 
@@ -73,12 +74,23 @@ impl Engine {
         let engine = wasmtime::Engine::new(&config(settings)).map_err(EngineError::Setup)?;
         let linker = linker(&engine).map_err(EngineError::Setup)?;
         let ticker = Ticker::start(engine.clone())?;
-        Ok(Engine { engine, linker: Arc::new(linker), compiler: Compiler::default(), _ticker: Arc::new(ticker) })
+        Ok(Engine {
+            engine,
+            linker: Arc::new(linker),
+            compiler: Compiler::default(),
+            stop_compiling: Arc::default(),
+            _ticker: Arc::new(ticker),
+        })
     }
 
     /// The same engine, which compiles elsewhere.
     pub fn compiling_in(self, compiler: Compiler) -> Engine {
         Engine { compiler, ..self }
+    }
+
+    /// Gives up what is being compiled in child processes, now and later: the process is to end.
+    pub fn stop_compiling(&self) {
+        self.stop_compiling.store(true, Ordering::Relaxed);
     }
 }
 

@@ -9,7 +9,7 @@ use wasmill::broker::keys::Namespace;
 use wasmill::broker::memory::MemoryBroker;
 use wasmill::broker::pubsub::PubSub;
 use wasmill::broker::redis::{RedisBroker, RedisSettings};
-use wasmill::broker::{Broker, Claimed, Entry, EntryId, Fields, Inspect, Settled, Source};
+use wasmill::broker::{Broker, Claimed, Entry, EntryId, Fields, Inspect, Settled, Source, Store};
 use wasmill::envelope;
 use wasmill::event::Event;
 use wasmill::outcome::{DeadLetter, Decision, FaultClass, Publication, Settlement};
@@ -53,6 +53,13 @@ impl Fixture {
         let client = redis::Client::open(server.url()).expect("a valid URL");
         let raw = client.get_multiplexed_async_connection_with_config(&config).await.expect("the server answers");
         Fixture { backend: Backend::Redis(Box::new(OnRedis { broker, raw, server })) }
+    }
+
+    pub fn store(&self) -> &dyn Store {
+        match &self.backend {
+            Backend::Memory(broker) => broker,
+            Backend::Redis(redis) => &redis.broker,
+        }
     }
 
     pub fn broker(&self) -> &dyn Broker {

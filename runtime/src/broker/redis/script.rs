@@ -24,6 +24,7 @@ pub(super) enum Script {
     TakeIn,
     DueDelayed,
     MoveDelayed,
+    ChangeRecord,
 }
 
 /// What the scripts that append to streams begin with.
@@ -52,6 +53,7 @@ impl Script {
             Script::Trim => include_str!("trim.lua"),
             Script::DueDelayed => include_str!("due_delayed.lua"),
             Script::MoveDelayed => include_str!("move_delayed.lua"),
+            Script::ChangeRecord => include_str!("change_record.lua"),
         }
     }
 
@@ -61,7 +63,7 @@ impl Script {
     }
 
     fn loaded(self) -> &'static Loaded {
-        static LOADED: [OnceLock<Loaded>; 14] = [const { OnceLock::new() }; 14];
+        static LOADED: [OnceLock<Loaded>; 15] = [const { OnceLock::new() }; 15];
         LOADED[self as usize].get_or_init(|| {
             let source = self.source();
             let text = match source.split_once('\n') {

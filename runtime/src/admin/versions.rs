@@ -1,0 +1,64 @@
+//! Versions of handlers by HTTP.
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::{Path, Query, State};
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+use super::{AdminState, Problem};
+use crate::ops::{DeployQuery, GcReport, RollbackRequest, VersionsReport};
+
+/// An answer, or why there is none.
+type Answer<T> = Result<Json<T>, Problem>;
+
+/// What stays.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(default, deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct GcQuery {
+    /// The newest so many versions of each handler stay as well [default: 0]
+    keep_last: usize,
+}
+
+/// Deploy a version: all workers prepare it, then serve it
+///
+/// The answer comes at once; ask for the versions to see how far the workers are.
+#[utoipa::path(post, path = "/v1/handlers/{handler}/versions", tag = "versions",
+    params(("handler" = String, Path), DeployQuery),
+    request_body(content = Vec<u8>, content_type = "application/wasm"),
+    responses((status = 200, body = VersionsReport), (status = "default", response = super::openapi::ProblemResponse)))]
+pub(super) async fn deploy(
+    State(state): State<AdminState>,
+    Path(handler): Path<String>,
+    Query(query): Query<DeployQuery>,
+    body: Bytes,
+) -> Answer<VersionsReport> {
+    Ok(Json(state.operator.deploy(&handler, &body, &query).await?))
+}
+
+/// The versions of a handler, what workers serve, and how far a rollout is
+#[utoipa::path(get, path = "/v1/handlers/{handler}/versions", tag = "versions", params(("handler" = String, Path)),
+    responses((status = 200, body = VersionsReport), (status = "default", response = super::openapi::ProblemResponse)))]
+pub(super) async fn versions(State(state): State<AdminState>, Path(handler): Path<String>) -> Answer<VersionsReport> {
+    Ok(Json(state.operator.versions(&handler).await?))
+}
+
+/// Go back to a version that was deployed before
+#[utoipa::path(post, path = "/v1/handlers/{handler}/rollback", tag = "versions", params(("handler" = String, Path)),
+    request_body = RollbackRequest,
+    responses((status = 200, body = VersionsReport), (status = "default", response = super::openapi::ProblemResponse)))]
+pub(super) async fn rollback(
+    State(state): State<AdminState>,
+    Path(handler): Path<String>,
+    Json(request): Json<RollbackRequest>,
+) -> Answer<VersionsReport> {
+    Ok(Json(state.operator.rollback(&handler, &request).await?))
+}
+
+/// Delete components that nobody needs any more
+#[utoipa::path(post, path = "/v1/gc", tag = "versions", params(GcQuery),
+    responses((status = 200, body = GcReport), (status = "default", response = super::openapi::ProblemResponse)))]
+pub(super) async fn gc(State(state): State<AdminState>, Query(query): Query<GcQuery>) -> Answer<GcReport> {
+    Ok(Json(state.operator.gc(query.keep_last).await?))
+}

@@ -1,0 +1,292 @@
+//! What the fleet knows of the versions of a handler, and how a rollout goes on. Only decides; others read and write.
+//!
+//! Everything about a handler stands in one [`Record`], which is only ever replaced as a whole, and only if nobody else has
+//! replaced it meanwhile. So whoever sees that a rollout can go on may say so: a worker, or the one who asked for it. No step
+//! needs a certain process to be alive.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// The versions that a record remembers; older ones are forgotten, unless one of them serves.
+pub const MAX_VERSIONS: usize = 50;
+/// The longest text that a record takes over from elsewhere, in characters.
+const MAX_TEXT: usize = 500;
+
+/// The versions of a handler, and which of them serves.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+#[serde(default)]
+pub struct Record {
+    /// The digest of the version that serves; `None` for the component of the configuration.
+    pub current: Option<String>,
+    /// The one that served before: where a rollback leads.
+    pub previous: Option<String>,
+    /// Versions that were deployed, the newest first.
+    pub versions: Vec<KnownVersion>,
+    /// What is going on.
+    pub rollout: Option<Rollout>,
+    /// How the last rollout ended.
+    pub last: Option<Ended>,
+}
+
+/// A version that was deployed at some time.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+pub struct KnownVersion {
+    /// The SHA-256 of its component, 64 hexadecimal digits.
+    pub digest: String,
+    /// Bytes of its component.
+    pub size: u64,
+    /// When it was last deployed, in milliseconds since the Unix epoch.
+    pub deployed_ms: u64,
+    /// By whom.
+    pub by: String,
+    /// Where its component came from: a file, or a reference to a registry.
+    pub source: String,
+}
+
+/// A version on its way to serve.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+pub struct Rollout {
+    /// Tells it from others.
+    pub id: String,
+    /// The version.
+    pub digest: String,
+    /// Who asked for it.
+    pub by: String,
+    /// When it began, in milliseconds since the Unix epoch.
+    pub started_ms: u64,
+    /// When it is given up, if not every worker is prepared.
+    pub until_ms: u64,
+}
+
+/// How a rollout ended.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+pub struct Ended {
+    /// Which one.
+    pub id: String,
+    /// The version.
+    pub digest: String,
+    /// When, in milliseconds since the Unix epoch.
+    pub at_ms: u64,
+    /// Why the version does not serve; `None` if it does.
+    pub failed: Option<String>,
+}
+
+/// What a worker says of a rollout.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+pub struct Progress {
+    /// Which one.
+    pub rollout: String,
+    /// How far it has come.
+    pub state: Preparation,
+}
+
+/// How far a worker has come.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Preparation {
+    /// It compiles and checks.
+    Preparing,
+    /// It can switch at any time.
+    Prepared,
+    /// It has switched.
+    Serving,
+    /// It cannot, and says why.
+    Failed(String),
+}
+
+/// A rollout cannot begin.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CannotBegin {
+    /// Only one at a time.
+    #[error(
+        "{by} is deploying {digest} already. Wait until that has ended: it is given up by itself when a worker cannot \
+         prepare it"
+    )]
+    Busy { by: String, digest: String },
+    /// Nothing would change.
+    #[error("{0} serves already")]
+    Serves(String),
+}
+
+impl Record {
+    /// The record of a handler, from its text.
+    pub fn parse(text: &str) -> Result<Record, serde_json::Error> {
+        serde_json::from_str(text)
+    }
+
+    /// Its text.
+    pub fn text(&self) -> String {
+        serde_json::to_string(self).expect("a record has nothing that JSON lacks")
+    }
+
+    /// The version of that digest, or the only one that begins so.
+    pub fn find(&self, digest: &str) -> Option<&KnownVersion> {
+        let digest = digest.strip_prefix("sha256:").unwrap_or(digest);
+        let mut found = self.versions.iter().filter(|version| !digest.is_empty() && version.digest.starts_with(digest));
+        found.next().filter(|_| found.next().is_none())
+    }
+
+    /// With a rollout of this version. `until_ms` is when it is given up.
+    pub fn begin(&self, version: KnownVersion, id: String, until_ms: u64) -> Result<Record, CannotBegin> {
+        if let Some(rollout) = &self.rollout {
+            return Err(CannotBegin::Busy { by: rollout.by.clone(), digest: rollout.digest.clone() });
+        }
+        if self.current.as_deref() == Some(&version.digest) {
+            return Err(CannotBegin::Serves(version.digest));
+        }
+        let rollout = Rollout {
+            id,
+            digest: version.digest.clone(),
+            by: version.by.clone(),
+            started_ms: version.deployed_ms,
+            until_ms,
+        };
+        let mut next = Record { rollout: Some(rollout), ..self.clone() };
+        next.versions.retain(|known| known.digest != version.digest);
+        next.versions.insert(0, version);
+        next.forget_old();
+        Ok(next)
+    }
+
+    fn forget_old(&mut self) {
+        let (current, previous) = (self.current.clone(), self.previous.clone());
+        let mut kept = 0;
+        self.versions.retain(|version| {
+            kept += 1;
+            let digest = Some(&version.digest);
+            kept <= MAX_VERSIONS || digest == current.as_ref() || digest == previous.as_ref()
+        });
+    }
+
+    /// What becomes of the rollout: `None` as long as it has to wait. `workers` are those that are alive and serve the
+    /// handler, `said` is what workers have said, `now_ms` the time.
+    pub fn advance(&self, workers: &[&str], said: &BTreeMap<String, Progress>, now_ms: u64) -> Option<Record> {
+        let rollout = self.rollout.as_ref()?;
+        let state = |worker: &str| said.get(worker).filter(|progress| progress.rollout == rollout.id);
+        for worker in workers {
+            if let Some(Progress { state: Preparation::Failed(why), .. }) = state(worker) {
+                return Some(self.end(now_ms, Some(format!("{worker}: {why}"))));
+            }
+        }
+        let is_prepared = |worker: &&str| {
+            state(worker).is_some_and(|said| matches!(said.state, Preparation::Prepared | Preparation::Serving))
+        };
+        let waiting: Vec<&str> = workers.iter().copied().filter(|worker| !is_prepared(worker)).collect();
+        match (workers.is_empty(), waiting.is_empty()) {
+            (false, true) => Some(self.end(now_ms, None)),
+            _ if now_ms < rollout.until_ms => None,
+            (true, _) => Some(self.end(now_ms, Some("no worker serves the handler".to_owned()))),
+            (false, false) => Some(self.end(now_ms, Some(format!("not prepared in time: {}", waiting.join(", "))))),
+        }
+    }
+
+    /// Without its rollout: the version serves, or `failed` says why it does not.
+    pub fn end(&self, now_ms: u64, failed: Option<String>) -> Record {
+        let mut next = self.clone();
+        let Some(rollout) = next.rollout.take() else { return next };
+        if failed.is_none() {
+            next.previous = next.current.replace(rollout.digest.clone());
+        }
+        let failed = failed.map(|why| why.chars().take(MAX_TEXT).collect());
+        next.last = Some(Ended { id: rollout.id, digest: rollout.digest, at_ms: now_ms, failed });
+        next
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn version(digest: &str) -> KnownVersion {
+        KnownVersion { digest: digest.into(), size: 1, deployed_ms: 10, by: "me".into(), source: "x.wasm".into() }
+    }
+
+    fn said(rollout: &str, states: &[(&str, Preparation)]) -> BTreeMap<String, Progress> {
+        let progress = |state: &Preparation| Progress { rollout: rollout.to_owned(), state: state.clone() };
+        states.iter().map(|(worker, state)| ((*worker).to_owned(), progress(state))).collect()
+    }
+
+    fn begun(digest: &str) -> Record {
+        Record::default().begin(version(digest), "r".into(), 100).expect("nothing is going on")
+    }
+
+    #[test]
+    fn it_serves_when_every_worker_is_prepared_and_not_before() {
+        let record = begun("a");
+        let (ready, not) = (Preparation::Prepared, Preparation::Preparing);
+        assert_eq!(record.advance(&["1", "2"], &said("r", &[("1", ready.clone()), ("2", not)]), 50), None);
+        assert_eq!(record.advance(&["1", "2"], &said("r", &[("1", ready.clone())]), 50), None);
+        // What was said of another rollout says nothing about this one.
+        assert_eq!(record.advance(&["1"], &said("q", &[("1", ready.clone())]), 50), None);
+        // A worker that has gone is not waited for.
+        let next = record.advance(&["1"], &said("r", &[("1", ready)]), 50).expect("all are prepared");
+        assert_eq!((next.current.as_deref(), &next.rollout), (Some("a"), &None));
+        assert_eq!(next.last.map(|last| (last.id, last.failed)), Some(("r".to_owned(), None)));
+    }
+
+    #[test]
+    fn one_that_cannot_ends_it_and_the_old_version_stays() {
+        let record = Record { current: Some("old".into()), ..Record::default() };
+        let record = record.begin(version("a"), "r".into(), 100).expect("nothing is going on");
+        let states = [("1", Preparation::Prepared), ("2", Preparation::Failed("no export".into()))];
+        let next = record.advance(&["1", "2"], &said("r", &states), 50).expect("it has ended");
+        assert_eq!(next.current.as_deref(), Some("old"));
+        assert_eq!(next.last.and_then(|last| last.failed).as_deref(), Some("2: no export"));
+    }
+
+    #[test]
+    fn it_is_given_up_at_its_end_and_says_for_whom_it_waited() {
+        let record = begun("a");
+        let nobody = BTreeMap::new();
+        assert_eq!(record.advance(&["1"], &nobody, 99), None);
+        let late = record.advance(&["1"], &nobody, 100).expect("its time is over");
+        assert_eq!(late.last.and_then(|last| last.failed).as_deref(), Some("not prepared in time: 1"));
+        assert_eq!(late.current, None);
+        assert_eq!(record.advance(&[], &nobody, 99), None);
+        assert!(record.advance(&[], &nobody, 100).is_some_and(|next| next.rollout.is_none()));
+        assert_eq!(Record::default().advance(&["1"], &nobody, 1000), None);
+    }
+
+    #[test]
+    fn only_one_at_a_time_and_nothing_twice() {
+        let record = begun("a");
+        assert!(matches!(record.begin(version("b"), "s".into(), 9), Err(CannotBegin::Busy { .. })));
+        let serving = record.end(20, None);
+        assert_eq!(serving.begin(version("a"), "s".into(), 9), Err(CannotBegin::Serves("a".into())));
+        let back = serving.begin(version("b"), "s".into(), 9).expect("another one").end(30, None);
+        assert_eq!((back.current.as_deref(), back.previous.as_deref()), (Some("b"), Some("a")));
+    }
+
+    #[test]
+    fn old_versions_are_forgotten_but_not_those_in_use() {
+        let mut record = begun("first").end(20, None);
+        for number in 0..MAX_VERSIONS {
+            let digest = format!("{number:064x}");
+            record =
+                record.begin(version(&digest), "r".into(), 9).expect("one after the other").end(20, Some("no".into()));
+        }
+        assert_eq!(record.versions.len(), MAX_VERSIONS + 1);
+        assert!(record.find("first").is_some());
+        record = record.begin(version("last"), "r".into(), 9).expect("one after the other");
+        assert_eq!(record.versions.len(), MAX_VERSIONS + 1);
+        assert!(record.find(&format!("{:064x}", 0)).is_none() && record.find("sha256:last").is_some());
+    }
+
+    #[test]
+    fn digests_may_be_shortened_if_that_is_clear() {
+        let mut record = begun("abc1");
+        record.versions.push(version("abd2"));
+        assert_eq!(record.find("abc").map(|version| version.digest.as_str()), Some("abc1"));
+        assert!(record.find("ab").is_none() && record.find("").is_none() && record.find("x").is_none());
+    }
+
+    #[test]
+    fn records_survive_their_text_and_old_ones_may_lack_fields() {
+        let record = begun("a").end(20, Some("why".into()));
+        assert_eq!(Record::parse(&record.text()).ok(), Some(record));
+        assert_eq!(Record::parse("{}").ok(), Some(Record::default()));
+        assert!(Record::parse("1").is_err());
+    }
+}

@@ -1,0 +1,302 @@
+//! Versions of handlers: deploying, going back, forgetting.
+//!
+//! Nothing here switches anything: it writes the record that all workers follow ([`crate::deploy::record`]).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::{Operator, OpsError};
+use crate::deploy::record::{Ended, KnownVersion, Preparation, Progress, Record, Rollout};
+use crate::wasm::{Digest, MAX_COMPONENT_BYTES};
+
+/// How long workers may take to prepare a version, if nothing else is asked for: compiling a Python component takes many
+/// seconds, on a busy machine minutes.
+pub const PREPARE_TIME: Duration = Duration::from_secs(300);
+/// The most that may be asked for.
+pub const MAX_PREPARE_TIME: Duration = Duration::from_secs(3600);
+/// The longest name and source that a version is remembered with, in bytes.
+const MAX_TEXT: usize = 256;
+/// Others who change the record at the same time: more tries than that need a reason.
+const TRIES: usize = 20;
+
+/// Who deploys what.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, IntoParams)]
+#[serde(deny_unknown_fields, default)]
+#[into_params(parameter_in = Query)]
+pub struct DeployQuery {
+    /// Who asks for it, as `versions` shows it
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+    /// Where the component comes from, as `versions` shows it
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+    /// How long workers may take to prepare it, in milliseconds, 1 to 3,600,000 [default: 300,000]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prepare_ms: Option<u64>,
+}
+
+/// Where to go back to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RollbackRequest {
+    /// The digest of the version, or how it begins; the version that served before if there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
+    /// Who asks for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+}
+
+/// The versions of a handler, and where it stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+pub struct VersionsReport {
+    /// The handler.
+    pub handler: String,
+    /// The digest of the version that serves; absent for the component of the configuration.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub current: Option<String>,
+    /// The one before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub previous: Option<String>,
+    /// Versions that were deployed, the newest first.
+    pub versions: Vec<VersionReport>,
+    /// What is going on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<Rollout>,
+    /// How the last rollout ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last: Option<Ended>,
+    /// The workers that serve the handler.
+    pub workers: Vec<WorkerVersion>,
+}
+
+/// One version.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+pub struct VersionReport {
+    /// What is known of it.
+    #[serde(flatten)]
+    pub version: KnownVersion,
+    /// What it does.
+    pub state: VersionState,
+}
+
+/// What a version does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum VersionState {
+    /// It serves.
+    Current,
+    /// It served before.
+    Previous,
+    /// Workers prepare it.
+    Preparing,
+    /// It is kept, and can be gone back to.
+    Kept,
+    /// Its component has been deleted.
+    Gone,
+}
+
+/// What a worker does for the handler.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+pub struct WorkerVersion {
+    /// The worker.
+    pub worker: String,
+    /// The digest of the version that it serves, by its last heartbeat.
+    pub serves: String,
+    /// How far it is with the rollout, if it has said so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<Preparation>,
+}
+
+/// Components that were deleted.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+pub struct GcReport {
+    /// Their digests.
+    pub removed: Vec<String>,
+    /// Bytes that they had.
+    pub bytes: u64,
+    /// Components that are kept.
+    pub kept: usize,
+}
+
+impl Operator {
+    /// Keeps the component, and asks all workers to prepare it and then to serve it.
+    pub async fn deploy(&self, handler: &str, bytes: &[u8], query: &DeployQuery) -> Result<VersionsReport, OpsError> {
+        self.handler(handler)?;
+        let prepare = query.prepare_ms.map_or(PREPARE_TIME, Duration::from_millis);
+        if prepare.is_zero() || prepare > MAX_PREPARE_TIME {
+            return Err(OpsError::Invalid("`prepare_ms` must be 1 to 3600000, that is an hour".to_owned()));
+        }
+        if bytes.len() as u64 > MAX_COMPONENT_BYTES {
+            let problem = format!("the component has {} bytes; {MAX_COMPONENT_BYTES} are allowed", bytes.len());
+            return Err(OpsError::TooLarge(problem));
+        }
+        if !bytes.starts_with(b"\0asm") {
+            return Err(OpsError::Invalid("not a WebAssembly file: it does not begin with \\0asm".to_owned()));
+        }
+        let digest = Digest::of(bytes).hex();
+        // A deployment that cannot begin should not cost an upload.
+        let (_, record) = self.record(handler).await?;
+        let version = KnownVersion {
+            digest: digest.clone(),
+            size: bytes.len() as u64,
+            deployed_ms: self.broker.time_ms().await?,
+            by: name("by", query.by.as_deref())?,
+            source: name("source", query.source.as_deref())?,
+        };
+        begin(&record, version.clone(), prepare)?;
+        self.broker.put_component(&digest, bytes).await?;
+        self.change(handler, |record| begin(record, version.clone(), prepare)).await?;
+        self.versions(handler).await
+    }
+
+    /// Asks all workers to go back to a version that was deployed before.
+    pub async fn rollback(&self, handler: &str, request: &RollbackRequest) -> Result<VersionsReport, OpsError> {
+        self.handler(handler)?;
+        let (_, record) = self.record(handler).await?;
+        let Some(wanted) = request.to.as_deref().or(record.previous.as_deref()) else {
+            let problem = format!("no version of {handler} served before: name one of `wasmill versions` with --to");
+            return Err(OpsError::Invalid(problem));
+        };
+        let Some(known) = record.find(wanted).cloned() else {
+            let problem =
+                format!("`{wanted}` is no version of {handler}, or several; see `wasmill versions {handler}`");
+            return Err(OpsError::Invalid(problem));
+        };
+        if !self.broker.components().await?.contains_key(&known.digest) {
+            let problem = format!("the component of {} has been deleted: deploy it again", known.digest);
+            return Err(OpsError::Invalid(problem));
+        }
+        let by = name("by", request.by.as_deref())?;
+        let version = KnownVersion { by, deployed_ms: self.broker.time_ms().await?, ..known };
+        self.change(handler, |record| begin(record, version.clone(), PREPARE_TIME)).await?;
+        self.versions(handler).await
+    }
+
+    /// The versions of a handler, what its workers serve, and how far a rollout is. Ends a rollout that no worker is there to
+    /// end.
+    pub async fn versions(&self, handler: &str) -> Result<VersionsReport, OpsError> {
+        self.handler(handler)?;
+        let (text, mut record) = self.record(handler).await?;
+        let said = self.said(handler).await?;
+        let workers: Vec<WorkerVersion> = self.worker_versions(handler, &said, &record).await?;
+        let names: Vec<&str> = workers.iter().map(|worker| worker.worker.as_str()).collect();
+        if let Some(next) = record.advance(&names, &said, self.broker.time_ms().await?)
+            && self.broker.change_record(handler, text.as_deref(), &next.text()).await?
+        {
+            record = next;
+        }
+        let kept = self.broker.components().await?;
+        let versions = record
+            .versions
+            .iter()
+            .map(|version| VersionReport { state: state(&record, version, &kept), version: version.clone() });
+        Ok(VersionsReport { handler: handler.to_owned(), versions: versions.collect(), workers, ..shown(record) })
+    }
+
+    /// Deletes components that no handler serves, has served before, or is about to serve. With `keep_last`, the newest so
+    /// many of each handler stay as well.
+    pub async fn gc(&self, keep_last: usize) -> Result<GcReport, OpsError> {
+        let mut wanted = BTreeSet::new();
+        for text in self.broker.records().await?.into_values() {
+            let record = parse(&text)?;
+            wanted.extend(record.versions.iter().take(keep_last).map(|version| version.digest.clone()));
+            wanted.extend(
+                [record.current, record.previous, record.rollout.map(|rollout| rollout.digest)].into_iter().flatten(),
+            );
+        }
+        let mut report = GcReport::default();
+        for (digest, bytes) in self.broker.components().await? {
+            if wanted.contains(&digest) {
+                report.kept += 1;
+            } else if self.broker.remove_component(&digest).await? {
+                report.bytes += bytes;
+                report.removed.push(digest);
+            }
+        }
+        Ok(report)
+    }
+
+    /// The record of a handler, and its text if there is one.
+    async fn record(&self, handler: &str) -> Result<(Option<String>, Record), OpsError> {
+        let text = self.broker.records().await?.remove(handler);
+        let record = text.as_deref().map(parse).transpose()?.unwrap_or_default();
+        Ok((text, record))
+    }
+
+    /// Changes the record, as often as others change it meanwhile.
+    async fn change(&self, handler: &str, next: impl Fn(&Record) -> Result<Record, OpsError>) -> Result<(), OpsError> {
+        for _ in 0..TRIES {
+            let (text, record) = self.record(handler).await?;
+            if self.broker.change_record(handler, text.as_deref(), &next(&record)?.text()).await? {
+                return Ok(());
+            }
+        }
+        Err(OpsError::Conflict(format!("others keep changing the versions of {handler}; try again")))
+    }
+
+    async fn said(&self, handler: &str) -> Result<BTreeMap<String, Progress>, OpsError> {
+        let reports = self.broker.reports(handler).await?;
+        // A worker of another version of wasmill may say other things.
+        let progress = |(worker, text): (String, String)| Some((worker, serde_json::from_str(&text).ok()?));
+        Ok(reports.into_iter().filter_map(progress).collect())
+    }
+
+    async fn worker_versions(
+        &self,
+        handler: &str,
+        said: &BTreeMap<String, Progress>,
+        record: &Record,
+    ) -> Result<Vec<WorkerVersion>, OpsError> {
+        let rollout = record.rollout.as_ref();
+        let last = record.last.as_ref();
+        let id = rollout.map(|rollout| &rollout.id).or(last.map(|last| &last.id));
+        let workers = self.workers().await?.into_iter().filter_map(|worker| {
+            let serves = worker.report.handlers.get(handler)?.digest.clone();
+            let progress = said.get(&worker.report.worker).filter(|progress| Some(&progress.rollout) == id);
+            let state = progress.map(|progress| progress.state.clone());
+            // Its heartbeat may be older than its switch.
+            let switched = record.current.as_deref().filter(|_| state == Some(Preparation::Serving));
+            let serves = switched.unwrap_or(serves.strip_prefix("sha256:").unwrap_or(&serves)).to_owned();
+            Some(WorkerVersion { worker: worker.report.worker, serves, rollout: state })
+        });
+        Ok(workers.collect())
+    }
+}
+
+fn parse(text: &str) -> Result<Record, OpsError> {
+    Record::parse(text).map_err(|error| OpsError::Invalid(format!("the record in `wasmill:deployments`: {error}")))
+}
+
+fn begin(record: &Record, version: KnownVersion, prepare: Duration) -> Result<Record, OpsError> {
+    let until_ms = version.deployed_ms.saturating_add(prepare.as_millis() as u64);
+    let id = uuid::Uuid::now_v7().to_string();
+    record.begin(version, id, until_ms).map_err(|error| OpsError::Conflict(error.to_string()))
+}
+
+fn name(field: &str, text: Option<&str>) -> Result<String, OpsError> {
+    let text = text.unwrap_or_default();
+    if text.len() > MAX_TEXT || text.chars().any(char::is_control) {
+        return Err(OpsError::Invalid(format!("`{field}` has at most {MAX_TEXT} bytes and no control characters")));
+    }
+    Ok(text.to_owned())
+}
+
+fn state(record: &Record, version: &KnownVersion, kept: &BTreeMap<String, u64>) -> VersionState {
+    let is = |digest: Option<&String>| digest == Some(&version.digest);
+    match () {
+        () if is(record.current.as_ref()) => VersionState::Current,
+        () if is(record.rollout.as_ref().map(|rollout| &rollout.digest)) => VersionState::Preparing,
+        () if !kept.contains_key(&version.digest) => VersionState::Gone,
+        () if is(record.previous.as_ref()) => VersionState::Previous,
+        () => VersionState::Kept,
+    }
+}
+
+fn shown(record: Record) -> VersionsReport {
+    let Record { current, previous, rollout, last, .. } = record;
+    VersionsReport { current, previous, rollout, last, ..VersionsReport::default() }
+}
