@@ -36,14 +36,14 @@ func main() {}
 
 func handle(event *wasmill.Event, delivery wasmill.Delivery) error {
 	drill(event)
-	// The JSON package would replace what is not UTF-8.
-	if !utf8.Valid(event.Data) {
-		return wasmill.Reject("malformed order: not UTF-8")
-	}
 	var order Order
 	var fields map[string]json.RawMessage
 	if err := errors.Join(json.Unmarshal(event.Data, &order), json.Unmarshal(event.Data, &fields)); err != nil {
 		return wasmill.Reject("malformed order: %w", err)
+	}
+	// The JSON package replaces what is not UTF-8.
+	if !utf8.Valid(event.Data) {
+		return wasmill.Reject("malformed order: not UTF-8")
 	}
 	count, err := order.countItems()
 	if err != nil {

@@ -187,14 +187,15 @@ fn tools(root: &Path, language: Language) -> String {
         line.chars().filter(|character| !"\", ".contains(*character)).collect::<String>()
     };
     let python = |name| package("guest-examples/requirements.txt", name).replace("==", " ");
-    let node = || package("guest-examples/js/enrich/package.json", "componentize-js").replace("@bytecodealliance/", "");
+    let npm = |project: &str, name: &str| {
+        let line = package(&format!("guest-examples/{project}/enrich/package.json"), &format!("\"{name}\":"));
+        line.replace("@bytecodealliance/", "").replace(':', " ")
+    };
+    let bundler = |project| npm(project, "@bytecodealliance/componentize-js");
     match language {
         Language::Rust => first_line("rustc", &["--version"]).split(' ').take(2).collect::<Vec<_>>().join(" "),
-        Language::Js => format!("node {}, {}", first_line("node", &["--version"]), node().replace(':', " ")),
-        Language::Ts => {
-            let compiler = package("guest-examples/ts/enrich/package.json", "\"typescript\"").replace(':', " ");
-            format!("{compiler}, {}", node().replace(':', " "))
-        }
+        Language::Js => format!("node {}, {}", first_line("node", &["--version"]), bundler("js")),
+        Language::Ts => format!("{}, {}", npm("ts", "typescript"), bundler("ts")),
         Language::Python => python("componentize-py"),
         Language::Go => first_line("go", &["version"]).split(' ').nth(2).unwrap_or("?").replace("go", "go "),
         Language::C | Language::Cpp | Language::Zig => python("ziglang"),
@@ -222,7 +223,8 @@ fn known_limits(name: &str) -> &'static str {
         "go" => {
             "a goroutine that is left behind does not run between events; events up to 2 MiB, by the arena of the package"
         }
-        "c" | "cpp" => "a stack of 128 KiB; the example's JSON reader stops at 64 levels; C++ without exceptions",
+        "c" => "a stack of 128 KiB; the example's JSON reader stops at 64 levels",
+        "cpp" => "no exceptions; a stack of 128 KiB; the example's JSON reader stops at 64 levels",
         "zig" => "none",
         _ => "",
     }
