@@ -1,12 +1,11 @@
 //! `wasmill deploy` and `wasmill rollback`: another version of a handler, on all workers.
 
-use std::io::{IsTerminal as _, Read as _};
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use wasmill::config::units::parse_duration;
 use wasmill::deploy::record::{Ended, Preparation};
@@ -15,7 +14,7 @@ use wasmill::wasm::MAX_COMPONENT_BYTES;
 
 use super::table::{counted, plain};
 use super::target::Target;
-use super::{Context, Report, block_on, print_json};
+use super::{Context, Report, block_on, print_json, progress};
 
 /// How often the workers' progress is looked at.
 const POLL: Duration = Duration::from_millis(100);
@@ -98,7 +97,7 @@ async fn follow(context: &Context, target: &Target, begun: VersionsReport) -> Re
     // It may have ended already.
     let rollout = rollout.or_else(|| begun.last.as_ref().map(|last| (last.id.clone(), last.digest.clone())));
     let Some((id, digest)) = rollout else { return Err(Report::failure("the rollout has vanished")) };
-    let progress = spinner();
+    let progress = progress::saying();
     let mut deadline = None;
     let mut report = begun;
     loop {
@@ -151,14 +150,6 @@ fn preparing(report: &VersionsReport) -> String {
         0 => "no worker serves the handler: waiting for one".to_owned(),
         workers => format!("{prepared} of {workers} workers prepared"),
     }
-}
-
-fn spinner() -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let style = ProgressStyle::with_template("{spinner} {msg}").expect("the template is right");
-    ProgressBar::new_spinner().with_style(style)
 }
 
 /// The bytes of a component; no more than one may have.

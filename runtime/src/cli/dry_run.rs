@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 use wasmill::app;
-use wasmill::broker::keys::{self, Namespace};
+use wasmill::broker::keys::Namespace;
 use wasmill::clock::now_ms;
 use wasmill::config::{Config, ResolvedHandler};
 use wasmill::event::Event;
@@ -19,7 +19,7 @@ use super::progress;
 use super::replay::Args;
 use super::table::{counted, plain};
 use super::target::Target;
-use super::{Context, Report};
+use super::{Context, Report, invoke};
 
 /// What came of all events.
 #[derive(Default)]
@@ -121,17 +121,8 @@ impl Runner<'_> {
 
     async fn run_one(&mut self, entry: &str, event: Event, totals: &mut Totals) {
         let (id, r#type) = (event.id.clone(), event.r#type.clone());
-        let resolved = &self.resolved;
-        let delivery = GuestDelivery {
-            tenant: keys::DEFAULT_TENANT.to_owned(),
-            handler: resolved.name.clone(),
-            stream: self.args.stream.clone(),
-            entry_id: entry.to_owned(),
-            attempt: 1,
-            max_attempts: resolved.retry.max_attempts,
-            deadline_ms: u64::try_from(resolved.limits.deadline.as_millis()).unwrap_or(u64::MAX),
-            replay: true,
-        };
+        let (stream, entry_id) = (self.args.stream.clone(), entry.to_owned());
+        let delivery = GuestDelivery { stream, entry_id, replay: true, ..invoke::delivery(&self.resolved, 1) };
         let event = Arc::new(GuestEvent::from(event));
         let running = self.handler.run(self.warm.take(), event, delivery, now_ms(), self.run.clone());
         let (execution, warm) = running.await;

@@ -15,6 +15,11 @@ pub fn counting(things: &str) -> ProgressBar {
     shown(ProgressBar::new_spinner(), &format!("{{spinner}} {{human_pos}} {things}, {{per_sec}}, {{elapsed}}"))
 }
 
+/// What is being waited for, in words that change.
+pub fn saying() -> ProgressBar {
+    shown(ProgressBar::new_spinner(), "{spinner} {msg}")
+}
+
 fn shown(bar: ProgressBar, template: &str) -> ProgressBar {
     let style = ProgressStyle::with_template(template).expect("the templates above are right, as the test shows");
     if std::io::stderr().is_terminal() { bar.with_style(style) } else { ProgressBar::hidden() }
@@ -28,5 +33,6 @@ mod tests {
     fn the_templates_are_right() {
         towards(10, "orders").inc(1);
         counting("events").inc(1);
+        saying().tick();
     }
 }

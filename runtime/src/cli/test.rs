@@ -124,8 +124,8 @@ struct Bench {
     subjects: BTreeMap<String, Subject>,
     /// All handlers of the configuration.
     all: Vec<ResolvedHandler>,
-    /// What events must follow before they are run, if anything.
-    on_read: Option<Arc<Schemas>>,
+    /// Events must follow their schema before they are run.
+    on_read: bool,
     update: bool,
 }
 
@@ -141,7 +141,7 @@ impl Bench {
         Ok(Bench {
             subjects: subjects.collect::<Result<_, Report>>()?,
             all: config.handlers(),
-            on_read: config.schemas.on_read.then_some(schemas),
+            on_read: config.schemas.on_read,
             update,
         })
     }
@@ -172,25 +172,15 @@ impl Bench {
         };
         finding.handler = Some(name.clone());
         let Some(subject) = self.subjects.get(&name) else { return Ok(None) };
-        self.admit(subject, &event)?;
+        if let Some((_, why)) = subject.handler.policy.refusal(&event, self.on_read) {
+            return Err(format!("not run: {why}"));
+        }
         let partition_key = event.partition_key.clone();
         let execution = subject.run(event).await;
         let actual = Expectation::of(&execution, partition_key.as_deref());
         finding.execution = Some(execution);
         let compared = self.compare(fixture, &actual);
         Ok(Some(compared.unwrap_or_else(|problem| Verdict::Unfit { problem, actual: Some(actual) })))
-    }
-
-    /// What a worker would make a dead letter of without running it.
-    fn admit(&self, subject: &Subject, event: &Event) -> Result<(), String> {
-        let (size, limit) = (event.size(), subject.resolved.limits.event_bytes);
-        if size > limit {
-            return Err(format!("not run: the event has {size} bytes; limits.event_bytes is {limit}"));
-        }
-        match &self.on_read {
-            Some(schemas) => schemas.check(event).map_err(|violation| format!("not run: {violation}")),
-            None => Ok(()),
-        }
     }
 
     fn compare(&self, fixture: &Fixture, actual: &Expectation) -> Result<Verdict, String> {
