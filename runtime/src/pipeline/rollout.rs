@@ -147,10 +147,7 @@ impl Rollouts {
         let result = job.task.await.unwrap_or_else(|panic| Err(format!("preparing it ended badly: {panic}")));
         match result {
             Ok(version) => {
-                if followed.prepared.len() >= MAX_PREPARED {
-                    followed.prepared.remove(0);
-                }
-                followed.prepared.push(Arc::new(version));
+                followed.hold(Arc::new(version));
                 followed.failed.remove(&job.digest);
             }
             Err(why) => {
@@ -293,6 +290,11 @@ impl Followed {
         let digest = version.handler.component.digest;
         let serving = self.deployment.slot.current().handler.component.digest;
         self.prepared.retain(|known| ![digest, serving].contains(&known.handler.component.digest));
+        self.hold(version);
+    }
+
+    /// Holds a version ready; the one that was held longest goes if there are too many.
+    fn hold(&mut self, version: Arc<Version>) {
         if self.prepared.len() >= MAX_PREPARED {
             self.prepared.remove(0);
         }
