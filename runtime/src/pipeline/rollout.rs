@@ -19,8 +19,9 @@ use crate::fleet::WorkerReport;
 use crate::stats::HandlerStats;
 use crate::wasm::{CompiledCache, Engine};
 
-/// How often a worker looks whether another version is wanted: a rollback is not noticed later than that.
-const POLL: Duration = Duration::from_millis(100);
+/// How often a worker looks whether another version is wanted: a rollback is not noticed later than that, and has switched
+/// within a tenth of a second.
+const POLL: Duration = Duration::from_millis(50);
 /// The same while something is going on.
 const BUSY_POLL: Duration = Duration::from_millis(10);
 /// How often a worker says how a canary does, and looks what others say.
