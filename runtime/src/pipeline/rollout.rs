@@ -16,7 +16,7 @@ use crate::deploy::canary::{Canary, Tally};
 use crate::deploy::record::{Preparation, Progress, Record, Rollout};
 use crate::deploy::{Candidate, Version};
 use crate::fleet::WorkerReport;
-use crate::stats::HandlerStats;
+use crate::stats::{HandlerStats, VersionStats};
 use crate::wasm::{CompiledCache, Engine};
 
 /// How often a worker looks whether another version is wanted: a rollback is not noticed later than that, and has switched
@@ -60,7 +60,9 @@ struct Followed {
 /// A version that runs a share of the events.
 struct Trial {
     rollout: String,
-    /// What had become of its deliveries before: it may have served at some time.
+    /// What became of its deliveries.
+    counts: Arc<VersionStats>,
+    /// The same when it began: it may have served at some time.
     before: Tally,
     /// When it was last said how it does.
     looked: Option<Instant>,
@@ -222,6 +224,9 @@ impl Rollouts {
             self.handlers[at].end_trial();
             return true;
         };
+        if self.handlers[at].trial.as_ref().is_some_and(|trial| trial.rollout != rollout.id) {
+            self.handlers[at].end_trial();
+        }
         match self.want(at, &rollout.digest, record) {
             Wanted::Ready(version) => {
                 self.handlers[at].try_out(rollout, canary, version);
@@ -264,10 +269,12 @@ impl Rollouts {
         if !self.handlers[at].may_look() {
             return Ok(());
         }
-        let state = match self.want(at, &rollout.digest, record) {
-            Wanted::Ready(_) => self.handlers[at].tally().map_or(Preparation::Prepared, Preparation::Canary),
-            Wanted::Pending => Preparation::Preparing,
-            Wanted::Failed(why) => Preparation::Failed(why),
+        let state = match (self.want(at, &rollout.digest, record), self.handlers[at].tally()) {
+            (Wanted::Failed(why), _) => Preparation::Failed(why),
+            // What has been counted must not be taken back.
+            (_, Some(tally)) => Preparation::Canary(tally),
+            (Wanted::Ready(_), None) => Preparation::Prepared,
+            (Wanted::Pending, None) => Preparation::Preparing,
         };
         self.say(at, &rollout.id, state).await?;
         let handler = self.handlers[at].deployment.name().to_owned();
@@ -357,9 +364,10 @@ impl Followed {
 
     /// Has a version run its share of the events, unless it does.
     fn try_out(&mut self, rollout: &Rollout, canary: &Canary, version: Arc<Version>) {
-        if self.trial.as_ref().is_none_or(|trial| trial.rollout != rollout.id) {
-            let before = self.stats.version(&version.digest).tally();
-            self.trial = Some(Trial { rollout: rollout.id.clone(), before, looked: None });
+        if self.trial.is_none() {
+            let counts = self.stats.version(&version.digest);
+            let before = counts.tally();
+            self.trial = Some(Trial { rollout: rollout.id.clone(), counts, before, looked: None });
         }
         let slot = &self.deployment.slot;
         if slot.candidate().is_none_or(|candidate| !Arc::ptr_eq(&candidate.version, &version)) {
@@ -378,7 +386,7 @@ impl Followed {
     /// What became of deliveries on the version that runs a share of the events.
     fn tally(&self) -> Option<Tally> {
         let trial = self.trial.as_ref()?;
-        let tally = self.stats.version(&self.deployment.slot.candidate()?.version.digest).tally();
+        let tally = trial.counts.tally();
         let since = |now: u64, before: u64| now.saturating_sub(before);
         let (acked, failed) = (since(tally.acked, trial.before.acked), since(tally.failed, trial.before.failed));
         Some(Tally { acked, failed })
