@@ -153,7 +153,7 @@ fn preparing(report: &VersionsReport) -> String {
 }
 
 /// The bytes of a component; no more than one may have.
-fn read(path: &Path) -> Result<Vec<u8>, Report> {
+pub fn read(path: &Path) -> Result<Vec<u8>, Report> {
     let unreadable = |error: std::io::Error| Report::usage(format!("cannot read {}: {error}", path.display()));
     let mut bytes = Vec::new();
     let file = std::fs::File::open(path).map_err(unreadable)?;

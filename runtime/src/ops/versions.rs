@@ -197,6 +197,16 @@ impl Operator {
         Ok(VersionsReport { handler: handler.to_owned(), versions: versions.collect(), workers, ..shown(record) })
     }
 
+    /// The bytes of a component that is kept, by its digest.
+    pub async fn component(&self, digest: &str) -> Result<Vec<u8>, OpsError> {
+        let digest = digest.strip_prefix("sha256:").unwrap_or(digest);
+        if Digest::parse(digest).is_none() {
+            return Err(OpsError::Invalid(format!("`{digest}` is no digest: it has 64 hexadecimal digits")));
+        }
+        let bytes = self.broker.component(digest).await?;
+        bytes.ok_or_else(|| OpsError::UnknownComponent { digest: digest.to_owned() })
+    }
+
     /// Deletes components that no handler serves, has served before, or is about to serve. With `keep_last`, the newest so
     /// many of each handler stay as well.
     pub async fn gc(&self, keep_last: usize) -> Result<GcReport, OpsError> {
