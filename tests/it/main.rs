@@ -35,6 +35,7 @@ mod recovery;
 mod retention;
 mod schema;
 mod send;
+mod shadow;
 mod shutdown;
 mod snapshots;
 mod swap;
