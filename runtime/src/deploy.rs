@@ -5,6 +5,7 @@
 //! instances of that version go with it. Entries, attempts and settling know nothing of versions, so that no event is lost
 //! or run twice by a swap.
 
+pub mod canary;
 pub mod record;
 
 use std::path::Path;

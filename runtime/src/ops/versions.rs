@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::{Operator, OpsError};
-use crate::deploy::record::{Ended, KnownVersion, Preparation, Progress, Record, Rollout};
+use crate::deploy::record::{Ended, KnownVersion, Preparation, Progress, Record, Rollout, Terms};
 use crate::wasm::{Digest, MAX_COMPONENT_BYTES};
 
 /// How long workers may take to prepare a version, if nothing else is asked for: compiling a Python component takes many
@@ -284,7 +284,7 @@ fn parse(text: &str) -> Result<Record, OpsError> {
 fn begin(record: &Record, version: KnownVersion, prepare: Duration) -> Result<Record, OpsError> {
     let until_ms = version.deployed_ms.saturating_add(prepare.as_millis() as u64);
     let id = uuid::Uuid::now_v7().to_string();
-    record.begin(version, id, until_ms).map_err(|error| OpsError::Conflict(error.to_string()))
+    record.begin(version, id, Terms { until_ms, canary: None }).map_err(|error| OpsError::Conflict(error.to_string()))
 }
 
 fn name(field: &str, text: Option<&str>) -> Result<String, OpsError> {
