@@ -12,7 +12,7 @@ use crate::clock::now_ms;
 use crate::config::{
     CompileConfig, Config, IntakeConfig, Isolation as ConfiguredIsolation, ResolvedHandler, SecretError,
 };
-use crate::deploy::{self, Slot, Version};
+use crate::deploy::{self, Pinned, Slot, Version};
 use crate::envelope::Envelopes;
 use crate::pipeline::{Deployment, Intake, MAX_INSTANCES, Reading, Retention, Subscription, Worker, new_worker_id};
 use crate::schema::Schemas;
@@ -208,6 +208,7 @@ pub fn deployment(config: &Config, resolved: &ResolvedHandler, namespace: &Names
         tenant: keys::DEFAULT_TENANT.into(),
         name: resolved.name.as_str().into(),
         slot: Slot::new(version),
+        pinned: Pinned::default(),
         types: resolved.types.clone(),
         sources: streams.chain([inbox]).collect(),
         retry: resolved.retry,

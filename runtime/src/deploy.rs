@@ -8,10 +8,12 @@
 pub mod canary;
 pub mod record;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::fleet::PinState;
 use crate::wasm::{CompiledCache, Component, Digest, Engine, Handler, Isolation, LoadError, Policy};
 
 /// A handler that is ready to run, in one version.
@@ -103,6 +105,41 @@ impl Slot {
     pub(crate) fn hold(&self) -> InUse {
         let current = self.lock();
         InUse { swaps: self.swaps.load(Ordering::Acquire), version: current.clone() }
+    }
+}
+
+/// Versions that are held besides the one that serves, for dead letters that are to run on them, by their digests without
+/// `sha256:`.
+#[derive(Default)]
+pub struct Pinned(Mutex<BTreeMap<String, Result<Arc<Version>, String>>>);
+
+impl Pinned {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Result<Arc<Version>, String>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The version of that digest, if it is held.
+    pub fn get(&self, digest: &str) -> Option<Arc<Version>> {
+        self.lock().get(digest)?.as_ref().ok().cloned()
+    }
+
+    /// Holds a version, or why it cannot be had.
+    pub(crate) fn hold(&self, digest: &str, version: Result<Arc<Version>, String>) {
+        self.lock().insert(digest.to_owned(), version);
+    }
+
+    /// Lets all go but these.
+    pub(crate) fn keep(&self, is_wanted: impl Fn(&str) -> bool) {
+        self.lock().retain(|digest, _| is_wanted(digest));
+    }
+
+    /// How it stands with each of them.
+    pub fn states(&self) -> BTreeMap<String, PinState> {
+        let state = |version: &Result<Arc<Version>, String>| match version {
+            Ok(_) => PinState::Held,
+            Err(why) => PinState::Failed(why.clone()),
+        };
+        self.lock().iter().map(|(digest, version)| (digest.clone(), state(version))).collect()
     }
 }
 

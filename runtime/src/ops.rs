@@ -8,6 +8,7 @@ mod doctor;
 mod fleet;
 mod history;
 mod pending;
+mod pins;
 mod position;
 mod publish;
 mod replay;
@@ -29,7 +30,7 @@ pub use replay::{MAX_REPLAY_BACKLOG, MAX_REPLAY_PAGE, ReplayReport, ReplayReques
 pub use schemas::{SchemaDocument, SchemaQuery, SchemaReport, SchemaVersion};
 pub use streams::{GroupReport, StreamReport};
 pub use versions::{
-    DeployQuery, GcReport, RollbackRequest, VersionReport, VersionState, VersionsReport, WorkerVersion,
+    DeployQuery, GcReport, PREPARE_TIME, RollbackRequest, VersionReport, VersionState, VersionsReport, WorkerVersion,
 };
 
 use crate::app;

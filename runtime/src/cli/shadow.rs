@@ -17,6 +17,7 @@ use wasmill::app;
 use wasmill::broker::keys::Namespace;
 use wasmill::config::units::parse_duration;
 use wasmill::config::{Config, ResolvedHandler};
+use wasmill::deploy::canary::{NotAPercentage, Percent};
 use wasmill::event::Event;
 use wasmill::ops::{VersionsReport, check_reads};
 use wasmill::wasm::{
@@ -48,7 +49,7 @@ pub struct Args {
     component: PathBuf,
     /// This share of the events that come from now on, such as 10%; with --replay, of the past ones
     #[arg(long, value_name = "SHARE", value_parser = parse_share, required_unless_present = "replay")]
-    sample: Option<f64>,
+    sample: Option<Percent>,
     /// Past events; FROM.. for those up to now
     #[arg(long, value_name = "FROM..TO", value_parser = Range::parse)]
     replay: Option<Range>,
@@ -66,20 +67,15 @@ pub struct Args {
     fail_on_diff: bool,
 }
 
-/// A part of all, as a number over 0 and at most 1.
-fn parse_share(text: &str) -> Result<f64, String> {
-    let percent = text.strip_suffix('%').and_then(|number| number.trim().parse::<f64>().ok());
-    match percent {
-        Some(percent) if percent > 0.0 && percent <= 100.0 => Ok(percent / 100.0),
-        _ => Err("write it as a percentage over 0% and at most 100%, such as 10% or 0.5%".to_owned()),
-    }
+/// A part that is not nothing.
+fn parse_share(text: &str) -> Result<Percent, String> {
+    let share: Percent = text.parse().map_err(|error: NotAPercentage| error.to_string())?;
+    if share.is_zero() { Err("it must be a percentage over 0%".to_owned()) } else { Ok(share) }
 }
 
 /// Whether an event is in the sample: always the same ones, whoever asks.
-fn is_chosen(event: &Event, share: f64) -> bool {
-    let hash = event.identity_hash().0;
-    let begin = u32::from_be_bytes([hash[0], hash[1], hash[2], hash[3]]);
-    f64::from(begin) < share * 2f64.powi(32)
+fn is_chosen(event: &Event, share: Percent) -> bool {
+    share.takes(&event.source, &event.id)
 }
 
 /// Compares.
@@ -195,7 +191,7 @@ impl<'a> Shadow<'a> {
         };
         if !self.resolved.types.matches(&event.r#type) {
             self.tally.skipped += 1;
-        } else if !is_chosen(&event, self.args.sample.unwrap_or(1.0)) {
+        } else if !is_chosen(&event, self.args.sample.unwrap_or(Percent::ALL)) {
             self.tally.left_out += 1;
         } else if self.current.handler.policy.refusal(&event, self.check_schemas).is_some() {
             self.tally.refused += 1;
@@ -303,22 +299,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shares_are_percentages() {
-        assert_eq!((parse_share("10%"), parse_share("100%"), parse_share("0.5%")), (Ok(0.1), Ok(1.0), Ok(0.005)));
-        for wrong in ["", "10", "%", "0%", "100.1%", "-1%", "NaN%", "x%"] {
-            assert!(parse_share(wrong).is_err(), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn a_sample_is_always_the_same_part() {
+    fn a_sample_is_always_the_same_part_and_never_nothing() {
+        let share = |text| parse_share(text).expect("a share");
         let events: Vec<Event> =
             (0..10_000).map(|id| Event { id: id.to_string(), source: "/s".into(), ..Event::default() }).collect();
         let sample = |share| events.iter().filter(move |event| is_chosen(event, share)).map(|event| &event.id);
-        let tenth: Vec<_> = sample(0.1).collect();
+        let tenth: Vec<_> = sample(share("10%")).collect();
         assert!((850..1150).contains(&tenth.len()), "{}", tenth.len());
-        assert_eq!(tenth, sample(0.1).collect::<Vec<_>>());
-        assert!(tenth.iter().all(|id| sample(0.2).any(|other| other == *id)), "a larger one contains it");
-        assert_eq!(sample(1.0).count(), events.len());
+        assert_eq!(tenth, sample(share("10%")).collect::<Vec<_>>());
+        assert_eq!(sample(share("100%")).count(), events.len());
+        assert!(parse_share("0%").is_err() && parse_share("0.01%").is_ok() && parse_share("101%").is_err());
     }
 }

@@ -41,6 +41,15 @@ pub(super) struct Origin {
     entry: EntryId,
     /// It is a replay: what makes the ids of follow-ups differ from those of the first run, or empty.
     replay: Option<Arc<str>>,
+    /// It is to run on this version, by its digest, whatever serves.
+    version: Option<String>,
+}
+
+impl Origin {
+    /// An entry in the stream that it was published to.
+    fn published(stream: &str, entry: EntryId) -> Origin {
+        Origin { stream: stream.to_owned(), entry, replay: None, version: None }
+    }
 }
 
 /// A handler that has come to its end.
@@ -62,23 +71,29 @@ pub(super) fn prepare(worker: &Worker, lane: &mut Lane, ready: Ready) -> Prepare
     if duplicate {
         let (ticket, decision) = (Ticket { counted: Counted::Duplicate, ..ticket }, Decision::ack(Vec::new()));
         if let Some(observer) = &worker.observer {
-            let origin = Origin { stream: stream.stream.to_string(), entry: entry.id, replay: None };
+            let origin = Origin::published(&stream.stream, entry.id);
             let how = How::Duplicate;
             observer.decided(&seen(&lane.deployment, &origin, ("", ""), entry.attempt, how, &decision));
         }
         return Prepared::Decided { decision, ticket };
     }
     lane.refresh();
-    let (deployment, version) = (lane.deployment.clone(), lane.version.version().clone());
-    let attempt = entry.attempt;
+    let (deployment, attempt) = (lane.deployment.clone(), entry.attempt);
+    let (origin, event) = decode(&deployment.reading.envelopes, is_inbox, &stream.stream, entry.id, entry.fields);
+    let version = match &origin.version {
+        None => lane.version.version().clone(),
+        Some(digest) => match deployment.pinned.get(digest) {
+            Some(version) => version,
+            None => return without_version(worker, &deployment, ticket, &origin, digest, attempt),
+        },
+    };
     let evidence = |class, attempts, traceparent| {
         let digest = version.digest.as_str();
         Evidence { digest, attempts, class, traceparent }
     };
-    let (origin, event) = match decode(&deployment.reading.envelopes, is_inbox, &stream.stream, entry.id, entry.fields)
-    {
-        (origin, Ok(event)) => (origin, event),
-        (origin, Err(message)) => {
+    let event = match event {
+        Ok(event) => event,
+        Err(message) => {
             let evidence = evidence(FaultClass::Malformed, attempt, None);
             return give_up(worker, &deployment, ticket, &origin, None, evidence, message);
         }
@@ -117,12 +132,13 @@ pub(super) fn decode(
     id: EntryId,
     fields: Fields,
 ) -> (Origin, Result<Event, String>) {
-    let here = || Origin { stream: stream.to_owned(), entry: id, replay: None };
+    let here = || Origin::published(stream, id);
     let (origin, fields) = if is_inbox {
         match dead_letter::parse_inbox(fields) {
             Some(inbox) => {
                 let replay = inbox.replay.map(Arc::from);
-                (Origin { stream: inbox.stream, entry: inbox.entry, replay }, inbox.original)
+                let origin = Origin { stream: inbox.stream, entry: inbox.entry, replay, version: inbox.version };
+                (origin, inbox.original)
             }
             None => return (here(), Err("the entry of the inbox was not written by wasmill".to_owned())),
         }
@@ -132,6 +148,31 @@ pub(super) fn decode(
     // A redriven event has the form of the stream that it was first published to.
     let event = envelopes.decode(&origin.stream, fields, origin.entry).map_err(|error| error.to_string());
     (origin, event)
+}
+
+/// Puts an entry off whose version is not here, and gives it up when no attempt is left. This worker may only be about to
+/// get the version.
+fn without_version(
+    worker: &Worker,
+    deployment: &Deployment,
+    ticket: Ticket,
+    origin: &Origin,
+    digest: &str,
+    attempt: u32,
+) -> Prepared {
+    let class = FaultClass::VersionGone;
+    let message = format!(
+        "it was to run on sha256:{digest}, which is held for a day after `wasmill dlq redrive --to`, and is not any more; \
+         redrive it again"
+    );
+    match decide(Verdict::Fault { class, message }, attempt, &deployment.retry, rand::random()) {
+        Consequence::GiveUp(class, message) => {
+            let evidence = Evidence { digest: "", attempts: attempt, class, traceparent: None };
+            give_up(worker, deployment, ticket, origin, None, evidence, message)
+        }
+        Consequence::Retry(pause) => Prepared::Decided { decision: Decision::Park { pause }, ticket },
+        Consequence::Ack => Prepared::Decided { decision: Decision::ack(Vec::new()), ticket },
+    }
 }
 
 /// What a dead letter says besides where it comes from.
@@ -190,6 +231,13 @@ fn letter(
         first_time: origin.entry.ms,
         worker: worker.id.clone(),
         traceparent: evidence.traceparent,
+    }
+}
+
+impl Delivery {
+    /// Whether it runs on the version that the lane has instances of.
+    pub(super) fn is_on(&self, lane: &Lane) -> bool {
+        Arc::ptr_eq(&self.version, lane.version.version())
     }
 }
 

@@ -245,7 +245,8 @@ impl Shard {
             }
             Prepared::Delivery(delivery) => {
                 lane.running += 1;
-                let mut run: Run = Box::pin(super::run::run(lane_at, *delivery, lane.warm.pop()));
+                let warm = if delivery.is_on(lane) { lane.warm.pop() } else { None };
+                let mut run: Run = Box::pin(super::run::run(lane_at, *delivery, warm));
                 // Most handlers return without waiting: then no task, timer or queue was needed.
                 match (&mut run).now_or_never() {
                     Some(finished) => self.finish(finished),
