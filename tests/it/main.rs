@@ -30,6 +30,7 @@ mod memory;
 mod messaging;
 mod operations;
 mod pause;
+mod pins;
 mod project;
 mod recovery;
 mod retention;

@@ -238,6 +238,13 @@ impl Record {
         Ok(next)
     }
 
+    /// Without the pin of this version.
+    pub fn unpin(&self, digest: &str) -> Record {
+        let mut next = self.clone();
+        next.pins.remove(digest);
+        next
+    }
+
     /// Without pins that are over; `None` if there are none such.
     pub fn without_old_pins(&self, now_ms: u64) -> Option<Record> {
         let mut next = self.clone();
@@ -509,6 +516,7 @@ mod tests {
         let later = record.without_old_pins(10 + PIN_MS).expect("one is over");
         assert!(!later.wants("0") && later.wants("1"));
         assert!(record.pin("more", "me", 10 + PIN_MS).is_ok_and(|record| record.pins.len() == MAX_PINS));
+        assert!(record.unpin("0").pin("more", "me", 20).is_ok_and(|record| !record.wants("0")));
         // A rollout does not touch them, and what is pinned is not forgotten.
         let mut ended = begun("a").pin("a", "me", 20).expect("room").end(30, Some("no".into()));
         for number in 0..MAX_VERSIONS {

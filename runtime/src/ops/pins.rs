@@ -1,7 +1,7 @@
 //! Versions that workers hold besides the one that serves, so that dead letters can run on them.
 
 use super::{Operator, OpsError};
-use crate::deploy::record::{KnownVersion, PIN_MS};
+use crate::deploy::record::{KnownVersion, PIN_MS, TooManyPins};
 use crate::fleet::PinState;
 
 /// A pin is renewed when so much of its time is over, in milliseconds: not by every question of one who waits.
@@ -23,9 +23,8 @@ impl Operator {
         let (_, record) = self.record(handler).await?;
         let is_fresh = |until_ms: u64| until_ms + RENEW_MS > now_ms + PIN_MS;
         if !record.pins.get(&digest).is_some_and(|pin| is_fresh(pin.until_ms)) {
-            let pinned = |record: &crate::deploy::record::Record| record.pin(&digest, by, now_ms);
-            self.change(handler, |record| pinned(record).map_err(|error| OpsError::Conflict(error.to_string())))
-                .await?;
+            let conflict = |error: TooManyPins| OpsError::Conflict(error.to_string());
+            self.change(handler, |record| record.pin(&digest, by, now_ms).map_err(conflict)).await?;
         }
         let mut waiting = Vec::new();
         for status in self.workers().await? {

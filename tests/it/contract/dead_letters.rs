@@ -106,13 +106,13 @@ pub async fn a_redriven_event_that_dies_again_keeps_its_original(f: &Fixture) {
     let entry = give_up(f, &original).await;
     let inbox = Arc::new(Namespace::default().inbox_source("billing", "billing"));
     assert!(f.broker().create_group(&inbox).await.unwrap());
-    for _ in 0..3 {
+    for version in [None, Some("abc"), None] {
         let letter = only_letter(f, "dead").await;
         assert_eq!((&letter.original, letter.get("stream")), (&original, "orders"));
-        assert!(f.inspect().redrive("dead", letter.id, &inbox.key, None).await.unwrap());
+        assert!(f.inspect().redrive("dead", letter.id, &inbox.key, version).await.unwrap());
         let delivered = f.read(&inbox, B, 10).await.remove(0);
         let parsed = dead_letter::parse_inbox(delivered.fields).expect("an inbox entry");
-        assert_eq!((parsed.entry, &parsed.original), (entry, &original));
+        assert_eq!((parsed.entry, &parsed.original, parsed.version.as_deref()), (entry, &original, version));
         let decision = bury("dead", &source("orders", "billing"), entry);
         assert_eq!(f.settle_one(B, &inbox, delivered.id, decision).await, Applied);
     }
