@@ -32,6 +32,8 @@ impl Operator {
             match report.pinned.get(&digest) {
                 Some(PinState::Held) => {}
                 Some(PinState::Failed(why)) => {
+                    // Nobody is to try it again and again for a day.
+                    self.change(handler, |record| Ok(record.unpin(&digest))).await?;
                     let worker = status.report.worker;
                     let problem = format!("{worker} cannot run sha256:{digest}: {why}; nothing was redriven");
                     return Err(OpsError::Conflict(problem));
