@@ -1,6 +1,6 @@
 //! Dead letters on a version that does not serve: workers hold it for them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -26,7 +26,7 @@ fn version(mill: &Mill, name: u8, is_broken: bool) -> PathBuf {
 }
 
 /// Deploys it; its digest.
-fn deploy(mill: &Mill, component: &PathBuf) -> String {
+fn deploy(mill: &Mill, component: &Path) -> String {
     mill.json(&["deploy", "faults", component.to_str().unwrap()])["current"].as_str().unwrap().to_owned()
 }
 
