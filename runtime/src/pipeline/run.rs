@@ -9,7 +9,7 @@ use super::observe::{How, Run, Seen};
 use super::{Deployment, Worker};
 use crate::broker::{EntryId, Fields, dead_letter};
 use crate::clock::now_ms;
-use crate::deploy::Version;
+use crate::deploy::{Serving, Version};
 use crate::envelope::Envelopes;
 use crate::event::{Event, TRACEPARENT};
 use crate::outcome::{Consequence, DeadLetter, Decision, FaultClass, Mark, Verdict, bounded, decide};
@@ -33,6 +33,13 @@ pub(super) struct Delivery {
     attempt: u32,
     tenant: Arc<str>,
     mark: Option<Mark>,
+}
+
+impl Delivery {
+    /// The version that it runs on.
+    pub(super) fn version(&self) -> &Arc<Version> {
+        &self.version
+    }
 }
 
 /// Where an event was first published.
@@ -65,7 +72,8 @@ pub(super) fn prepare(worker: &Worker, lane: &mut Lane, ready: Ready) -> Prepare
     let Ready { source: source_at, entry, suspect, duplicate } = ready;
     let source = &lane.sources[source_at];
     let (is_inbox, stream) = (source.is_inbox, source.source.clone());
-    let ticket = Ticket { source_at, source: stream.clone(), entry: entry.id, suspect, counted: Counted::Handled };
+    let counted = Counted::Handled;
+    let ticket = Ticket { source_at, source: stream.clone(), entry: entry.id, suspect, counted, ran: None };
     let bytes = entry.fields.iter().map(|(name, value)| name.len() + value.len()).sum();
     lane.saw_bytes(bytes);
     if duplicate {
@@ -80,21 +88,11 @@ pub(super) fn prepare(worker: &Worker, lane: &mut Lane, ready: Ready) -> Prepare
     lane.refresh();
     let (deployment, attempt) = (lane.deployment.clone(), entry.attempt);
     let (origin, event) = decode(&deployment.reading.envelopes, is_inbox, &stream.stream, entry.id, entry.fields);
-    let version = match &origin.version {
-        None => lane.version.version().clone(),
-        Some(digest) => match deployment.pinned.get(digest) {
-            Some(version) => version,
-            None => return without_version(worker, &deployment, ticket, &origin, digest, attempt),
-        },
-    };
-    let evidence = |class, attempts, traceparent| {
-        let digest = version.digest.as_str();
-        Evidence { digest, attempts, class, traceparent }
-    };
     let event = match event {
         Ok(event) => event,
         Err(message) => {
-            let evidence = evidence(FaultClass::Malformed, attempt, None);
+            let digest = lane.version.version().digest.as_str();
+            let evidence = Evidence { digest, attempts: attempt, class: FaultClass::Malformed, traceparent: None };
             return give_up(worker, &deployment, ticket, &origin, None, evidence, message);
         }
     };
@@ -106,6 +104,13 @@ pub(super) fn prepare(worker: &Worker, lane: &mut Lane, ready: Ready) -> Prepare
         }
         return Prepared::Decided { decision, ticket };
     }
+    let Some(Serving { version, counts }) = choose(lane, &origin, &event) else {
+        return without_version(worker, &deployment, ticket, &origin, attempt);
+    };
+    let evidence = |class, attempts, traceparent| {
+        let digest = version.digest.as_str();
+        Evidence { digest, attempts, class, traceparent }
+    };
     let trace = event.attribute(TRACEPARENT).map(str::to_owned);
     if let Some((class, message)) = version.handler.policy.refusal(&event, deployment.reading.check_schemas) {
         let evidence = evidence(class, attempt, trace);
@@ -120,8 +125,20 @@ pub(super) fn prepare(worker: &Worker, lane: &mut Lane, ready: Ready) -> Prepare
     let dedup = deployment.dedup.filter(|_| origin.replay.is_none());
     let mark = dedup.map(|dedup| Mark { overrides: is_inbox, ..dedup.mark(&stream.group, &event) });
     let event = Arc::new(GuestEvent::from(event));
+    let ticket = Ticket { ran: Some(counts), ..ticket };
     let tenant = deployment.tenant.clone();
     Prepared::Delivery(Box::new(Delivery { deployment, version, ticket, event, origin, attempt, tenant, mark }))
+}
+
+/// The version that is to run the event; `None` if it must be a certain one that is not here.
+fn choose(lane: &Lane, origin: &Origin, event: &Event) -> Option<Serving> {
+    match &origin.version {
+        None => Some(lane.version.for_key(event.partition_key.as_deref().unwrap_or(&event.id)).clone()),
+        Some(digest) => {
+            let version = lane.deployment.pinned.get(digest)?;
+            Some(Serving { counts: lane.stats.version(&version.digest), version })
+        }
+    }
 }
 
 /// Where the entry comes from, and the event in it.
@@ -157,10 +174,9 @@ fn without_version(
     deployment: &Deployment,
     ticket: Ticket,
     origin: &Origin,
-    digest: &str,
     attempt: u32,
 ) -> Prepared {
-    let class = FaultClass::VersionGone;
+    let (class, digest) = (FaultClass::VersionGone, origin.version.as_deref().unwrap_or_default());
     let message = format!(
         "it was to run on sha256:{digest}, which is held for a day after `wasmill dlq redrive --to`, and is not any more; \
          redrive it again"
@@ -234,13 +250,6 @@ fn letter(
     }
 }
 
-impl Delivery {
-    /// Whether it runs on the version that the lane has instances of.
-    pub(super) fn is_on(&self, lane: &Lane) -> bool {
-        Arc::ptr_eq(&self.version, lane.version.version())
-    }
-}
-
 /// Runs the handler.
 pub(super) async fn run(lane: usize, delivery: Delivery, warm: Option<WarmInstance>) -> Finished {
     let deployment = &delivery.deployment;
@@ -262,17 +271,24 @@ pub(super) async fn run(lane: usize, delivery: Delivery, warm: Option<WarmInstan
 }
 
 /// Decides what becomes of the event, and reports.
-pub(super) fn conclude(worker: &Worker, lane: &Lane, finished: Finished) -> (Decision, Ticket, Option<WarmInstance>) {
+pub(super) fn conclude(
+    worker: &Worker,
+    lane: &Lane,
+    finished: Finished,
+) -> (Decision, Ticket, Option<(Arc<Version>, WarmInstance)>) {
     let Finished { execution, delivery, warm, .. } = finished;
     let Delivery { deployment, version, ticket, event, origin, attempt, mark, .. } = delivery;
     let Execution { verdict, publishes, logs, logs_dropped, wall, peak_memory, http_denied } = execution;
     lane.stats.record(wall);
+    if let Some(ran) = &ticket.ran {
+        ran.runs.add(1);
+    }
     lane.stats.log_bytes_dropped.add(logs_dropped);
     if http_denied > 0 {
         lane.stats.http_denied.add(http_denied);
     }
     // Instances of a version that has been exchanged end with their delivery.
-    let warm = warm.filter(|_| Arc::ptr_eq(&version, lane.version.version()));
+    let warm = warm.filter(|_| lane.version.has(&version)).map(|warm| (version.clone(), warm));
     let digest = version.digest.as_str();
     let report = Report { deployment: &deployment, digest, origin: &origin, event: &event, attempt, wall };
     let decision = if verdict == Verdict::Ack {
