@@ -7,11 +7,13 @@
 
 pub mod canary;
 pub mod record;
+pub mod source;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+pub use self::source::SourceError;
 use crate::wasm::{CompiledCache, Component, Digest, Engine, Handler, Isolation, LoadError, Policy};
 
 /// A handler that is ready to run, in one version.
@@ -62,8 +64,8 @@ pub fn prepare(
     component: &Path,
     policy: Policy,
     isolation: Isolation,
-) -> Result<Version, LoadError> {
-    let component = Component::from_file(engine, cache, component)?;
+) -> Result<Version, SourceError> {
+    let component = source::load(engine, cache, component)?;
     Ok(Version::new(Handler::new(component, policy, isolation)?))
 }
 

@@ -1,7 +1,6 @@
 //! `wasmill deploy` and `wasmill rollback`: another version of a handler, on all workers.
 
-use std::io::Read as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -9,12 +8,12 @@ use clap::Parser;
 use serde_json::json;
 use wasmill::config::units::parse_duration;
 use wasmill::deploy::record::{Ended, Preparation};
+use wasmill::deploy::source::Fetched;
 use wasmill::ops::{DeployQuery, RollbackRequest, VersionsReport};
-use wasmill::wasm::MAX_COMPONENT_BYTES;
 
 use super::table::{counted, plain};
 use super::target::Target;
-use super::{Context, Report, block_on, print_json, progress};
+use super::{Context, Report, block_on, print_json, progress, sources};
 
 /// How often the workers' progress is looked at.
 const POLL: Duration = Duration::from_millis(100);
@@ -26,7 +25,7 @@ const SWITCH_TIME: Duration = Duration::from_secs(30);
 pub struct Args {
     /// The handler
     handler: String,
-    /// The component, a file
+    /// The component: a file, or oci://REGISTRY/NAME:TAG@sha256:DIGEST
     component: PathBuf,
     /// Who deploys, as `wasmill versions` shows it [default: the user of this machine]
     #[arg(long, value_name = "NAME")]
@@ -55,10 +54,10 @@ pub struct RollbackArgs {
 /// Deploys a component.
 pub fn run(context: &Context, args: &Args) -> Result<ExitCode, Report> {
     let config = context.config_with_log()?;
-    let bytes = read(&args.component)?;
+    let Fetched { bytes, source } = sources::fetch(&args.component)?;
     let query = DeployQuery {
         by: Some(args.by.clone().unwrap_or_else(user)),
-        source: Some(short(&args.component)),
+        source: Some(source),
         prepare_ms: Some(u64::try_from(args.prepare_time.as_millis()).unwrap_or(u64::MAX)),
     };
     block_on(async {
@@ -150,23 +149,6 @@ fn preparing(report: &VersionsReport) -> String {
         0 => "no worker serves the handler: waiting for one".to_owned(),
         workers => format!("{prepared} of {workers} workers prepared"),
     }
-}
-
-/// The bytes of a component; no more than one may have.
-fn read(path: &Path) -> Result<Vec<u8>, Report> {
-    let unreadable = |error: std::io::Error| Report::usage(format!("cannot read {}: {error}", path.display()));
-    let mut bytes = Vec::new();
-    let file = std::fs::File::open(path).map_err(unreadable)?;
-    file.take(MAX_COMPONENT_BYTES + 1).read_to_end(&mut bytes).map_err(unreadable)?;
-    if bytes.len() as u64 > MAX_COMPONENT_BYTES {
-        return Err(Report::usage(format!("{}: more than {MAX_COMPONENT_BYTES} bytes", path.display())));
-    }
-    Ok(bytes)
-}
-
-/// The name of the file: where it lies on this machine says little elsewhere.
-fn short(path: &Path) -> String {
-    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().chars().filter(|c| !c.is_control()).collect()
 }
 
 fn user() -> String {
