@@ -157,12 +157,6 @@ pub(super) enum Judgement {
 }
 
 impl Canary {
-    /// Whether the version with this digest runs the event with this partition key, or this id if it has none. The same on
-    /// every worker and for every attempt.
-    pub fn takes(&self, digest: &str, key: &str) -> bool {
-        self.share.takes(digest, key)
-    }
-
     /// When it has run long enough; `None` while workers prepare it.
     pub fn ends_ms(&self) -> Option<u64> {
         self.since_ms.map(|since| since.saturating_add(self.promote_after_ms))
