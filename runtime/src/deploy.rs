@@ -7,6 +7,7 @@
 
 pub mod canary;
 pub mod record;
+pub mod source;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,6 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use self::canary::Percent;
+pub use self::source::SourceError;
 use crate::fleet::PinState;
 use crate::stats::{HandlerStats, VersionStats};
 use crate::wasm::{CompiledCache, Component, Digest, Engine, Handler, Isolation, LoadError, Policy};
@@ -73,8 +75,8 @@ pub fn prepare(
     component: &Path,
     policy: Policy,
     isolation: Isolation,
-) -> Result<Version, LoadError> {
-    let component = Component::from_file(engine, cache, component)?;
+) -> Result<Version, SourceError> {
+    let component = source::load(engine, cache, component)?;
     Ok(Version::new(Handler::new(component, policy, isolation)?))
 }
 
