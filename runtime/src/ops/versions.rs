@@ -275,8 +275,8 @@ impl Operator {
         bytes.ok_or_else(|| OpsError::UnknownComponent { digest: digest.to_owned() })
     }
 
-    /// Deletes components that no handler serves, has served before, is about to serve, or holds for dead letters. With `keep_last`, the newest so
-    /// many of each handler stay as well.
+    /// Deletes components that no handler serves, has served before, is about to serve, or holds for dead letters. With
+    /// `keep_last`, the newest so many of each handler stay as well.
     pub async fn gc(&self, keep_last: usize) -> Result<GcReport, OpsError> {
         let (mut wanted, now_ms) = (BTreeSet::new(), self.broker.time_ms().await?);
         for text in self.broker.records().await?.into_values() {
