@@ -12,13 +12,13 @@ use crate::clock::now_ms;
 use crate::config::{
     CompileConfig, Config, IntakeConfig, Isolation as ConfiguredIsolation, ResolvedHandler, SecretError,
 };
-use crate::deploy::{self, Slot, Version};
+use crate::deploy::{self, Pinned, Slot, SourceError, Version};
 use crate::envelope::Envelopes;
 use crate::pipeline::{Deployment, Intake, MAX_INSTANCES, Reading, Retention, Subscription, Worker, new_worker_id};
 use crate::schema::Schemas;
 use crate::wasm::{
     CacheError, CompileLimits, CompiledCache, Engine, EngineError, EngineSettings, Grant, Grants, Interfaces,
-    Isolation, LoadError, Policy,
+    Isolation, Policy,
 };
 
 pub use schemas::{SchemaFolderFault, SchemaFolderFaults};
@@ -52,11 +52,11 @@ pub enum BuildError {
 pub struct ComponentFault {
     /// The handler.
     pub handler: String,
-    /// The file of its component.
+    /// The file of its component, or the reference to it.
     pub path: PathBuf,
     /// What is wrong with it.
     #[source]
-    pub cause: LoadError,
+    pub cause: SourceError,
 }
 
 /// How to reach the Redis of the configuration.
@@ -208,6 +208,7 @@ pub fn deployment(config: &Config, resolved: &ResolvedHandler, namespace: &Names
         tenant: keys::DEFAULT_TENANT.into(),
         name: resolved.name.as_str().into(),
         slot: Slot::new(version),
+        pinned: Pinned::default(),
         types: resolved.types.clone(),
         sources: streams.chain([inbox]).collect(),
         retry: resolved.retry,

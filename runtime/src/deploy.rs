@@ -7,12 +7,16 @@
 
 pub mod canary;
 pub mod record;
+pub mod source;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use self::canary::Percent;
+pub use self::source::SourceError;
+use crate::fleet::PinState;
 use crate::stats::{HandlerStats, VersionStats};
 use crate::wasm::{CompiledCache, Component, Digest, Engine, Handler, Isolation, LoadError, Policy};
 
@@ -71,8 +75,8 @@ pub fn prepare(
     component: &Path,
     policy: Policy,
     isolation: Isolation,
-) -> Result<Version, LoadError> {
-    let component = Component::from_file(engine, cache, component)?;
+) -> Result<Version, SourceError> {
+    let component = source::load(engine, cache, component)?;
     Ok(Version::new(Handler::new(component, policy, isolation)?))
 }
 
@@ -147,6 +151,41 @@ impl Slot {
         let serving = |version: Arc<Version>| Serving { counts: stats.version(&version.digest), version };
         let candidate = versions.candidate.map(|candidate| (serving(candidate.version), candidate.share));
         InUse { changes, current: serving(versions.current), candidate }
+    }
+}
+
+/// Versions that are held besides the one that serves, for dead letters that are to run on them, by their digests without
+/// `sha256:`.
+#[derive(Default)]
+pub struct Pinned(Mutex<BTreeMap<String, Result<Arc<Version>, String>>>);
+
+impl Pinned {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Result<Arc<Version>, String>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The version of that digest, if it is held.
+    pub fn get(&self, digest: &str) -> Option<Arc<Version>> {
+        self.lock().get(digest)?.as_ref().ok().cloned()
+    }
+
+    /// Holds a version, or why it cannot be had.
+    pub(crate) fn hold(&self, digest: &str, version: Result<Arc<Version>, String>) {
+        self.lock().insert(digest.to_owned(), version);
+    }
+
+    /// Lets all go but these.
+    pub(crate) fn keep(&self, is_wanted: impl Fn(&str) -> bool) {
+        self.lock().retain(|digest, _| is_wanted(digest));
+    }
+
+    /// How it stands with each of them.
+    pub fn states(&self) -> BTreeMap<String, PinState> {
+        let state = |version: &Result<Arc<Version>, String>| match version {
+            Ok(_) => PinState::Held,
+            Err(why) => PinState::Failed(why.clone()),
+        };
+        self.lock().iter().map(|(digest, version)| (digest.clone(), state(version))).collect()
     }
 }
 

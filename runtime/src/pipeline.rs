@@ -37,7 +37,7 @@ use crate::broker::memory::MemoryBroker;
 use crate::broker::pubsub::PubSub;
 use crate::broker::redis::{RedisBroker, RedisSettings};
 use crate::broker::{Broker, BrokerError, Source, keys};
-use crate::deploy::Slot;
+use crate::deploy::{Pinned, Slot};
 use crate::envelope::Envelopes;
 use crate::fleet::{HandlerReport, WorkerReport};
 use crate::outcome::{Dedup, RetryPolicy};
@@ -107,6 +107,8 @@ pub struct Deployment {
     pub name: Arc<str>,
     /// Code, grants and limits, in the version that serves.
     pub slot: Slot,
+    /// Versions for dead letters that are to run on another one.
+    pub pinned: Pinned,
     /// The event types that it wants.
     pub types: Types,
     /// What it reads.
@@ -266,7 +268,8 @@ pub async fn serve(
 fn report(worker: &Worker, deployments: &[Arc<Deployment>], stats: &Stats) -> WorkerReport {
     let handlers = deployments.iter().filter_map(|deployment| {
         let stats = stats.get(deployment.name())?;
-        Some((deployment.name().to_owned(), HandlerReport::new(&deployment.slot.current().digest, stats)))
+        let report = HandlerReport::new(&deployment.slot.current().digest, stats);
+        Some((deployment.name().to_owned(), HandlerReport { pinned: deployment.pinned.states(), ..report }))
     });
     WorkerReport {
         worker: worker.id.to_string(),

@@ -10,6 +10,7 @@ use std::time::SystemTime;
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use wasmill::config::Config;
 use wasmill::config::ResolvedHandler;
+use wasmill::deploy::source;
 
 use crate::cli::Report;
 use crate::cli::test::fixtures::is_event;
@@ -107,6 +108,8 @@ fn handler_files(
             files.retain(|path, _| !components.contains(path.as_path()));
             Ok(files)
         }
+        // What is pinned in a registry does not change.
+        None if source::reference(&handler.component).is_some() => Ok(Files::new()),
         None => {
             folders.insert(folder_of(&handler.component));
             let stamp = stamp(&handler.component);
