@@ -14,7 +14,7 @@ use crate::deploy;
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// The component of `faults` with something at its end that does nothing: another version.
-fn version(mill: &Mill, name: u8) -> PathBuf {
+pub(super) fn version(mill: &Mill, name: u8) -> PathBuf {
     let bytes = std::fs::read(guests::component("faults")).unwrap();
     write(mill, &format!("v{}.wasm", char::from(name)), &[&bytes[..], &[0, 2, 1, name]].concat())
 }
@@ -25,12 +25,12 @@ fn write(mill: &Mill, name: &str, bytes: &[u8]) -> PathBuf {
     path
 }
 
-fn deploy(mill: &Mill, component: &Path) -> Value {
+pub(super) fn deploy(mill: &Mill, component: &Path) -> Value {
     mill.json(&["deploy", "faults", component.to_str().unwrap()])
 }
 
 /// What the workers say that they serve, once they say the same as the record.
-fn settled(mill: &Mill) -> (Value, usize) {
+pub(super) fn settled(mill: &Mill) -> (Value, usize) {
     eventually("all workers to serve what is deployed", DEADLINE, || {
         let report = mill.json(&["versions", "faults"]);
         let workers = report["workers"].as_array().unwrap();
@@ -40,7 +40,7 @@ fn settled(mill: &Mill) -> (Value, usize) {
     })
 }
 
-fn second_worker(mill: &Mill) -> Worker {
+pub(super) fn second_worker(mill: &Mill) -> Worker {
     let worker = mill.spawn_another();
     eventually("the second worker", DEADLINE, || worker.stderr_text().contains("ready").then_some(()));
     worker

@@ -37,6 +37,8 @@ mod retention;
 mod schema;
 mod send;
 mod shutdown;
+mod signatures;
+mod smoke;
 mod snapshots;
 mod swap;
 mod tidy;

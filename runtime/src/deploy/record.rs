@@ -45,6 +45,9 @@ pub struct KnownVersion {
     pub by: String,
     /// Where its component came from: a file, or a reference to a registry.
     pub source: String,
+    /// The signature of its component, in base64, if it came with one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<String>,
 }
 
 /// A version on its way to serve.
@@ -63,6 +66,9 @@ pub struct Rollout {
     /// How the version has to prove itself, if it does not serve as soon as every worker is prepared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub canary: Option<Canary>,
+    /// The digest of the smoke tests that each worker runs through the version first, if there are any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub smoke: Option<String>,
 }
 
 impl Rollout {
@@ -176,6 +182,7 @@ impl Record {
             started_ms: version.deployed_ms,
             until_ms: terms.until_ms,
             canary: terms.canary.map(|canary| Canary { since_ms: None, ..canary }),
+            smoke: None,
         };
         let mut next = Record { rollout: Some(rollout), ..self.clone() };
         next.versions.retain(|known| known.digest != version.digest);
@@ -197,6 +204,11 @@ impl Record {
     /// Whether workers have a use for the version of that digest.
     pub fn wants(&self, digest: &str) -> bool {
         self.current.as_deref() == Some(digest) || self.rollout.as_ref().is_some_and(|rollout| rollout.digest == digest)
+    }
+
+    /// The smoke tests that a version has to pass before it is prepared.
+    pub fn smoke(&self, digest: &str) -> Option<&str> {
+        self.rollout.as_ref().filter(|rollout| rollout.digest == digest)?.smoke.as_deref()
     }
 
     /// What became of the deliveries that ran on the version of the rollout. What workers have said that are gone counts.
@@ -280,7 +292,14 @@ mod tests {
     use crate::deploy::canary::Percent;
 
     fn version(digest: &str) -> KnownVersion {
-        KnownVersion { digest: digest.into(), size: 1, deployed_ms: 10, by: "me".into(), source: "x.wasm".into() }
+        KnownVersion {
+            digest: digest.into(),
+            size: 1,
+            deployed_ms: 10,
+            by: "me".into(),
+            source: "x.wasm".into(),
+            signature: None,
+        }
     }
 
     fn said(rollout: &str, states: &[(&str, Preparation)]) -> BTreeMap<String, Progress> {
