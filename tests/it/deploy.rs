@@ -40,6 +40,15 @@ pub(super) fn settled(mill: &Mill) -> (Value, usize) {
     })
 }
 
+/// What each worker serves while nothing is being rolled out, whether or not anything was ever deployed.
+pub(super) fn serving(mill: &Mill) -> Vec<Value> {
+    eventually("the rollout to end", DEADLINE, || {
+        let report = mill.json(&["versions", "faults"]);
+        let workers = report["workers"].as_array().unwrap().iter();
+        report["rollout"].is_null().then(|| workers.map(|worker| worker["serves"].clone()).collect())
+    })
+}
+
 pub(super) fn second_worker(mill: &Mill) -> Worker {
     let worker = mill.spawn_another();
     eventually("the second worker", DEADLINE, || worker.stderr_text().contains("ready").then_some(()));

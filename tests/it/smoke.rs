@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use wasmill_tests::mill::{Mill, Way};
 use wasmill_tests::on_every_way;
 
-use crate::deploy::{deploy, second_worker, settled, version};
+use crate::deploy::{deploy, second_worker, serving, version};
 use crate::smoke as subject;
 
 /// Writes events, each a type and what is expected of it, into a folder of the mill.
@@ -26,10 +26,10 @@ fn events(mill: &Mill, folder: &str, events: &[(&str, Option<Value>)]) -> String
 
 #[track_caller]
 fn fails(mill: &Mill, component: &std::path::Path, smoke: &str, why: &str) {
-    let before = settled(mill);
+    let before = serving(mill);
     let said = mill.failure(1, &["deploy", "faults", component.to_str().unwrap(), "--smoke", smoke]);
     assert!(said.contains("faults stays as it was") && said.contains(why), "{said}");
-    assert_eq!(settled(mill), before);
+    assert_eq!(serving(mill), before);
 }
 
 on_every_way!(subject::{a_version_serves_only_after_its_smoke_tests});
