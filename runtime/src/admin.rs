@@ -129,6 +129,7 @@ pub fn router(state: AdminState) -> Router {
     let versions = Router::new()
         .route("/v1/handlers/{handler}/rollback", post(versions::rollback))
         .route("/v1/components/{digest}", get(versions::component))
+        .route("/v1/smoke-tests", post(versions::put_smoke))
         .route("/v1/gc", post(versions::gc));
     let usual = stream.merge(handler).merge(fleet).merge(versions).layer(RequestBodyLimitLayer::new(MAX_BODY));
     let guarded = usual.merge(version).layer(middleware::from_fn_with_state(state.clone(), guard::check_token));

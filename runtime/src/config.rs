@@ -1,6 +1,6 @@
 //! Configuration: one TOML file, strict, with overrides from the environment. `config/wasmill.toml` is the reference.
 //!
-//! - [`sections`], [`compile`], [`schemas`], [`streams`], [`intake`], [`interfaces`]: the shape of the file and its defaults;
+//! - [`sections`], [`compile`], [`deploy`], [`schemas`], [`streams`], [`intake`], [`interfaces`]: the shape of the file and its defaults;
 //!   [`redis`]: the section that has to do with secrets
 //! - [`units`]: durations and sizes
 //! - `parse`, `env`: text and variables -> [`Config`], with every fault and its place
@@ -8,6 +8,7 @@
 //! - [`ResolvedHandler`]: what holds for a handler in the end
 
 pub mod compile;
+pub mod deploy;
 mod env;
 mod errors;
 pub mod intake;
@@ -30,6 +31,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 pub use compile::CompileConfig;
+pub use deploy::DeployConfig;
 pub use env::{PREFIX, environment};
 pub use errors::{ConfigError, ConfigErrors};
 pub use intake::IntakeConfig;
@@ -58,6 +60,8 @@ pub struct Config {
     pub log: LogConfig,
     /// What compiling a component may use.
     pub compile: CompileConfig,
+    /// What may be deployed.
+    pub deploy: DeployConfig,
     /// What one delivery may use, for all handlers that do not say otherwise.
     pub limits: Limits,
     /// How failures are tried again, for all handlers that do not say otherwise.
@@ -117,7 +121,7 @@ impl Config {
             &mut self.admin.token_file,
             &mut self.schemas.directory,
         ];
-        let paths = optional.into_iter().flatten();
+        let paths = optional.into_iter().flatten().chain(&mut self.deploy.public_keys);
         let of_handlers = self.handlers.values_mut().flat_map(|handler| {
             let files = handler.config.values_mut().filter_map(|value| match value {
                 ConfigValue::File { file } => Some(file),

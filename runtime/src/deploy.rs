@@ -6,7 +6,10 @@
 //! or run twice by a swap.
 
 pub mod canary;
+pub mod expected;
 pub mod record;
+pub mod signature;
+pub mod smoke;
 pub mod source;
 
 use std::collections::BTreeMap;
@@ -15,6 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use self::canary::Percent;
+pub use self::signature::PublicKeys;
 pub use self::source::SourceError;
 use crate::fleet::PinState;
 use crate::stats::{HandlerStats, VersionStats};
@@ -68,15 +72,16 @@ impl Version {
     }
 }
 
-/// Loads, compiles and checks a component. Blocks the thread; a Python component takes many seconds.
+/// Loads, compiles and checks a component, which must be signed by one of `keys` if there are any. Blocks the thread; a Python component takes many seconds.
 pub fn prepare(
     engine: &Engine,
     cache: Option<&CompiledCache>,
+    keys: &PublicKeys,
     component: &Path,
     policy: Policy,
     isolation: Isolation,
 ) -> Result<Version, SourceError> {
-    let component = source::load(engine, cache, component)?;
+    let component = source::load(engine, cache, keys, component)?;
     Ok(Version::new(Handler::new(component, policy, isolation)?))
 }
 

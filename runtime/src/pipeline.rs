@@ -37,7 +37,7 @@ use crate::broker::memory::MemoryBroker;
 use crate::broker::pubsub::PubSub;
 use crate::broker::redis::{RedisBroker, RedisSettings};
 use crate::broker::{Broker, BrokerError, Source, keys};
-use crate::deploy::{Pinned, Slot};
+use crate::deploy::{Pinned, PublicKeys, Slot};
 use crate::envelope::Envelopes;
 use crate::fleet::{HandlerReport, WorkerReport};
 use crate::outcome::{Dedup, RetryPolicy};
@@ -157,6 +157,8 @@ pub struct Worker {
     pub intakes: Vec<Intake>,
     /// Where compiled components are kept.
     pub cache: Option<CompiledCache>,
+    /// By whom components must be signed that are deployed to it.
+    pub keys: PublicKeys,
     /// Who is told of each delivery.
     pub observer: Option<Arc<dyn Observer>>,
 }

@@ -14,7 +14,7 @@ use crate::deploy;
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// The component of `faults` with something at its end that does nothing: another version.
-pub fn version(mill: &Mill, name: u8) -> PathBuf {
+pub(super) fn version(mill: &Mill, name: u8) -> PathBuf {
     let bytes = std::fs::read(guests::component("faults")).unwrap();
     write(mill, &format!("v{}.wasm", char::from(name)), &[&bytes[..], &[0, 2, 1, name]].concat())
 }
@@ -25,12 +25,12 @@ pub fn write(mill: &Mill, name: &str, bytes: &[u8]) -> PathBuf {
     path
 }
 
-pub fn deploy(mill: &Mill, component: &Path) -> Value {
+pub(super) fn deploy(mill: &Mill, component: &Path) -> Value {
     mill.json(&["deploy", "faults", component.to_str().unwrap()])
 }
 
 /// What the workers say that they serve, once they say the same as the record.
-pub fn settled(mill: &Mill) -> (Value, usize) {
+pub(super) fn settled(mill: &Mill) -> (Value, usize) {
     eventually("all workers to serve what is deployed", DEADLINE, || {
         let report = mill.json(&["versions", "faults"]);
         let workers = report["workers"].as_array().unwrap();
@@ -40,7 +40,16 @@ pub fn settled(mill: &Mill) -> (Value, usize) {
     })
 }
 
-pub fn second_worker(mill: &Mill) -> Worker {
+/// What each worker serves while nothing is being rolled out, whether or not anything was ever deployed.
+pub(super) fn serving(mill: &Mill) -> Vec<Value> {
+    eventually("the rollout to end", DEADLINE, || {
+        let report = mill.json(&["versions", "faults"]);
+        let workers = report["workers"].as_array().unwrap().iter();
+        report["rollout"].is_null().then(|| workers.map(|worker| worker["serves"].clone()).collect())
+    })
+}
+
+pub(super) fn second_worker(mill: &Mill) -> Worker {
     let worker = mill.spawn_another();
     eventually("the second worker", DEADLINE, || worker.stderr_text().contains("ready").then_some(()));
     worker

@@ -40,6 +40,8 @@ mod schema;
 mod send;
 mod shadow;
 mod shutdown;
+mod signatures;
+mod smoke;
 mod snapshots;
 mod swap;
 mod tidy;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use wasmill::deploy::PublicKeys;
 use wasmill::deploy::source::{self, SourceError};
 use wasmill::oci::{self, Artifact, FetchLimits, OciError};
 use wasmill::wasm::{CompiledCache, Digest, Engine, EngineSettings, MAX_COMPONENT_BYTES};
@@ -194,10 +195,11 @@ fn the_compiled_cache_is_asked_before_the_layer() {
     let digest = Digest::of(&bytes);
     let dir = tempfile::tempdir().unwrap();
     let cache = CompiledCache::open(&dir.path().join("cache")).unwrap();
-    let engine = Engine::new(EngineSettings { instances: 1, max_memory: 1 << 20 }).unwrap();
+    let engine = Engine::new(EngineSettings { instances: 1, max_memory: 64 << 20 }).unwrap();
     let (liar, reference) = Liar::with(&manifest(&digest, bytes.len() as u64), &digest, bytes);
     for _ in 0..2 {
-        let component = source::load(&engine, Some(&cache), Path::new(&reference)).unwrap_or_else(|e| panic!("{e}"));
+        let component = source::load(&engine, Some(&cache), &PublicKeys::default(), Path::new(&reference))
+            .unwrap_or_else(|e| panic!("{e}"));
         assert_eq!(component.digest, digest);
     }
     assert_eq!(liar.asked.load(Ordering::SeqCst), 1);
@@ -209,9 +211,9 @@ fn a_file_is_bounded_as_well() {
     let path = dir.path().join("large.wasm");
     let file = std::fs::File::create(&path).unwrap();
     file.set_len(MAX_COMPONENT_BYTES + 1).unwrap();
-    assert!(matches!(source::fetch(&path), Err(SourceError::Load(_))));
+    assert!(matches!(source::fetch(&path, None), Err(SourceError::Load(_))));
     file.set_len(MAX_COMPONENT_BYTES).unwrap();
-    assert_eq!(source::fetch(&path).map(|fetched| fetched.bytes.len() as u64).ok(), Some(MAX_COMPONENT_BYTES));
+    assert_eq!(source::fetch(&path, None).map(|fetched| fetched.bytes.len() as u64).ok(), Some(MAX_COMPONENT_BYTES));
 }
 
 /// With credentials: as `docker login` leaves them.

@@ -9,7 +9,7 @@ use wasmill::app;
 use wasmill::broker::keys::Namespace;
 use wasmill::clock::now_ms;
 use wasmill::config::{Config, ResolvedHandler};
-use wasmill::deploy::source;
+use wasmill::deploy::{PublicKeys, source};
 use wasmill::event::Event;
 use wasmill::ops::{HistoryQuery, MAX_HISTORY_PAGE, check_reads};
 use wasmill::outcome::FaultClass;
@@ -84,7 +84,7 @@ fn load(config: &Config, resolved: &ResolvedHandler) -> Result<Handler, Report> 
     let mut policy = policy.map_err(Report::usage)?;
     // Nothing may happen: requests are denied, as if no host were allowed.
     policy.interfaces.http = None;
-    source::load(&engine, cache.as_ref(), &resolved.component)
+    source::load(&engine, cache.as_ref(), &PublicKeys::default(), &resolved.component)
         .and_then(|component| Ok(Handler::new(component, policy, app::isolation(resolved.isolation))?))
         .map_err(|error| Report::usage(format!("{}: {error}", resolved.component.display())))
 }

@@ -93,7 +93,7 @@ fn find(config: &Config, args: &Args) -> Result<Findings, Report> {
         let error = LoadError::Unreadable { path: path.clone(), cause };
         Report::usage(format!("{}: {error}", path.display()))
     };
-    let fetched = source::reference(&path).map(|_| sources::fetch(&path)).transpose()?;
+    let fetched = source::reference(&path).map(|_| sources::fetch(&path, None)).transpose()?;
     let size = match &fetched {
         Some(fetched) => fetched.bytes.len() as u64,
         None => std::fs::metadata(&path).map_err(unreadable)?.len(),

@@ -50,8 +50,11 @@ async fn serve(config: &Config, args: &Args, deployments: Vec<Arc<Deployment>>) 
         let settings = app::redis_settings(config).map_err(Report::usage)?;
         (Backend::Redis(Box::new(settings.clone())), Arc::new(RedisBroker::new(settings)))
     };
-    let worker =
-        Worker { cache: app::cache(config).map_err(Report::usage)?, ..app::worker(config, &Namespace::default()) };
+    let worker = Worker {
+        cache: app::cache(config).map_err(Report::usage)?,
+        keys: app::public_keys(config).map_err(Report::usage)?,
+        ..app::worker(config, &Namespace::default())
+    };
     let stats = Arc::new(pipeline::new_stats(&deployments));
     let readiness = Arc::new(Readiness::default());
     let (stop, stopped) = watch::channel(false);

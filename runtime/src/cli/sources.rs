@@ -46,10 +46,11 @@ pub fn build_all(handlers: &[ResolvedHandler], progress: &mut dyn FnMut(&str)) -
     Ok(())
 }
 
-/// Gets a component that was named on the command line: a file, or one in a registry.
-pub fn fetch(component: &Path) -> Result<Fetched, Report> {
-    source::fetch(component).map_err(|error| match error {
+/// Gets a component that was named on the command line: a file, or one in a registry; with its signature, perhaps from a file.
+pub fn fetch(component: &Path, signature: Option<&Path>) -> Result<Fetched, Report> {
+    source::fetch(component, signature).map_err(|error| match error {
         SourceError::Load(error) => Report::usage(format!("{}: {error}", component.display())),
+        SourceError::Signature(error) => Report::usage(error),
         SourceError::Registry(error @ (OciError::Malformed(_) | OciError::Unpinned { .. })) => Report::usage(error),
         SourceError::Registry(error) => Report::failure(error),
     })

@@ -14,8 +14,8 @@ use wasmill::event::Event;
 use wasmill::ops::{
     DeadLetterPage, DeadLetterQuery, DeadLetterReport, DeployQuery, DoctorReport, GcReport, HistoryEvent, HistoryPage,
     HistoryQuery, MovedReport, Operator, OpsError, PauseReport, PendingQuery, PendingReport, PublishReport,
-    ReplayReport, ReplayRequest, RollbackRequest, SchemaDocument, SchemaQuery, SchemaReport, Selection, StatsReport,
-    StreamReport, VersionsReport, WorkerStatus,
+    ReplayReport, ReplayRequest, RollbackRequest, SchemaDocument, SchemaQuery, SchemaReport, Selection, SmokeReport,
+    StatsReport, StreamReport, VersionsReport, WorkerStatus,
 };
 use wasmill::outcome::Due;
 
@@ -326,6 +326,17 @@ impl Target {
             Target::Worker(client) => {
                 let request = client.http.post(client.url(&["handlers", handler, "versions"])?).query(query);
                 client.answer(request.header("content-type", "application/wasm").body(bytes)).await
+            }
+        }
+    }
+
+    /// Keeps smoke tests.
+    pub async fn put_smoke(&self, document: Vec<u8>) -> Result<SmokeReport, Report> {
+        match self {
+            Target::Broker(operator) => Ok(operator.put_smoke(&document).await?),
+            Target::Worker(client) => {
+                let request = client.http.post(client.url(&["smoke-tests"])?);
+                client.answer(request.header("content-type", "application/json").body(document)).await
             }
         }
     }

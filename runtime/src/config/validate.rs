@@ -10,6 +10,7 @@ use bytesize::ByteSize;
 use tracing_subscriber::EnvFilter;
 
 use super::compile::{self, CompileConfig};
+use super::deploy::DeployConfig;
 use super::errors::{ConfigError, nearest};
 use super::intake::IntakeConfig;
 use super::parse::Document;
@@ -60,6 +61,7 @@ pub(super) fn faults(config: &Config, document: &Document<'_>) -> Vec<ConfigErro
     check.admin(&config.admin);
     check.log(&config.log);
     check.compile(&config.compile);
+    check.deploy(&config.deploy);
     check.limits(&["limits"], &LimitsOverride::from(&config.limits));
     check.retry(&["retry"], &RetryOverride::from(&config.retry), &config.retry);
     check.schemas(&config.schemas);
@@ -234,6 +236,19 @@ impl Check<'_, '_> {
         if compile.wall_time < compile.cpu_time {
             let remedy = "let it be as long as `compile.cpu_time` at least, and longer on a busy machine";
             self.fault(&["compile", "wall_time"], "is shorter than `compile.cpu_time`", remedy);
+        }
+    }
+
+    fn deploy(&mut self, deploy: &DeployConfig) {
+        let mut seen = BTreeSet::new();
+        for (index, path) in deploy.public_keys.iter().enumerate() {
+            let at = ["deploy", "public_keys", &index.to_string()];
+            if path.as_os_str().is_empty() {
+                self.fault(&at, "is empty", "name the file of a public key, as `openssl pkey -pubout` writes it");
+            }
+            if !seen.insert(path) {
+                self.fault(&at, format!("`{}` is there twice", path.display()), "leave one out");
+            }
         }
     }
 

@@ -61,6 +61,9 @@ pub struct KnownVersion {
     pub by: String,
     /// Where its component came from: a file, or a reference to a registry.
     pub source: String,
+    /// The signature of its component, in base64, if it came with one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<String>,
 }
 
 /// A version on its way to serve.
@@ -79,6 +82,9 @@ pub struct Rollout {
     /// How the version has to prove itself, if it does not serve as soon as every worker is prepared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub canary: Option<Canary>,
+    /// The digest of the smoke tests that each worker runs through the version first, if there are any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub smoke: Option<String>,
 }
 
 impl Rollout {
@@ -200,6 +206,7 @@ impl Record {
             started_ms: version.deployed_ms,
             until_ms: terms.until_ms,
             canary: terms.canary.map(|canary| Canary { since_ms: None, ..canary }),
+            smoke: None,
         };
         let mut next = Record { rollout: Some(rollout), ..self.clone() };
         next.versions.retain(|known| known.digest != version.digest);
@@ -250,6 +257,11 @@ impl Record {
         let mut next = self.clone();
         next.pins.retain(|_, pin| now_ms < pin.until_ms);
         (next.pins.len() < self.pins.len()).then_some(next)
+    }
+
+    /// The smoke tests that a version has to pass before it is prepared.
+    pub fn smoke(&self, digest: &str) -> Option<&str> {
+        self.rollout.as_ref().filter(|rollout| rollout.digest == digest)?.smoke.as_deref()
     }
 
     /// What became of the deliveries that ran on the version of the rollout. What workers have said that are gone counts.
@@ -333,7 +345,14 @@ mod tests {
     use crate::deploy::canary::Percent;
 
     fn version(digest: &str) -> KnownVersion {
-        KnownVersion { digest: digest.into(), size: 1, deployed_ms: 10, by: "me".into(), source: "x.wasm".into() }
+        KnownVersion {
+            digest: digest.into(),
+            size: 1,
+            deployed_ms: 10,
+            by: "me".into(),
+            source: "x.wasm".into(),
+            signature: None,
+        }
     }
 
     fn said(rollout: &str, states: &[(&str, Preparation)]) -> BTreeMap<String, Progress> {

@@ -13,6 +13,8 @@ use crate::deploy::canary::{
     Canary, MAX_ERROR_RATE, MAX_PROMOTE_AFTER_MS, MIN_PROMOTE_AFTER_MS, PROMOTE_AFTER_MS, Percent, Tally,
 };
 use crate::deploy::record::{Ended, KnownVersion, Preparation, Progress, Record, Rollout, Terms};
+use crate::deploy::signature::Signature;
+use crate::deploy::smoke::SmokeTests;
 use crate::wasm::{Digest, MAX_COMPONENT_BYTES};
 
 /// How long workers may take to prepare a version, if nothing else is asked for: compiling a Python component takes many
@@ -36,6 +38,12 @@ pub struct DeployQuery {
     /// Where the component comes from, as `versions` shows it
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
+    /// The digest of smoke tests that were uploaded: each worker runs them through the version first
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub smoke: Option<String>,
+    /// The signature of the component, in base64
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub signature: Option<String>,
     /// How long workers may take to prepare it, in milliseconds, 1 to 3,600,000 [default: 300,000]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prepare_ms: Option<u64>,
@@ -53,6 +61,12 @@ pub struct DeployQuery {
 }
 
 impl DeployQuery {
+    /// The signature, in the one form that it is kept in.
+    fn signature(&self) -> Result<Option<String>, OpsError> {
+        let parsed = self.signature.as_deref().map(|text| Signature::parse(text, "`signature`")).transpose();
+        Ok(parsed.map_err(|error| OpsError::Invalid(error.to_string()))?.map(|signature| signature.text()))
+    }
+
     fn prepare(&self) -> Result<Duration, OpsError> {
         let prepare = self.prepare_ms.map_or(PREPARE_TIME, Duration::from_millis);
         if prepare.is_zero() || prepare > MAX_PREPARE_TIME {
@@ -80,6 +94,15 @@ impl DeployQuery {
         let max_error_rate = self.max_error_rate.unwrap_or(MAX_ERROR_RATE);
         Ok(Some(Canary { share, promote_after_ms, max_error_rate, since_ms: None }))
     }
+}
+
+/// Smoke tests that are kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+pub struct SmokeReport {
+    /// Their digest, 64 hexadecimal digits.
+    pub digest: String,
+    /// How many there are.
+    pub tests: usize,
 }
 
 /// Where to go back to.
@@ -202,11 +225,35 @@ impl Operator {
             deployed_ms: self.broker.time_ms().await?,
             by: name("by", query.by.as_deref())?,
             source: name("source", query.source.as_deref())?,
+            signature: query.signature()?,
         };
-        begin(&record, version.clone(), prepare, canary)?;
+        let terms = Begin { prepare, canary, smoke: self.smoke(query.smoke.as_deref()).await? };
+        begin(&record, version.clone(), &terms)?;
         self.broker.put_component(&digest, bytes).await?;
-        self.change(handler, |record| begin(record, version.clone(), prepare, canary)).await?;
+        self.change(handler, |record| begin(record, version.clone(), &terms)).await?;
         self.versions(handler).await
+    }
+
+    /// Keeps smoke tests, for a deployment that names them by their digest.
+    pub async fn put_smoke(&self, document: &[u8]) -> Result<SmokeReport, OpsError> {
+        let tests = SmokeTests::parse(document).map_err(|error| OpsError::Invalid(error.to_string()))?;
+        let digest = Digest::of(document).hex();
+        self.broker.put_component(&digest, document).await?;
+        Ok(SmokeReport { digest, tests: tests.tests.len() })
+    }
+
+    /// The digest of smoke tests that are kept.
+    async fn smoke(&self, digest: Option<&str>) -> Result<Option<String>, OpsError> {
+        let Some(digest) = digest else { return Ok(None) };
+        let document = if Digest::parse(digest).is_some() { self.broker.component(digest).await? } else { None };
+        let Some(document) = document else {
+            return Err(OpsError::Invalid(format!(
+                "no smoke tests of the digest `{}` are kept",
+                digest.escape_debug()
+            )));
+        };
+        SmokeTests::parse(&document).map_err(|error| OpsError::Invalid(error.to_string()))?;
+        Ok(Some(digest.to_owned()))
     }
 
     /// Asks all workers to go back to a version that was deployed before. While a rollout goes on, and no version is named, it
@@ -228,7 +275,7 @@ impl Operator {
         };
         let known = self.kept_version(handler, wanted).await?;
         let version = KnownVersion { by, deployed_ms: self.broker.time_ms().await?, ..known };
-        self.change(handler, |record| begin(record, version.clone(), PREPARE_TIME, None)).await?;
+        self.change(handler, |record| begin(record, version.clone(), &Begin::default())).await?;
         self.versions(handler).await
     }
 
@@ -283,9 +330,9 @@ impl Operator {
             let record = parse(&text)?;
             wanted.extend(record.pins.into_iter().filter(|(_, pin)| now_ms < pin.until_ms).map(|(digest, _)| digest));
             wanted.extend(record.versions.iter().take(keep_last).map(|version| version.digest.clone()));
-            wanted.extend(
-                [record.current, record.previous, record.rollout.map(|rollout| rollout.digest)].into_iter().flatten(),
-            );
+            let of_rollout = record.rollout.map(|rollout| [Some(rollout.digest), rollout.smoke]);
+            let in_use = [record.current, record.previous].into_iter().chain(of_rollout.into_iter().flatten());
+            wanted.extend(in_use.flatten());
         }
         let mut report = GcReport::default();
         for (digest, bytes) in self.broker.components().await? {
@@ -354,15 +401,28 @@ fn parse(text: &str) -> Result<Record, OpsError> {
     Record::parse(text).map_err(|error| OpsError::Invalid(format!("the record in `wasmill:deployments`: {error}")))
 }
 
-fn begin(
-    record: &Record,
-    version: KnownVersion,
+/// How a rollout is to go.
+struct Begin {
     prepare: Duration,
     canary: Option<Canary>,
-) -> Result<Record, OpsError> {
-    let until_ms = version.deployed_ms.saturating_add(prepare.as_millis() as u64);
+    smoke: Option<String>,
+}
+
+impl Default for Begin {
+    fn default() -> Begin {
+        Begin { prepare: PREPARE_TIME, canary: None, smoke: None }
+    }
+}
+
+fn begin(record: &Record, version: KnownVersion, terms: &Begin) -> Result<Record, OpsError> {
+    let until_ms = version.deployed_ms.saturating_add(terms.prepare.as_millis() as u64);
     let id = uuid::Uuid::now_v7().to_string();
-    record.begin(version, id, Terms { until_ms, canary }).map_err(|error| OpsError::Conflict(error.to_string()))
+    let begun = record.begin(version, id, Terms { until_ms, canary: terms.canary });
+    let mut next = begun.map_err(|error| OpsError::Conflict(error.to_string()))?;
+    if let Some(rollout) = &mut next.rollout {
+        rollout.smoke.clone_from(&terms.smoke);
+    }
+    Ok(next)
 }
 
 pub(super) fn name(field: &str, text: Option<&str>) -> Result<String, OpsError> {

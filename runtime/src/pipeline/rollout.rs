@@ -3,19 +3,21 @@
 //! All workers do the same. Who has something to say writes it into the store; who sees that everybody is prepared ends the
 //! rollout, in one step that succeeds once. So it does not matter who dies in between, this worker included.
 
+mod prepare;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tokio::task;
 
+use self::prepare::{Exam, Recipe, prepare};
 use super::{Deployment, Stats, Worker};
 use crate::broker::{BrokerError, Operate};
 use crate::clock::now_ms;
 use crate::deploy::canary::{Canary, Tally};
 use crate::deploy::record::{Preparation, Progress, Record, Rollout};
-use crate::deploy::{Candidate, Version};
+use crate::deploy::{Candidate, PublicKeys, Version};
 use crate::fleet::WorkerReport;
 use crate::stats::{HandlerStats, VersionStats};
 use crate::wasm::{CompiledCache, Engine};
@@ -37,6 +39,7 @@ pub(super) struct Rollouts {
     store: Arc<dyn Operate>,
     worker: Arc<str>,
     cache: Option<CompiledCache>,
+    keys: PublicKeys,
     handlers: Vec<Followed>,
     /// The version that is being prepared. One at a time: more would take the cores from the events.
     job: Option<Job>,
@@ -52,6 +55,8 @@ struct Followed {
     said: Option<Progress>,
     /// The version that runs a share of the events.
     trial: Option<Trial>,
+    /// The version that passed its smoke tests last, and which ones.
+    passed: Option<(String, String)>,
     /// Versions that cannot be prepared, with the reason, and when to try again.
     failed: BTreeMap<String, (String, Instant)>,
     /// The record that could not be read, so that it is told once.
@@ -73,6 +78,8 @@ struct Trial {
 struct Job {
     handler: usize,
     digest: String,
+    /// The smoke tests that are part of it.
+    smoke: Option<String>,
     /// What it compiles with.
     engine: Engine,
     /// Nobody wants it any more: it has been told to stop.
@@ -108,11 +115,12 @@ impl Rollouts {
             prepared: Vec::new(),
             said: None,
             trial: None,
+            passed: None,
             failed: BTreeMap::new(),
             unreadable: String::new(),
         });
-        let (worker, cache) = (worker.id.clone(), worker.cache.clone());
-        Rollouts { store, worker, cache, handlers: handlers.collect(), job: None }
+        let (worker, cache, keys) = (worker.id.clone(), worker.cache.clone(), worker.keys.clone());
+        Rollouts { store, worker, cache, keys, handlers: handlers.collect(), job: None }
     }
 
     /// Waits until each handler has the version that is to serve. A worker that begins with another one would do what was
@@ -184,6 +192,7 @@ impl Rollouts {
         {
             job.is_unwanted = true;
             job.engine.stop_compiling();
+            job.task.abort();
         }
     }
 
@@ -197,6 +206,7 @@ impl Rollouts {
             Ok(version) => {
                 followed.hold(Arc::new(version));
                 followed.failed.remove(&job.digest);
+                followed.passed = job.smoke.map(|smoke| (job.digest, smoke)).or(followed.passed.take());
             }
             Err(why) => {
                 followed.failed.insert(job.digest, (why, Instant::now() + RETRY));
@@ -292,6 +302,11 @@ impl Rollouts {
         if !self.handlers[at].may_look() {
             return Ok(());
         }
+        let followed = &mut self.handlers[at];
+        if followed.said.as_ref().is_none_or(|said| said.rollout != rollout.id) {
+            // Another signature or other smoke tests may have come with it.
+            followed.failed.remove(&rollout.digest);
+        }
         let state = match (self.want(at, &rollout.digest, record), self.handlers[at].tally()) {
             (Wanted::Failed(why), _) => Preparation::Failed(why),
             // What has been counted must not be taken back.
@@ -344,7 +359,8 @@ impl Rollouts {
     /// A version, if it is ready; begins to prepare it otherwise.
     fn want(&mut self, at: usize, digest: &str, record: &Record) -> Wanted {
         let followed = &self.handlers[at];
-        if let Some(version) = followed.version(digest) {
+        let smoke = record.smoke(digest);
+        if let Some(version) = followed.version(digest).filter(|_| followed.has_passed(digest, smoke)) {
             return Wanted::Ready(version);
         }
         if let Some((why, until)) = followed.failed.get(digest)
@@ -353,12 +369,23 @@ impl Rollouts {
             return if why.is_empty() { Wanted::Pending } else { Wanted::Failed(why.clone()) };
         }
         if self.job.is_none() {
-            let size = record.find(digest).map_or(0, |version| version.size);
-            let (store, cache, digest) = (self.store.clone(), self.cache.clone(), digest.to_owned());
+            let (digest, smoke) = (digest.to_owned(), smoke.map(str::to_owned));
+            let known = record.versions.iter().find(|known| known.digest == digest);
             let current = followed.deployment.slot.current();
             let engine = current.handler.component.engine().apart();
-            let task = tokio::spawn(prepare(store, cache, engine.clone(), current, digest.clone(), size));
-            self.job = Some(Job { handler: at, digest, engine, is_unwanted: false, task });
+            let recipe = Recipe {
+                store: self.store.clone(),
+                cache: self.cache.clone(),
+                keys: self.keys.clone(),
+                engine: engine.clone(),
+                current,
+                digest: digest.clone(),
+                size: known.map_or(0, |known| known.size),
+                signature: known.and_then(|known| known.signature.clone()),
+            };
+            let exam = smoke.clone().map(|smoke| Exam::new(smoke, &followed.deployment));
+            let task = tokio::spawn(prepare(recipe, exam));
+            self.job = Some(Job { handler: at, digest, smoke, engine, is_unwanted: false, task });
         }
         Wanted::Pending
     }
@@ -383,6 +410,12 @@ impl Followed {
         let (current, candidate) = (slot.current(), slot.candidate().map(|candidate| candidate.version));
         let mut known = self.prepared.iter().chain([&current]).chain(&candidate);
         known.find(|version| version.handler.component.digest.hex() == digest).cloned()
+    }
+
+    /// Whether a version has passed these smoke tests, if there are any.
+    fn has_passed(&self, digest: &str, smoke: Option<&str>) -> bool {
+        let passed = self.passed.as_ref().map(|(digest, smoke)| (digest.as_str(), smoke.as_str()));
+        smoke.is_none_or(|smoke| passed == Some((digest, smoke)))
     }
 
     /// Has a version run its share of the events, unless it does.
@@ -431,6 +464,7 @@ impl Followed {
 
     /// Holds a version ready; the one that was held longest goes if there are too many.
     fn hold(&mut self, version: Arc<Version>) {
+        self.prepared.retain(|known| known.digest != version.digest);
         if self.prepared.len() >= MAX_PREPARED {
             self.prepared.remove(0);
         }
@@ -454,60 +488,5 @@ fn tell(handler: &str, rollout: &Rollout, next: &Record) {
         (Some(_), _) => tracing::info!(handler, digest, "every worker is prepared: the version runs its share"),
         (None, Some(why)) => tracing::warn!(handler, digest, "a version is not deployed: {why}"),
         (None, None) => tracing::info!(handler, digest, "the version serves"),
-    }
-}
-
-/// Gets a component, compiles and checks it: beside the work, and from the compiled cache if it is there.
-async fn prepare(
-    store: Arc<dyn Operate>,
-    cache: Option<CompiledCache>,
-    engine: Engine,
-    current: Arc<Version>,
-    digest: String,
-    size: u64,
-) -> Result<Version, String> {
-    let (like, wanted, known) = (current.clone(), digest.clone(), cache.clone());
-    if let Some(version) = beside(&engine, move || like.from_cache(known.as_ref(), &wanted, size)).await? {
-        return version.map_err(|error| error.to_string());
-    }
-    let bytes = store.component(&digest).await.map_err(|error| error.to_string())?;
-    let bytes = bytes.ok_or("its component is not kept any more")?;
-    let compiler = engine.clone();
-    let prepared = beside(&engine, move || current.successor(&compiler, cache.as_ref(), &digest, &bytes)).await?;
-    prepared.map_err(|error| error.to_string())
-}
-
-/// The result of work on a thread of its own. When the future is dropped, compiling ends, and with it the thread.
-async fn beside<T: Send + 'static>(engine: &Engine, work: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
-    let (sender, done) = tokio::sync::oneshot::channel();
-    let thread = std::thread::Builder::new().name("prepare".to_owned());
-    let thread = thread.spawn(move || {
-        // Nobody may be waiting any more.
-        let _ = sender.send(work());
-    });
-    let thread = thread.map_err(|error| format!("no thread to prepare it: {error}"))?;
-    let mut preparer = Preparer { engine, thread: Some(thread), is_done: false };
-    let result = done.await;
-    preparer.is_done = true;
-    result.map_err(|_| "preparing it ended by a panic: a fault of wasmill".to_owned())
-}
-
-/// The thread that prepares; joined on drop.
-struct Preparer<'a> {
-    engine: &'a Engine,
-    thread: Option<JoinHandle<()>>,
-    /// It has nothing left to do.
-    is_done: bool,
-}
-
-impl Drop for Preparer<'_> {
-    fn drop(&mut self) {
-        if !self.is_done {
-            self.engine.stop_compiling();
-        }
-        if let Some(thread) = self.thread.take() {
-            // One that panicked has left no result, which was noticed.
-            let _ = thread.join();
-        }
     }
 }
