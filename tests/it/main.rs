@@ -11,6 +11,7 @@ mod contract;
 mod dedup;
 mod delayed;
 mod deploy;
+mod deploy_crash;
 mod dev;
 mod dlq;
 mod envelopes;
