@@ -158,6 +158,7 @@ fn give_up(
         handler = deployment.name(),
         stream = origin.stream,
         entry = %origin.entry,
+        digest = evidence.digest,
         attempt = attempts,
         class = evidence.class.as_str(),
         "dead letter: {message}"
@@ -224,7 +225,8 @@ pub(super) fn conclude(worker: &Worker, lane: &Lane, finished: Finished) -> (Dec
     }
     // Instances of a version that has been exchanged end with their delivery.
     let warm = warm.filter(|_| Arc::ptr_eq(&version, lane.version.version()));
-    let report = Report { deployment: &deployment, origin: &origin, event: &event, attempt, wall };
+    let digest = version.digest.as_str();
+    let report = Report { deployment: &deployment, digest, origin: &origin, event: &event, attempt, wall };
     let decision = if verdict == Verdict::Ack {
         report.write("ack", "", &logs, logs_dropped);
         Decision::Ack { publishes, mark }
@@ -239,14 +241,13 @@ pub(super) fn conclude(worker: &Worker, lane: &Lane, finished: Finished) -> (Dec
                 report.write(class.as_str(), &text, &logs, logs_dropped);
                 let trace = event.attributes.iter().find(|(name, _)| name == TRACEPARENT);
                 let trace = trace.map(|(_, value)| value.clone());
-                let evidence = Evidence { digest: &version.digest, attempts: attempt, class, traceparent: trace };
+                let evidence = Evidence { digest, attempts: attempt, class, traceparent: trace };
                 Decision::DeadLetter(Box::new(letter(worker, &deployment, &origin, evidence, text)))
             }
         }
     };
     if let Some(observer) = &worker.observer {
         let (id, r#type) = (event.id.as_str(), event.type_.as_str());
-        let digest = version.digest.as_str();
         let run = Run { digest, verdict: &verdict, logs: &logs, logs_dropped, wall, peak_memory };
         observer.decided(&seen(&deployment, &origin, (id, r#type), attempt, How::Run(run), &decision));
     }
@@ -274,6 +275,7 @@ fn message(verdict: &Verdict) -> &str {
 /// What the log says of a delivery.
 struct Report<'a> {
     deployment: &'a Deployment,
+    digest: &'a str,
     origin: &'a Origin,
     event: &'a GuestEvent,
     attempt: u32,
@@ -295,6 +297,7 @@ impl Report<'_> {
             stream = self.origin.stream,
             entry = %self.origin.entry,
             event = self.event.id,
+            digest = self.digest,
             attempt = self.attempt,
             outcome,
             duration_us = self.wall.as_micros() as u64,
