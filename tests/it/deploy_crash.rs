@@ -1,7 +1,7 @@
 //! SIGKILL at every step of a deployment, for those who take part in it: the fleet ends on one version, whole.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -24,7 +24,8 @@ struct Fleet {
     second: Worker,
     proxy: Proxy,
     bytes: Vec<u8>,
-    versions: usize,
+    /// The digests of all versions that have been deployed or begun to be.
+    deployed: Vec<String>,
     events: usize,
 }
 
@@ -35,33 +36,45 @@ impl Fleet {
         let redis = redis::Client::open(server.url()).unwrap().get_connection().unwrap();
         let (second, proxy) = worker_behind_proxy(&mill);
         let bytes = std::fs::read(guests::component("faults")).unwrap();
-        let mut fleet = Fleet { mill, redis, second, proxy, bytes, versions: 0, events: 0 };
+        let mut fleet = Fleet { mill, redis, second, proxy, bytes, deployed: Vec::new(), events: 0 };
         fleet.deploy();
         fleet
     }
 
     /// A version that nobody has seen before, and its digest.
     fn version(&mut self) -> (PathBuf, String) {
-        self.versions += 1;
-        let name = format!("{:04}", self.versions);
+        let name = format!("{:04}", self.deployed.len());
         // A section that does nothing: its size, and its name with the size of that.
         let bytes = [&self.bytes[..], &[0, 5, 4], name.as_bytes()].concat();
         let path = self.mill.dir().join(format!("v{name}.wasm"));
         std::fs::write(&path, &bytes).unwrap();
-        (path, Digest::of(&bytes).hex())
+        let digest = Digest::of(&bytes).hex();
+        self.deployed.push(digest.clone());
+        (path, digest)
     }
 
-    fn spawn_deploy(&mut self, config: &str) -> (Program, String) {
+    fn spawn_deploy(&mut self, config: &Path) -> (Program, String) {
         let (component, digest) = self.version();
-        let arguments = ["deploy", "faults", component.to_str().unwrap(), "--config", config, "--output", "json"];
-        (Program::spawn(self.mill.dir(), &arguments), digest)
+        let command = ["deploy", "faults", component.to_str().unwrap(), "--config", config.to_str().unwrap()];
+        (Program::spawn(self.mill.dir(), &command), digest)
+    }
+
+    /// A proxy, and a configuration for a command that is to go through it.
+    fn proxy(&self) -> (Proxy, PathBuf) {
+        let server = self.mill.server.as_ref().unwrap();
+        let proxy = Proxy::start(server.port());
+        let config = std::fs::read_to_string(self.mill.dir().join("wasmill.toml")).unwrap();
+        let path = self.mill.dir().join("proxied.toml");
+        std::fs::write(&path, config.replace(&server.url(), &proxy.url())).unwrap();
+        (proxy, path)
     }
 
     /// Deploys a new version, without a fault.
-    fn deploy(&mut self) {
+    fn deploy(&mut self) -> String {
         let (component, digest) = self.version();
         let report = self.mill.json(&["deploy", "faults", component.to_str().unwrap()]);
-        assert_eq!(report["current"], digest);
+        assert_eq!(report["current"], digest.as_str());
+        digest
     }
 
     fn publish(&mut self) {
@@ -115,34 +128,46 @@ impl Fleet {
         let events = self.mill.events("faults.out");
         let causes: BTreeSet<&str> = events.iter().map(|event| event["causationid"].as_str().unwrap()).collect();
         assert_eq!((events.len(), causes.len()), (self.events, self.events));
+        let by: BTreeSet<&str> = events.iter().map(|event| event["handlerdigest"].as_str().unwrap()).collect();
+        let deployed: Vec<String> = self.deployed.iter().map(|digest| format!("sha256:{digest}")).collect();
+        assert!(by.iter().all(|digest| deployed.iter().any(|known| known == digest)), "{by:?}");
     }
 }
 
 fn worker_behind_proxy(mill: &Mill) -> (Worker, Proxy) {
     let server = mill.server.as_ref().unwrap();
     let proxy = Proxy::start(server.port());
-    let config = std::fs::read_to_string(mill.dir().join("wasmill.toml")).unwrap();
-    let config = config.replace(&server.url(), &proxy.url());
-    // Its compiled components are its own: what the other one has compiled is of no use to it.
-    let cache = format!("[worker]\ncache_dir = \"{}\"", mill.dir().join("second").display());
-    let worker = Worker::spawn(&config.replace("[worker]", &cache));
+    let worker = second_worker(mill, &proxy);
     eventually("the second worker", DEADLINE, || worker.stderr_text().contains("ready").then_some(()));
     (worker, proxy)
+}
+
+/// Its compiled components are its own: what the other one has compiled is of no use to it.
+fn second_worker(mill: &Mill, proxy: &Proxy) -> Worker {
+    let config = std::fs::read_to_string(mill.dir().join("wasmill.toml")).unwrap();
+    let config = config.replace(&mill.server.as_ref().unwrap().url(), &proxy.url());
+    let cache = format!("[worker]\ncache_dir = \"{}\"", mill.dir().join("second").display());
+    Worker::spawn(&config.replace("[worker]", &cache))
+}
+
+/// Waits until the proxy has stopped at a step, which it names, or the command has ended.
+fn stop_or_end(proxy: &Proxy, command: &mut Program) -> Option<String> {
+    eventually("the step, or the end of the command", DEADLINE, || {
+        let stopped = proxy.stopped();
+        if stopped.is_some() { Some(stopped) } else { command.try_wait().map(|_| None) }
+    })
 }
 
 /// Kills one of two workers at each of its steps, until a deployment has so few; returns the steps.
 fn kill_a_worker(moment: Moment) -> BTreeSet<String> {
     let mut fleet = Fleet::start();
-    let config = fleet.mill.dir().join("wasmill.toml").display().to_string();
+    let config = fleet.mill.dir().join("wasmill.toml");
     let mut killed_at = BTreeSet::new();
     for step in 1..=MAX_STEPS {
         fleet.proxy.stop_at(step, moment);
         fleet.publish();
         let (mut command, digest) = fleet.spawn_deploy(&config);
-        let stopped = eventually("the step, or the end of the deployment", DEADLINE, || {
-            let stopped = fleet.proxy.stopped();
-            if stopped.is_some() { Some(stopped) } else { command.try_wait().map(|_| None) }
-        });
+        let stopped = stop_or_end(&fleet.proxy, &mut command);
         let what = format!("{moment:?} step {step}, {stopped:?}");
         if stopped.is_some() {
             fleet.second.kill();
@@ -181,22 +206,14 @@ fn a_worker_that_is_killed_after_any_step_leaves_a_whole_fleet() {
 /// Kills the deploying command at each of its steps, until a deployment has so few; returns the steps.
 fn kill_the_command(moment: Moment) -> BTreeSet<String> {
     let mut fleet = Fleet::start();
-    let server = fleet.mill.server.as_ref().unwrap();
-    let (port, url) = (server.port(), server.url());
-    let direct = std::fs::read_to_string(fleet.mill.dir().join("wasmill.toml")).unwrap();
-    let config = fleet.mill.dir().join("proxied.toml");
     let mut killed_at = BTreeSet::new();
     for step in 1..=MAX_STEPS {
-        let proxy = Proxy::start(port);
-        std::fs::write(&config, direct.replace(&url, &proxy.url())).unwrap();
+        let (proxy, config) = fleet.proxy();
         proxy.stop_at(step, moment);
         let before = fleet.record()["current"].as_str().unwrap().to_owned();
         fleet.publish();
-        let (mut command, digest) = fleet.spawn_deploy(config.to_str().unwrap());
-        let stopped = eventually("the step, or the end of the deployment", DEADLINE, || {
-            let stopped = proxy.stopped();
-            if stopped.is_some() { Some(stopped) } else { command.try_wait().map(|_| None) }
-        });
+        let (mut command, digest) = fleet.spawn_deploy(&config);
+        let stopped = stop_or_end(&proxy, &mut command);
         let what = format!("{moment:?} step {step}, {stopped:?}");
         if stopped.is_some() {
             command.kill();
@@ -237,4 +254,60 @@ fn a_command_that_is_killed_after_any_step_leaves_a_whole_fleet() {
     for step in ["SET wasmill:component:", "HSET wasmill:components", "EVALSHA wasmill:deployments"] {
         assert!(steps.contains(step), "{step}: {steps:?}");
     }
+}
+
+#[test]
+fn what_a_killed_gc_leaves_the_next_one_removes() {
+    let mut fleet = Fleet::start();
+    fleet.deploy();
+    let mut killed_at = BTreeSet::new();
+    for moment in [Moment::Before, Moment::After] {
+        for step in 1..=MAX_STEPS {
+            // Now there is one that nobody needs.
+            fleet.deploy();
+            let current = fleet.record()["current"].as_str().unwrap().to_owned();
+            let (proxy, config) = fleet.proxy();
+            proxy.stop_at(step, moment);
+            let gc = ["gc", "--keep-last", "0", "--config", config.to_str().unwrap()];
+            let mut command = Program::spawn(fleet.mill.dir(), &gc);
+            let stopped = stop_or_end(&proxy, &mut command);
+            command.kill();
+            fleet.check_components(&current, &format!("{moment:?} step {step}, {stopped:?}"));
+            let Some(step) = stopped else { break };
+            killed_at.insert(step);
+        }
+    }
+    for step in ["DEL wasmill:component:", "HDEL wasmill:components", "HGETALL wasmill:deployments"] {
+        assert!(killed_at.contains(step), "{step}: {killed_at:?}");
+    }
+}
+
+#[test]
+fn a_rollout_throws_a_damaged_compiled_component_away_and_makes_it_anew() {
+    let mut fleet = Fleet::start();
+    let (first, second) = (fleet.deploy(), fleet.deploy());
+    // What it holds in memory goes with it.
+    fleet.second.kill();
+    let cache = fleet.mill.dir().join("second");
+    let entries = std::fs::read_dir(&cache).unwrap().map(|entry| entry.unwrap().path());
+    let is_first = |path: &PathBuf| path.file_name().unwrap().to_str().unwrap().starts_with(&first);
+    let entry = entries.into_iter().find(is_first).expect("a compiled component");
+    let mut damaged = std::fs::read(&entry).unwrap();
+    let middle = damaged.len() / 2;
+    damaged[middle] ^= 1;
+    std::fs::write(&entry, &damaged).unwrap();
+    (fleet.second, fleet.proxy) = worker_behind_proxy(&fleet.mill);
+    assert_eq!(fleet.settled("with a damaged entry"), second);
+    assert_eq!(fleet.mill.json(&["rollback", "faults", "--to", &first])["current"], first.as_str());
+    assert_eq!(fleet.settled("after the rollback"), first);
+    let said = fleet.second.stderr_text();
+    assert!(said.contains("a damaged entry of the compiled cache is thrown away"), "{said}");
+    assert_ne!(std::fs::read(&entry).unwrap(), damaged, "it has been made anew");
+    fleet.check_events();
+    // A cache that others can write is not even looked at.
+    fleet.second.kill();
+    std::fs::set_permissions(&cache, std::os::unix::fs::PermissionsExt::from_mode(0o770)).unwrap();
+    let mut refused = second_worker(&fleet.mill, &fleet.proxy);
+    assert!(!refused.wait_exit(DEADLINE).success());
+    assert!(refused.stderr_text().contains("chmod 700"), "{}", refused.stderr_text());
 }

@@ -110,13 +110,13 @@ fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
 fn accept(listener: &TcpListener, redis: u16, shared: &Arc<Mutex<Shared>>) {
     let mut connections = Vec::new();
     for client in listener.incoming() {
+        if lock(shared).is_closed {
+            break;
+        }
         let Ok(client) = client else { continue };
         // A Redis that is gone: the client sees its connection closed, as it would without the proxy.
         let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, redis)) else { continue };
         let mut state = lock(shared);
-        if state.is_closed {
-            break;
-        }
         for socket in [&client, &server] {
             socket.set_nodelay(true).expect("a connected socket takes the option");
             state.sockets.push(socket.try_clone().expect("a second handle"));
