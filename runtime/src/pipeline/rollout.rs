@@ -17,9 +17,10 @@ use crate::deploy::record::{Preparation, Progress, Record};
 use crate::fleet::WorkerReport;
 use crate::wasm::{CompiledCache, Engine};
 
-/// How often a worker looks whether another version is wanted: a rollback is not noticed later than that.
-const POLL: Duration = Duration::from_millis(100);
-/// The same while something is going on.
+/// How often a worker looks whether another version is wanted. A rollback takes one such pause to be noticed everywhere, and
+/// little more, and is to be done within 100 ms.
+const POLL: Duration = Duration::from_millis(50);
+/// How soon it looks again when something goes on; then less and less often, as compiling takes minutes.
 const BUSY_POLL: Duration = Duration::from_millis(10);
 /// How long a version that could not be prepared, though it is to serve, is left alone.
 const RETRY: Duration = Duration::from_secs(10);
@@ -108,10 +109,17 @@ impl Rollouts {
 
     /// Follows, until the future is dropped. While the broker does not answer, everything stays as it is.
     pub(super) async fn follow(&mut self) {
+        let mut busy = 0u32;
         loop {
             let pause = match self.step().await {
-                Ok(Step { is_busy: true, .. }) => BUSY_POLL,
-                Ok(_) => POLL,
+                Ok(Step { is_busy: true, .. }) => {
+                    busy = busy.saturating_add(1);
+                    POLL.min(BUSY_POLL * busy)
+                }
+                Ok(_) => {
+                    busy = 0;
+                    POLL
+                }
                 Err(error) => {
                     tracing::debug!("cannot see which versions are deployed: {error}");
                     Duration::from_secs(1)
