@@ -218,7 +218,7 @@ pub async fn serve(
         ready = recover::set_up(&worker, &backend, &deployments, readiness) => ready?,
         () = &mut shutdown => return Ok(()),
     };
-    let mut rollouts = Rollouts::new(operate.clone(), &worker, &deployments);
+    let mut rollouts = Rollouts::new(operate.clone(), &worker, &deployments, stats);
     tokio::select! {
         () = rollouts.catch_up() => {}
         () = &mut shutdown => return Ok(()),
