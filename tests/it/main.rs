@@ -12,6 +12,7 @@ mod contract;
 mod dedup;
 mod delayed;
 mod deploy;
+mod deploy_crash;
 mod dev;
 mod dlq;
 mod envelopes;

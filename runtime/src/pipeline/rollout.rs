@@ -25,7 +25,7 @@ use crate::wasm::{CompiledCache, Engine};
 /// How often a worker looks whether another version is wanted: a rollback is not noticed later than that, and has switched
 /// within a tenth of a second.
 const POLL: Duration = Duration::from_millis(50);
-/// The same while something is going on.
+/// How soon it looks again when something goes on; then less and less often, as compiling takes minutes.
 const BUSY_POLL: Duration = Duration::from_millis(10);
 /// How often a worker says how a canary does, and looks what others say.
 const CANARY_LOOK: Duration = Duration::from_secs(1);
@@ -147,10 +147,17 @@ impl Rollouts {
 
     /// Follows, until the future is dropped. While the broker does not answer, everything stays as it is.
     pub(super) async fn follow(&mut self) {
+        let mut busy = 0u32;
         loop {
             let pause = match self.step().await {
-                Ok(Step { is_busy: true, .. }) => BUSY_POLL,
-                Ok(_) => POLL,
+                Ok(Step { is_busy: true, .. }) => {
+                    busy = busy.saturating_add(1);
+                    POLL.min(BUSY_POLL * busy)
+                }
+                Ok(_) => {
+                    busy = 0;
+                    POLL
+                }
                 Err(error) => {
                     tracing::debug!("cannot see which versions are deployed: {error}");
                     Duration::from_secs(1)
