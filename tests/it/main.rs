@@ -32,6 +32,7 @@ mod operations;
 mod pause;
 mod project;
 mod recovery;
+mod reload;
 mod retention;
 mod schema;
 mod send;
