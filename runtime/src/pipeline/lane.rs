@@ -51,6 +51,8 @@ pub(super) struct LaneSource {
     pub(super) claims: usize,
     /// Whether it is still read.
     pub(super) standing: Standing,
+    /// By what the rest of it is handled, if it is not read any more.
+    under: Option<Arc<Deployment>>,
 }
 
 /// Whether a source is still read.
@@ -120,16 +122,24 @@ impl LaneSource {
             open: 0,
             claims: 0,
             standing: Standing::Member,
+            under: None,
         }
     }
 
     /// Asks for nothing more, but for what was lost.
-    fn leave(&mut self) {
+    fn leave(&mut self, under: &Arc<Deployment>) {
         if self.standing == Standing::Member {
             self.standing = Standing::Leaving;
+            self.under = Some(under.clone());
             self.due_at = None;
             self.heirlooms.clear();
         }
+    }
+
+    /// Lets go of everything: it has finished.
+    pub(super) fn end(&mut self) {
+        self.standing = Standing::Gone;
+        self.under = None;
     }
 
     /// Whether it is leaving and nothing of it is left to do.
@@ -179,7 +189,7 @@ impl Lane {
     }
 
     /// Goes on as the deployment says. What was read and not begun is handled in the new way; sources that it does not name
-    /// any more are left. `has_left` says of which ones there may be entries of an earlier time.
+    /// any more are left, and what was read of them is handled as before. `has_left` says of which ones there may be entries of an earlier time.
     pub(super) fn renew(
         &mut self,
         deployment: Arc<Deployment>,
@@ -197,13 +207,15 @@ impl Lane {
         }
         let now = Instant::now();
         let is_named = |source: &LaneSource| deployment.sources.iter().any(|named| named.source == source.source);
-        self.sources.iter_mut().filter(|source| !is_named(source)).for_each(LaneSource::leave);
+        let left = self.sources.iter_mut().filter(|source| !is_named(source));
+        left.for_each(|source| source.leave(&self.deployment));
         for subscription in &deployment.sources {
             let known = self.sources.iter_mut().find(|source| source.source == subscription.source);
             match known {
                 Some(known) if known.standing == Standing::Member => {}
                 Some(known) if known.standing == Standing::Leaving => {
                     known.standing = Standing::Member;
+                    known.under = None;
                     known.due_at = Some(now);
                 }
                 Some(gone) => *gone = LaneSource::new(subscription, now, has_left(&subscription.source)),
@@ -223,7 +235,7 @@ impl Lane {
     /// Reads nothing more; what was read is finished.
     pub(super) fn leave(&mut self) {
         self.leaving = true;
-        self.sources.iter_mut().for_each(LaneSource::leave);
+        self.sources.iter_mut().for_each(|source| source.leave(&self.deployment));
     }
 
     /// Lets go of what was read and not begun, or is to be looked for: it stays pending. Says of which sources.
@@ -245,6 +257,11 @@ impl Lane {
     /// Nothing is left to do, and nothing more will come.
     pub(super) fn has_ended(&self) -> bool {
         self.leaving && self.sources.iter().all(|source| source.standing == Standing::Gone) && self.is_quiet()
+    }
+
+    /// What holds for the entries of a source.
+    pub(super) fn deployment_of(&self, source: usize) -> &Arc<Deployment> {
+        self.sources[source].under.as_ref().unwrap_or(&self.deployment)
     }
 
     /// Begins with the version that serves now. Instances of another one are dropped.

@@ -168,9 +168,13 @@ impl Rollouts {
         let Some(followed) = self.handlers.iter_mut().find(|followed| followed.deployment.name == job.handler) else {
             return;
         };
-        match result {
+        // What the handler may do may have changed meanwhile.
+        let current = followed.deployment.slot.current();
+        let fitting =
+            |version: Version| Arc::new(version).as_granted_to(&current.handler).map_err(|error| error.to_string());
+        match result.and_then(fitting) {
             Ok(version) => {
-                followed.hold(Arc::new(version));
+                followed.hold(version);
                 followed.failed.remove(&job.digest);
             }
             Err(why) => {
@@ -271,12 +275,7 @@ impl Rollouts {
     fn want(&mut self, at: usize, digest: &str, record: &Record) -> Wanted {
         let followed = &self.handlers[at];
         if let Some(version) = followed.version(digest) {
-            // What it may do may have changed since it was prepared.
-            let current = followed.deployment.slot.current();
-            return match version.as_granted_to(&current.handler) {
-                Ok(version) => Wanted::Ready(version),
-                Err(error) => Wanted::Failed(error.to_string()),
-            };
+            return Wanted::Ready(version);
         }
         if let Some((why, until)) = followed.failed.get(digest)
             && Instant::now() < *until
@@ -324,6 +323,14 @@ impl Followed {
         let current = self.deployment.slot.current();
         let mut known = self.prepared.iter().chain([&current]);
         known.find(|version| version.handler.component.digest.hex() == digest).cloned()
+    }
+
+    /// Gives what is held ready the grants, limits and isolation of the version that serves. What cannot have them goes.
+    fn refit(&mut self) {
+        let current = self.deployment.slot.current();
+        let fitting = |version: Arc<Version>| version.as_granted_to(&current.handler).ok();
+        self.prepared = self.prepared.drain(..).filter_map(fitting).collect();
+        self.failed.clear();
     }
 
     /// Keeps a version that has served: it may be gone back to.

@@ -69,7 +69,7 @@ pub(super) fn prepare(worker: &Worker, lane: &mut Lane, ready: Ready) -> Prepare
         return Prepared::Decided { decision, ticket };
     }
     lane.refresh();
-    let (deployment, version) = (lane.deployment.clone(), lane.version.version().clone());
+    let (deployment, version) = (lane.deployment_of(source_at).clone(), lane.version.version().clone());
     let attempt = entry.attempt;
     let evidence = |class, attempts, traceparent| {
         let digest = version.digest.as_str();

@@ -43,6 +43,9 @@ impl Rollouts {
         for (wanted, version) in change.handlers.iter().zip(versions) {
             if let Some(version) = version {
                 wanted.deployment.slot.swap(version);
+                let name = &wanted.deployment.name;
+                let followed = self.handlers.iter_mut().find(|followed| followed.deployment.name == *name);
+                followed.into_iter().for_each(Followed::refit);
             }
         }
         let removed = change.removed.clone();
