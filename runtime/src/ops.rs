@@ -29,7 +29,7 @@ pub use replay::{MAX_REPLAY_BACKLOG, MAX_REPLAY_PAGE, ReplayReport, ReplayReques
 pub use schemas::{SchemaDocument, SchemaQuery, SchemaReport, SchemaVersion};
 pub use streams::{GroupReport, StreamReport};
 pub use versions::{
-    DeployQuery, GcReport, RollbackRequest, VersionReport, VersionState, VersionsReport, WorkerVersion,
+    CanaryReport, DeployQuery, GcReport, RollbackRequest, VersionReport, VersionState, VersionsReport, WorkerVersion,
 };
 
 use crate::app;

@@ -212,7 +212,7 @@ pub async fn serve(
         ready = recover::set_up(&worker, &backend, &roster, readiness) => ready?,
         () = &mut shutdown => return Ok(()),
     };
-    let mut rollouts = Rollouts::new(operate.clone(), &worker, roster.now().deployments());
+    let mut rollouts = Rollouts::new(operate.clone(), &worker, roster.now().members());
     tokio::select! {
         () = rollouts.catch_up() => {}
         () = &mut shutdown => return Ok(()),

@@ -44,7 +44,9 @@ pub(super) async fn versions(State(state): State<AdminState>, Path(handler): Pat
     Ok(Json(state.operator.versions(&handler).await?))
 }
 
-/// Go back to a version that was deployed before
+/// Go back to a version that was deployed before, or cancel the rollout that goes on
+///
+/// While a rollout goes on and no version is named, that rollout ends, and the version that serves stays.
 #[utoipa::path(post, path = "/v1/handlers/{handler}/rollback", tag = "versions", params(("handler" = String, Path)),
     request_body = RollbackRequest,
     responses((status = 200, body = VersionsReport), (status = "default", response = super::openapi::ProblemResponse)))]

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::{Deployment, Heirloom, Subscription};
 use crate::broker::{Entry, EntryId, Source};
-use crate::deploy::InUse;
+use crate::deploy::{InUse, Version};
 use crate::stats::HandlerStats;
 use crate::wasm::WarmInstance;
 
@@ -79,13 +79,13 @@ pub(super) struct Ready {
 /// A handler on a thread.
 pub(super) struct Lane {
     pub(super) deployment: Arc<Deployment>,
-    /// The version that deliveries begin with.
+    /// The versions that deliveries begin with.
     pub(super) version: InUse,
     pub(super) stats: Arc<HandlerStats>,
     pub(super) sources: Vec<LaneSource>,
     pub(super) ready: VecDeque<Ready>,
-    /// Instances of that version between two deliveries.
-    pub(super) warm: Vec<WarmInstance>,
+    /// Instances of those versions between two deliveries.
+    pub(super) warm: Vec<(Arc<Version>, WarmInstance)>,
     /// Deliveries begun and not finished.
     pub(super) running: usize,
     /// The most deliveries that may be running on this thread. At least 1.
@@ -166,7 +166,7 @@ impl LaneSource {
 impl Lane {
     /// A lane that reads nothing yet: see [`Lane::renew`].
     pub(super) fn new(deployment: Arc<Deployment>, stats: Arc<HandlerStats>, paused: bool) -> Lane {
-        let version = deployment.slot.hold();
+        let version = deployment.slot.hold(&stats);
         Lane {
             deployment,
             version,
@@ -198,7 +198,7 @@ impl Lane {
         has_left: impl Fn(&Source) -> bool,
     ) {
         if !Arc::ptr_eq(&deployment.slot, &self.deployment.slot) {
-            self.version = deployment.slot.hold();
+            self.version = deployment.slot.hold(&stats);
             self.warm.clear();
         }
         if self.held > 0 {
@@ -264,11 +264,21 @@ impl Lane {
         self.sources[source].under.as_ref().unwrap_or(&self.deployment)
     }
 
-    /// Begins with the version that serves now. Instances of another one are dropped.
+    /// Begins with the versions that are in use now. Instances of others are dropped.
     pub(super) fn refresh(&mut self) {
-        if self.version.refresh(&self.deployment.slot) {
-            self.warm.clear();
+        if self.version.refresh(&self.deployment.slot, &self.stats) {
+            self.warm.retain(|(version, _)| self.version.has(version));
         }
+    }
+
+    /// An instance of this version for one more delivery, if there is one. What would be too much beside that delivery is
+    /// dropped: instances that wait and those that run are never more than may run.
+    pub(super) fn take_warm(&mut self, version: &Arc<Version>) -> Option<WarmInstance> {
+        let at = self.warm.iter().rposition(|(of, _)| Arc::ptr_eq(of, version));
+        if at.is_none() && self.warm.len() + self.running >= self.share && !self.warm.is_empty() {
+            self.warm.swap_remove(0);
+        }
+        at.map(|at| self.warm.swap_remove(at).1)
     }
 
     /// Whether a delivery can be started.

@@ -9,7 +9,7 @@ use super::observe::{How, Run, Seen};
 use super::{Deployment, Worker};
 use crate::broker::{EntryId, Fields, dead_letter};
 use crate::clock::now_ms;
-use crate::deploy::Version;
+use crate::deploy::{Serving, Version};
 use crate::envelope::Envelopes;
 use crate::event::{Event, TRACEPARENT};
 use crate::outcome::{Consequence, DeadLetter, Decision, FaultClass, Mark, Verdict, bounded, decide};
@@ -35,6 +35,13 @@ pub(super) struct Delivery {
     mark: Option<Mark>,
 }
 
+impl Delivery {
+    /// The version that it runs on.
+    pub(super) fn version(&self) -> &Arc<Version> {
+        &self.version
+    }
+}
+
 /// Where an event was first published.
 pub(super) struct Origin {
     stream: String,
@@ -56,7 +63,8 @@ pub(super) fn prepare(worker: &Worker, lane: &mut Lane, ready: Ready) -> Prepare
     let Ready { source: source_at, entry, suspect, duplicate } = ready;
     let source = &lane.sources[source_at];
     let (is_inbox, stream) = (source.is_inbox, source.source.clone());
-    let ticket = Ticket { source_at, source: stream.clone(), entry: entry.id, suspect, counted: Counted::Handled };
+    let counted = Counted::Handled;
+    let ticket = Ticket { source_at, source: stream.clone(), entry: entry.id, suspect, counted, ran: None };
     let bytes = entry.fields.iter().map(|(name, value)| name.len() + value.len()).sum();
     lane.saw_bytes(bytes);
     if duplicate {
@@ -69,17 +77,14 @@ pub(super) fn prepare(worker: &Worker, lane: &mut Lane, ready: Ready) -> Prepare
         return Prepared::Decided { decision, ticket };
     }
     lane.refresh();
-    let (deployment, version) = (lane.deployment_of(source_at).clone(), lane.version.version().clone());
+    let deployment = lane.deployment_of(source_at).clone();
     let attempt = entry.attempt;
-    let evidence = |class, attempts, traceparent| {
-        let digest = version.digest.as_str();
-        Evidence { digest, attempts, class, traceparent }
-    };
     let (origin, event) = match decode(&deployment.reading.envelopes, is_inbox, &stream.stream, entry.id, entry.fields)
     {
         (origin, Ok(event)) => (origin, event),
         (origin, Err(message)) => {
-            let evidence = evidence(FaultClass::Malformed, attempt, None);
+            let digest = lane.version.version().digest.as_str();
+            let evidence = Evidence { digest, attempts: attempt, class: FaultClass::Malformed, traceparent: None };
             return give_up(worker, &deployment, ticket, &origin, None, evidence, message);
         }
     };
@@ -91,6 +96,12 @@ pub(super) fn prepare(worker: &Worker, lane: &mut Lane, ready: Ready) -> Prepare
         }
         return Prepared::Decided { decision, ticket };
     }
+    let serving = lane.version.for_key(event.partition_key.as_deref().unwrap_or(&event.id)).clone();
+    let Serving { version, counts } = serving;
+    let evidence = |class, attempts, traceparent| {
+        let digest = version.digest.as_str();
+        Evidence { digest, attempts, class, traceparent }
+    };
     let trace = event.attribute(TRACEPARENT).map(str::to_owned);
     if let Some((class, message)) = version.handler.policy.refusal(&event, deployment.reading.check_schemas) {
         let evidence = evidence(class, attempt, trace);
@@ -105,6 +116,7 @@ pub(super) fn prepare(worker: &Worker, lane: &mut Lane, ready: Ready) -> Prepare
     let dedup = deployment.dedup.filter(|_| origin.replay.is_none());
     let mark = dedup.map(|dedup| Mark { overrides: is_inbox, ..dedup.mark(&stream.group, &event) });
     let event = Arc::new(GuestEvent::from(event));
+    let ticket = Ticket { ran: Some(counts), ..ticket };
     let tenant = deployment.tenant.clone();
     Prepared::Delivery(Box::new(Delivery { deployment, version, ticket, event, origin, attempt, tenant, mark }))
 }
@@ -158,6 +170,7 @@ fn give_up(
         handler = deployment.name(),
         stream = origin.stream,
         entry = %origin.entry,
+        digest = evidence.digest,
         attempt = attempts,
         class = evidence.class.as_str(),
         "dead letter: {message}"
@@ -213,18 +226,26 @@ pub(super) async fn run(lane: usize, delivery: Delivery, warm: Option<WarmInstan
 }
 
 /// Decides what becomes of the event, and reports.
-pub(super) fn conclude(worker: &Worker, lane: &Lane, finished: Finished) -> (Decision, Ticket, Option<WarmInstance>) {
+pub(super) fn conclude(
+    worker: &Worker,
+    lane: &Lane,
+    finished: Finished,
+) -> (Decision, Ticket, Option<(Arc<Version>, WarmInstance)>) {
     let Finished { execution, delivery, warm, .. } = finished;
     let Delivery { deployment, version, ticket, event, origin, attempt, mark, .. } = delivery;
     let Execution { verdict, publishes, logs, logs_dropped, wall, peak_memory, http_denied } = execution;
     lane.stats.record(wall);
+    if let Some(ran) = &ticket.ran {
+        ran.runs.add(1);
+    }
     lane.stats.log_bytes_dropped.add(logs_dropped);
     if http_denied > 0 {
         lane.stats.http_denied.add(http_denied);
     }
     // Instances of a version that has been exchanged end with their delivery.
-    let warm = warm.filter(|_| Arc::ptr_eq(&version, lane.version.version()));
-    let report = Report { deployment: &deployment, origin: &origin, event: &event, attempt, wall };
+    let warm = warm.filter(|_| lane.version.has(&version)).map(|warm| (version.clone(), warm));
+    let digest = version.digest.as_str();
+    let report = Report { deployment: &deployment, digest, origin: &origin, event: &event, attempt, wall };
     let decision = if verdict == Verdict::Ack {
         report.write("ack", "", &logs, logs_dropped);
         Decision::Ack { publishes, mark }
@@ -239,14 +260,13 @@ pub(super) fn conclude(worker: &Worker, lane: &Lane, finished: Finished) -> (Dec
                 report.write(class.as_str(), &text, &logs, logs_dropped);
                 let trace = event.attributes.iter().find(|(name, _)| name == TRACEPARENT);
                 let trace = trace.map(|(_, value)| value.clone());
-                let evidence = Evidence { digest: &version.digest, attempts: attempt, class, traceparent: trace };
+                let evidence = Evidence { digest, attempts: attempt, class, traceparent: trace };
                 Decision::DeadLetter(Box::new(letter(worker, &deployment, &origin, evidence, text)))
             }
         }
     };
     if let Some(observer) = &worker.observer {
         let (id, r#type) = (event.id.as_str(), event.type_.as_str());
-        let digest = version.digest.as_str();
         let run = Run { digest, verdict: &verdict, logs: &logs, logs_dropped, wall, peak_memory };
         observer.decided(&seen(&deployment, &origin, (id, r#type), attempt, How::Run(run), &decision));
     }
@@ -274,6 +294,7 @@ fn message(verdict: &Verdict) -> &str {
 /// What the log says of a delivery.
 struct Report<'a> {
     deployment: &'a Deployment,
+    digest: &'a str,
     origin: &'a Origin,
     event: &'a GuestEvent,
     attempt: u32,
@@ -295,6 +316,7 @@ impl Report<'_> {
             stream = self.origin.stream,
             entry = %self.origin.entry,
             event = self.event.id,
+            digest = self.digest,
             attempt = self.attempt,
             outcome,
             duration_us = self.wall.as_micros() as u64,
