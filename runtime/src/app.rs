@@ -12,7 +12,7 @@ use crate::clock::now_ms;
 use crate::config::{
     CompileConfig, Config, IntakeConfig, Isolation as ConfiguredIsolation, ResolvedHandler, SecretError,
 };
-use crate::deploy::{self, Slot, Version};
+use crate::deploy::{self, Pinned, Slot, Version};
 use crate::envelope::Envelopes;
 use crate::pipeline::{
     Deployment, Intake, MAX_INSTANCES, Orders, Reading, Retention, Roster, Subscription, Worker, new_worker_id,
@@ -184,7 +184,7 @@ pub fn deployments(
         match deploy::prepare(engine, cache, &resolved.component, policy, isolation(resolved.isolation)) {
             Ok(version) => {
                 let slot = Arc::new(Slot::new(version));
-                deployments.push(Arc::new(deployment(config, &resolved, namespace, slot)));
+                deployments.push(Arc::new(deployment(config, &resolved, namespace, (slot, Arc::default()))));
             }
             Err(cause) => {
                 faults.push(ComponentFault { handler: resolved.name, path: resolved.component, cause });
@@ -209,8 +209,13 @@ pub fn version(
     })
 }
 
-/// A handler of the default tenant, with the place of its versions.
-pub fn deployment(config: &Config, resolved: &ResolvedHandler, namespace: &Namespace, slot: Arc<Slot>) -> Deployment {
+/// A handler of the default tenant, with the places of its versions.
+pub fn deployment(
+    config: &Config,
+    resolved: &ResolvedHandler,
+    namespace: &Namespace,
+    (slot, pinned): (Arc<Slot>, Arc<Pinned>),
+) -> Deployment {
     let reading = Reading { envelopes: envelopes(config), check_schemas: config.schemas.on_read };
     let streams = resolved
         .streams
@@ -222,6 +227,7 @@ pub fn deployment(config: &Config, resolved: &ResolvedHandler, namespace: &Names
         tenant: keys::DEFAULT_TENANT.into(),
         name: resolved.name.as_str().into(),
         slot,
+        pinned,
         types: resolved.types.clone(),
         sources: streams.chain([inbox]).collect(),
         retry: resolved.retry,

@@ -8,11 +8,13 @@
 pub mod canary;
 pub mod record;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use self::canary::Percent;
+use crate::fleet::PinState;
 use crate::stats::{HandlerStats, VersionStats};
 use crate::wasm::{CompiledCache, Component, Digest, Engine, Handler, Isolation, LoadError, Policy};
 
@@ -196,6 +198,50 @@ impl Slot {
         let serving = |version: Arc<Version>| Serving { counts: stats.version(&version.digest), version };
         let candidate = versions.candidate.map(|candidate| (serving(candidate.version), candidate.share));
         InUse { changes, current: serving(versions.current), candidate }
+    }
+}
+
+/// Versions that are held besides the one that serves, for dead letters that are to run on them, by their digests without
+/// `sha256:`.
+#[derive(Default)]
+pub struct Pinned(Mutex<BTreeMap<String, Result<Arc<Version>, String>>>);
+
+impl Pinned {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Result<Arc<Version>, String>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The version of that digest, if it is held.
+    pub fn get(&self, digest: &str) -> Option<Arc<Version>> {
+        self.lock().get(digest)?.as_ref().ok().cloned()
+    }
+
+    /// Holds a version, or why it cannot be had.
+    pub(crate) fn hold(&self, digest: &str, version: Result<Arc<Version>, String>) {
+        self.lock().insert(digest.to_owned(), version);
+    }
+
+    /// Gives them the grants, limits and isolation of this handler, if they may have them.
+    pub(crate) fn exchange(&self, like: &Handler) {
+        for held in self.lock().values_mut() {
+            if let Ok(version) = held {
+                *held = version.as_granted_to(like).map_err(|error| error.to_string());
+            }
+        }
+    }
+
+    /// Lets all go but these.
+    pub(crate) fn keep(&self, is_wanted: impl Fn(&str) -> bool) {
+        self.lock().retain(|digest, _| is_wanted(digest));
+    }
+
+    /// How it stands with each of them.
+    pub fn states(&self) -> BTreeMap<String, PinState> {
+        let state = |version: &Result<Arc<Version>, String>| match version {
+            Ok(_) => PinState::Held,
+            Err(why) => PinState::Failed(why.clone()),
+        };
+        self.lock().iter().map(|(digest, version)| (digest.clone(), state(version))).collect()
     }
 }
 

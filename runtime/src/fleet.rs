@@ -26,6 +26,16 @@ pub struct WorkerReport {
     pub handlers: BTreeMap<String, HandlerReport>,
 }
 
+/// How it stands with a version that a worker is to hold besides the one that serves.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum PinState {
+    /// Dead letters can run on it.
+    Held,
+    /// It cannot be had, for this reason.
+    Failed(String),
+}
+
 /// What one worker did for one handler since it started.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize, ToSchema)]
 #[serde(default)]
@@ -57,6 +67,9 @@ pub struct HandlerReport {
     /// What became of the deliveries that ran on each of the last versions, by digest.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub versions: BTreeMap<String, VersionCounts>,
+    /// Versions that are held for dead letters, by their digests.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub pinned: BTreeMap<String, PinState>,
 }
 
 /// What became of the deliveries that ran on one version of a handler.
@@ -108,6 +121,7 @@ impl HandlerReport {
             p99_us: quantile_us(0.99),
             max_us: durations.max().div_ceil(1000),
             versions: versions.map(|(digest, counts)| (digest, VersionCounts::new(&counts))).collect(),
+            pinned: BTreeMap::new(),
         }
     }
 

@@ -228,7 +228,7 @@ fn millis(duration: Duration) -> u64 {
 }
 
 /// The bytes of a component; no more than one may have.
-fn read(path: &Path) -> Result<Vec<u8>, Report> {
+pub fn read(path: &Path) -> Result<Vec<u8>, Report> {
     let unreadable = |error: std::io::Error| Report::usage(format!("cannot read {}: {error}", path.display()));
     let mut bytes = Vec::new();
     let file = std::fs::File::open(path).map_err(unreadable)?;
@@ -244,6 +244,6 @@ fn short(path: &Path) -> String {
     path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().chars().filter(|c| !c.is_control()).collect()
 }
 
-fn user() -> String {
+pub fn user() -> String {
     ["USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok()).unwrap_or_default()
 }

@@ -13,6 +13,10 @@ use super::canary::{Canary, Judgement, Tally};
 
 /// The versions that a record remembers; older ones are forgotten, unless one of them serves.
 pub const MAX_VERSIONS: usize = 50;
+/// Versions of a handler that may be pinned at the same time: each takes memory on every worker.
+pub const MAX_PINS: usize = 4;
+/// How long a version stays pinned after it was last asked for, in milliseconds: a day.
+pub const PIN_MS: u64 = 24 * 60 * 60 * 1000;
 /// The longest text that a record takes over from elsewhere, in characters.
 const MAX_TEXT: usize = 500;
 
@@ -30,6 +34,18 @@ pub struct Record {
     pub rollout: Option<Rollout>,
     /// How the last rollout ended.
     pub last: Option<Ended>,
+    /// Versions that workers hold besides, for dead letters that are to run on them, by their digests.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub pins: BTreeMap<String, Pin>,
+}
+
+/// A version that is held although it does not serve.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+pub struct Pin {
+    /// Until when, in milliseconds since the Unix epoch.
+    pub until_ms: u64,
+    /// Who asked for it last.
+    pub by: String,
 }
 
 /// A version that was deployed at some time.
@@ -143,6 +159,14 @@ pub enum CannotBegin {
     Serves(String),
 }
 
+/// A version cannot be pinned.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{MAX_PINS} other versions are held for dead letters already, and more would take too much memory: {0}; the first of \
+         them goes when nobody has asked for it for a day. Redrive to one of them, or deploy the version"
+)]
+pub struct TooManyPins(String);
+
 impl Record {
     /// The record of a handler, from its text.
     pub fn parse(text: &str) -> Result<Record, serde_json::Error> {
@@ -187,16 +211,45 @@ impl Record {
     fn forget_old(&mut self) {
         let (current, previous) = (self.current.clone(), self.previous.clone());
         let mut kept = 0;
+        let pins = &self.pins;
         self.versions.retain(|version| {
             kept += 1;
             let digest = Some(&version.digest);
-            kept <= MAX_VERSIONS || digest == current.as_ref() || digest == previous.as_ref()
+            let is_used = digest == current.as_ref() || digest == previous.as_ref();
+            kept <= MAX_VERSIONS || is_used || pins.contains_key(&version.digest)
         });
     }
 
     /// Whether workers have a use for the version of that digest.
     pub fn wants(&self, digest: &str) -> bool {
-        self.current.as_deref() == Some(digest) || self.rollout.as_ref().is_some_and(|rollout| rollout.digest == digest)
+        self.current.as_deref() == Some(digest)
+            || self.rollout.as_ref().is_some_and(|rollout| rollout.digest == digest)
+            || self.pins.contains_key(digest)
+    }
+
+    /// With this version pinned from `now_ms` on for [`PIN_MS`], and without pins that are over.
+    pub fn pin(&self, digest: &str, by: &str, now_ms: u64) -> Result<Record, TooManyPins> {
+        let mut next = self.without_old_pins(now_ms).unwrap_or_else(|| self.clone());
+        if !next.pins.contains_key(digest) && next.pins.len() >= MAX_PINS {
+            return Err(TooManyPins(next.pins.keys().map(String::as_str).collect::<Vec<_>>().join(", ")));
+        }
+        let pin = Pin { until_ms: now_ms.saturating_add(PIN_MS), by: by.to_owned() };
+        next.pins.insert(digest.to_owned(), pin);
+        Ok(next)
+    }
+
+    /// Without the pin of this version.
+    pub fn unpin(&self, digest: &str) -> Record {
+        let mut next = self.clone();
+        next.pins.remove(digest);
+        next
+    }
+
+    /// Without pins that are over; `None` if there are none such.
+    pub fn without_old_pins(&self, now_ms: u64) -> Option<Record> {
+        let mut next = self.clone();
+        next.pins.retain(|_, pin| now_ms < pin.until_ms);
+        (next.pins.len() < self.pins.len()).then_some(next)
     }
 
     /// What became of the deliveries that ran on the version of the rollout. What workers have said that are gone counts.
@@ -447,6 +500,32 @@ mod tests {
         record = record.begin(version("last"), "r".into(), until(9)).expect("one after the other");
         assert_eq!(record.versions.len(), MAX_VERSIONS + 1);
         assert!(record.find(&format!("{:064x}", 0)).is_none() && record.find("sha256:last").is_some());
+    }
+
+    #[test]
+    fn pins_last_a_day_and_are_few() {
+        let mut record = begun("first");
+        for number in 0..MAX_PINS {
+            record = record.pin(&number.to_string(), "me", 10 + number as u64).expect("room for another");
+        }
+        let refused = record.pin("more", "me", 20).expect_err("one more").to_string();
+        assert!(refused.contains("0, 1, 2, 3"), "{refused}");
+        let renewed = record.pin("0", "you", 20).expect("it is pinned already");
+        assert_eq!(renewed.pins["0"], Pin { until_ms: 20 + PIN_MS, by: "you".into() });
+        assert_eq!(record.without_old_pins(9 + PIN_MS), None);
+        let later = record.without_old_pins(10 + PIN_MS).expect("one is over");
+        assert!(!later.wants("0") && later.wants("1"));
+        assert!(record.pin("more", "me", 10 + PIN_MS).is_ok_and(|record| record.pins.len() == MAX_PINS));
+        assert!(record.unpin("0").pin("more", "me", 20).is_ok_and(|record| !record.wants("0")));
+        // A rollout does not touch them, and what is pinned is not forgotten.
+        let mut ended = begun("a").pin("a", "me", 20).expect("room").end(30, Some("no".into()));
+        for number in 0..MAX_VERSIONS {
+            ended = ended
+                .begin(version(&format!("{number:064x}")), "r".into(), until(9))
+                .expect("free")
+                .end(20, Some("no".into()));
+        }
+        assert!(ended.find("a").is_some() && Record::parse(&ended.text()).ok() == Some(ended));
     }
 
     #[test]

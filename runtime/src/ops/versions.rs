@@ -226,15 +226,7 @@ impl Operator {
             let problem = format!("no version of {handler} served before: name one of `wasmill versions` with --to");
             return Err(OpsError::Invalid(problem));
         };
-        let Some(known) = record.find(wanted).cloned() else {
-            let problem =
-                format!("`{wanted}` is no version of {handler}, or several; see `wasmill versions {handler}`");
-            return Err(OpsError::Invalid(problem));
-        };
-        if !self.broker.components().await?.contains_key(&known.digest) {
-            let problem = format!("the component of {} has been deleted: deploy it again", known.digest);
-            return Err(OpsError::Invalid(problem));
-        }
+        let known = self.kept_version(handler, wanted).await?;
         let version = KnownVersion { by, deployed_ms: self.broker.time_ms().await?, ..known };
         self.change(handler, |record| begin(record, version.clone(), PREPARE_TIME, None)).await?;
         self.versions(handler).await
@@ -273,12 +265,23 @@ impl Operator {
         })
     }
 
-    /// Deletes components that no handler serves, has served before, or is about to serve. With `keep_last`, the newest so
+    /// The bytes of a component that is kept, by its digest.
+    pub async fn component(&self, digest: &str) -> Result<Vec<u8>, OpsError> {
+        let digest = digest.strip_prefix("sha256:").unwrap_or(digest);
+        if Digest::parse(digest).is_none() {
+            return Err(OpsError::Invalid(format!("`{digest}` is no digest: it has 64 hexadecimal digits")));
+        }
+        let bytes = self.broker.component(digest).await?;
+        bytes.ok_or_else(|| OpsError::UnknownComponent { digest: digest.to_owned() })
+    }
+
+    /// Deletes components that no handler serves, has served before, is about to serve, or holds for dead letters. With `keep_last`, the newest so
     /// many of each handler stay as well.
     pub async fn gc(&self, keep_last: usize) -> Result<GcReport, OpsError> {
-        let mut wanted = BTreeSet::new();
+        let (mut wanted, now_ms) = (BTreeSet::new(), self.broker.time_ms().await?);
         for text in self.broker.records().await?.into_values() {
             let record = parse(&text)?;
+            wanted.extend(record.pins.into_iter().filter(|(_, pin)| now_ms < pin.until_ms).map(|(digest, _)| digest));
             wanted.extend(record.versions.iter().take(keep_last).map(|version| version.digest.clone()));
             wanted.extend(
                 [record.current, record.previous, record.rollout.map(|rollout| rollout.digest)].into_iter().flatten(),
@@ -297,14 +300,18 @@ impl Operator {
     }
 
     /// The record of a handler, and its text if there is one.
-    async fn record(&self, handler: &str) -> Result<(Option<String>, Record), OpsError> {
+    pub(super) async fn record(&self, handler: &str) -> Result<(Option<String>, Record), OpsError> {
         let text = self.broker.records().await?.remove(handler);
         let record = text.as_deref().map(parse).transpose()?.unwrap_or_default();
         Ok((text, record))
     }
 
     /// Changes the record, as often as others change it meanwhile.
-    async fn change(&self, handler: &str, next: impl Fn(&Record) -> Result<Record, OpsError>) -> Result<(), OpsError> {
+    pub(super) async fn change(
+        &self,
+        handler: &str,
+        next: impl Fn(&Record) -> Result<Record, OpsError>,
+    ) -> Result<(), OpsError> {
         for _ in 0..TRIES {
             let (text, record) = self.record(handler).await?;
             if self.broker.change_record(handler, text.as_deref(), &next(&record)?.text()).await? {
@@ -358,7 +365,7 @@ fn begin(
     record.begin(version, id, Terms { until_ms, canary }).map_err(|error| OpsError::Conflict(error.to_string()))
 }
 
-fn name(field: &str, text: Option<&str>) -> Result<String, OpsError> {
+pub(super) fn name(field: &str, text: Option<&str>) -> Result<String, OpsError> {
     let text = text.unwrap_or_default();
     if text.len() > MAX_TEXT || text.chars().any(char::is_control) {
         return Err(OpsError::Invalid(format!("`{field}` has at most {MAX_TEXT} bytes and no control characters")));

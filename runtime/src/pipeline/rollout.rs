@@ -16,6 +16,7 @@ use super::roster::Member;
 use super::threads::Threads;
 use super::{Deployment, Orders, Worker};
 use crate::broker::{Broker, BrokerError, Operate};
+use crate::clock::now_ms;
 use crate::deploy::canary::{Canary, Tally};
 use crate::deploy::record::{Preparation, Progress, Record, Rollout};
 use crate::deploy::{Candidate, Version};
@@ -231,7 +232,7 @@ impl Rollouts {
         if record.rollout.is_some() {
             self.prepare_rollout(at, text, record).await?;
         }
-        Ok(is_settled && has_candidate)
+        Ok(self.hold_pinned(at, text, record).await? && is_settled && has_candidate)
     }
 
     /// Has the version of a canary run its share, or ends that. Says whether nothing remains to be done: a key must not see
@@ -251,6 +252,28 @@ impl Rollouts {
             // This is said, and ends the rollout.
             Wanted::Failed(_) => true,
         }
+    }
+
+    /// Holds the versions that are pinned, and no others; says whether each of them is there or cannot be had.
+    async fn hold_pinned(&mut self, at: usize, text: &str, record: &Record) -> Result<bool, BrokerError> {
+        let deployment = self.handlers[at].deployment.clone();
+        deployment.pinned.keep(|digest| record.pins.contains_key(digest));
+        // This clock only saves asking for the one that counts.
+        if record.pins.values().any(|pin| pin.until_ms <= now_ms())
+            && let Some(next) = record.without_old_pins(self.store.time_ms().await?)
+        {
+            // Unless another worker has done it, or somebody has renewed them: the next look shows it.
+            self.store.change_record(deployment.name(), Some(text), &next.text()).await?;
+        }
+        let mut has_all = true;
+        for digest in record.pins.keys().filter(|digest| deployment.pinned.get(digest).is_none()) {
+            match self.want(at, digest, record) {
+                Wanted::Ready(version) => deployment.pinned.hold(digest, Ok(version)),
+                Wanted::Failed(why) => deployment.pinned.hold(digest, Err(why)),
+                Wanted::Pending => has_all = false,
+            }
+        }
+        Ok(has_all)
     }
 
     /// Swaps the version in that is to serve, if it is ready.
@@ -402,6 +425,7 @@ impl Followed {
             let held = self.prepared.iter().find(|held| held.digest == *digest).cloned();
             Some(Candidate { version: held.or_else(|| fitting(&candidate.version))?, ..candidate })
         });
+        self.deployment.pinned.exchange(&next.handler);
         slot.replace(next, candidate);
     }
 

@@ -48,6 +48,15 @@ pub(super) struct Origin {
     entry: EntryId,
     /// It is a replay: what makes the ids of follow-ups differ from those of the first run, or empty.
     replay: Option<Arc<str>>,
+    /// It is to run on this version, by its digest, whatever serves.
+    version: Option<String>,
+}
+
+impl Origin {
+    /// An entry in the stream that it was published to.
+    fn published(stream: &str, entry: EntryId) -> Origin {
+        Origin { stream: stream.to_owned(), entry, replay: None, version: None }
+    }
 }
 
 /// A handler that has come to its end.
@@ -70,20 +79,27 @@ pub(super) fn prepare(worker: &Worker, lane: &mut Lane, ready: Ready) -> Prepare
     if duplicate {
         let (ticket, decision) = (Ticket { counted: Counted::Duplicate, ..ticket }, Decision::ack(Vec::new()));
         if let Some(observer) = &worker.observer {
-            let origin = Origin { stream: stream.stream.to_string(), entry: entry.id, replay: None };
+            let origin = Origin::published(&stream.stream, entry.id);
             let how = How::Duplicate;
             observer.decided(&seen(&lane.deployment, &origin, ("", ""), entry.attempt, how, &decision));
         }
         return Prepared::Decided { decision, ticket };
     }
     lane.refresh();
-    let deployment = lane.deployment_of(source_at).clone();
-    let attempt = entry.attempt;
-    let (origin, event) = match decode(&deployment.reading.envelopes, is_inbox, &stream.stream, entry.id, entry.fields)
-    {
-        (origin, Ok(event)) => (origin, event),
-        (origin, Err(message)) => {
-            let digest = lane.version.version().digest.as_str();
+    let (deployment, attempt) = (lane.deployment_of(source_at).clone(), entry.attempt);
+    let (origin, event) = decode(&deployment.reading.envelopes, is_inbox, &stream.stream, entry.id, entry.fields);
+    let pinned = match &origin.version {
+        None => None,
+        Some(digest) => match deployment.pinned.get(digest) {
+            Some(version) => Some(Serving { counts: lane.stats.version(&version.digest), version }),
+            None => return without_version(worker, &deployment, ticket, &origin, digest, attempt),
+        },
+    };
+    let event = match event {
+        Ok(event) => event,
+        Err(message) => {
+            let version = pinned.as_ref().map_or(lane.version.version(), |pinned| &pinned.version);
+            let digest = version.digest.as_str();
             let evidence = Evidence { digest, attempts: attempt, class: FaultClass::Malformed, traceparent: None };
             return give_up(worker, &deployment, ticket, &origin, None, evidence, message);
         }
@@ -96,8 +112,8 @@ pub(super) fn prepare(worker: &Worker, lane: &mut Lane, ready: Ready) -> Prepare
         }
         return Prepared::Decided { decision, ticket };
     }
-    let serving = lane.version.for_key(event.partition_key.as_deref().unwrap_or(&event.id)).clone();
-    let Serving { version, counts } = serving;
+    let chosen = || lane.version.for_key(event.partition_key.as_deref().unwrap_or(&event.id)).clone();
+    let Serving { version, counts } = pinned.unwrap_or_else(chosen);
     let evidence = |class, attempts, traceparent| {
         let digest = version.digest.as_str();
         Evidence { digest, attempts, class, traceparent }
@@ -129,12 +145,13 @@ pub(super) fn decode(
     id: EntryId,
     fields: Fields,
 ) -> (Origin, Result<Event, String>) {
-    let here = || Origin { stream: stream.to_owned(), entry: id, replay: None };
+    let here = || Origin::published(stream, id);
     let (origin, fields) = if is_inbox {
         match dead_letter::parse_inbox(fields) {
             Some(inbox) => {
                 let replay = inbox.replay.map(Arc::from);
-                (Origin { stream: inbox.stream, entry: inbox.entry, replay }, inbox.original)
+                let origin = Origin { stream: inbox.stream, entry: inbox.entry, replay, version: inbox.version };
+                (origin, inbox.original)
             }
             None => return (here(), Err("the entry of the inbox was not written by wasmill".to_owned())),
         }
@@ -144,6 +161,31 @@ pub(super) fn decode(
     // A redriven event has the form of the stream that it was first published to.
     let event = envelopes.decode(&origin.stream, fields, origin.entry).map_err(|error| error.to_string());
     (origin, event)
+}
+
+/// Puts an entry off whose version is not here, and gives it up when no attempt is left. This worker may only be about to
+/// get the version.
+fn without_version(
+    worker: &Worker,
+    deployment: &Deployment,
+    ticket: Ticket,
+    origin: &Origin,
+    digest: &str,
+    attempt: u32,
+) -> Prepared {
+    let class = FaultClass::VersionGone;
+    let message = format!(
+        "it was to run on sha256:{digest}, which is held for a day after `wasmill dlq redrive --to`, and is not any more; \
+         redrive it again"
+    );
+    match decide(Verdict::Fault { class, message }, attempt, &deployment.retry, rand::random()) {
+        Consequence::GiveUp(class, message) => {
+            let evidence = Evidence { digest: "", attempts: attempt, class, traceparent: None };
+            give_up(worker, deployment, ticket, origin, None, evidence, message)
+        }
+        Consequence::Retry(pause) => Prepared::Decided { decision: Decision::Park { pause }, ticket },
+        Consequence::Ack => Prepared::Decided { decision: Decision::ack(Vec::new()), ticket },
+    }
 }
 
 /// What a dead letter says besides where it comes from.
