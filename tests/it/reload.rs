@@ -405,3 +405,60 @@ fn an_intake_comes_and_others_go_on_listening() {
     assert_eq!(types.iter().filter(|kind| **kind == "one").count(), 3, "{types:?}");
     listening(2);
 }
+
+/// Requests are judged by the schemas and streams of the configuration that holds.
+#[test]
+fn operators_work_by_the_new_configuration() {
+    let mill = Mill::start(Way::Embedded, "");
+    let folder = mill.dir().join("schemas/order_placed");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("1.json"), r#"{"type": "object", "required": ["total"]}"#).unwrap();
+    let good = section("faults", &faults(), "");
+    let with_schemas = format!("{good}[schemas]\ndirectory = \"{}\"\n", mill.dir().join("schemas").display());
+    let publish = |data: &str| {
+        let event = json!({"specversion": "1.0", "id": "1", "source": "/t", "type": "order_placed",
+            "datacontenttype": "application/json", "data": serde_json::from_str::<Value>(data).unwrap()});
+        let head = ["content-type: application/cloudevents+json"];
+        mill.http("POST", "/v1/streams/faults.in/events", &head, event.to_string().as_bytes()).status
+    };
+    reload(&mill, &good);
+    assert_eq!(publish("{}"), 201);
+    assert_eq!(reload(&mill, &with_schemas)["changed"], json!(["handlers.faults", "schemas"]));
+    assert_eq!((publish("{}"), publish(r#"{"total": 1}"#)), (422, 201));
+    // Nothing in the configuration itself is other than before.
+    std::fs::write(folder.join("1.json"), r#"{"type": "object"}"#).unwrap();
+    assert_eq!(reload(&mill, &with_schemas)["changed"], json!(["handlers.faults", "schemas"]));
+    assert_eq!(publish("{}"), 201);
+    assert_eq!(reload(&mill, &with_schemas)["unchanged"], 1);
+    std::fs::write(folder.join("2.json"), "{").unwrap();
+    let answer = mill.http("POST", "/v1/reload", &[], b"");
+    assert!(answer.status == 422 && answer.body.contains("order_placed/2.json"), "{answer:?}");
+}
+
+/// A hundred handlers cost no thread and no connection, and one more costs the others nothing.
+#[test]
+fn handlers_cost_neither_threads_nor_connections() {
+    let mill = Mill::start(Way::Redis, "");
+    let one = |number: usize| section(&format!("h{number}"), &faults(), "types = [\"none\"]");
+    let many: String = section("faults", &faults(), "") + &(0..100).map(one).collect::<String>();
+    let mut redis = ::redis::Client::open(mill.server.as_ref().unwrap().url()).unwrap().get_connection().unwrap();
+    let mut used = || {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", mill.worker.pid())).unwrap().count();
+        let clients: String = ::redis::cmd("CLIENT").arg("LIST").query(&mut redis).unwrap();
+        (threads, clients.lines().count())
+    };
+    mill.publish("faults.in", "0", "echo", "");
+    mill.wait_for("faults.out", 1);
+    let before = used();
+    assert_eq!(reload(&mill, &many)["added"].as_array().unwrap().len(), 100);
+    mill.publish("faults.in", "1", "echo", "");
+    mill.wait_for("faults.out", 2);
+    mill.wait_settled("h99");
+    let report = reload(&mill, &(many.clone() + &one(100)));
+    assert_eq!((&report["added"], &report["unchanged"]), (&json!(["handlers.h100"]), &json!(101)));
+    mill.wait_settled("h100");
+    eventually("nothing more to be used", DEADLINE, || {
+        let (threads, connections) = used();
+        (threads <= before.0 && connections <= before.1).then_some(())
+    });
+}
