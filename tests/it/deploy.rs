@@ -14,23 +14,23 @@ use crate::deploy;
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// The component of `faults` with something at its end that does nothing: another version.
-fn version(mill: &Mill, name: u8) -> PathBuf {
+pub fn version(mill: &Mill, name: u8) -> PathBuf {
     let bytes = std::fs::read(guests::component("faults")).unwrap();
     write(mill, &format!("v{}.wasm", char::from(name)), &[&bytes[..], &[0, 2, 1, name]].concat())
 }
 
-fn write(mill: &Mill, name: &str, bytes: &[u8]) -> PathBuf {
+pub fn write(mill: &Mill, name: &str, bytes: &[u8]) -> PathBuf {
     let path = mill.dir().join(name);
     std::fs::write(&path, bytes).unwrap();
     path
 }
 
-fn deploy(mill: &Mill, component: &Path) -> Value {
+pub fn deploy(mill: &Mill, component: &Path) -> Value {
     mill.json(&["deploy", "faults", component.to_str().unwrap()])
 }
 
 /// What the workers say that they serve, once they say the same as the record.
-fn settled(mill: &Mill) -> (Value, usize) {
+pub fn settled(mill: &Mill) -> (Value, usize) {
     eventually("all workers to serve what is deployed", DEADLINE, || {
         let report = mill.json(&["versions", "faults"]);
         let workers = report["workers"].as_array().unwrap();
@@ -40,7 +40,7 @@ fn settled(mill: &Mill) -> (Value, usize) {
     })
 }
 
-fn second_worker(mill: &Mill) -> Worker {
+pub fn second_worker(mill: &Mill) -> Worker {
     let worker = mill.spawn_another();
     eventually("the second worker", DEADLINE, || worker.stderr_text().contains("ready").then_some(()));
     worker

@@ -21,11 +21,12 @@ use crate::deploy::canary::{Canary, Tally};
 use crate::deploy::record::{Preparation, Progress, Record, Rollout};
 use crate::deploy::{Candidate, Version};
 use crate::fleet::WorkerReport;
-use crate::stats::HandlerStats;
+use crate::stats::{HandlerStats, VersionStats};
 use crate::wasm::{CompiledCache, Engine};
 
-/// How often a worker looks whether another version is wanted: a rollback is not noticed later than that.
-const POLL: Duration = Duration::from_millis(100);
+/// How often a worker looks whether another version is wanted: a rollback is not noticed later than that, and has switched
+/// within a tenth of a second.
+const POLL: Duration = Duration::from_millis(50);
 /// The same while something is going on.
 const BUSY_POLL: Duration = Duration::from_millis(10);
 /// How often a worker says how a canary does, and looks what others say.
@@ -68,7 +69,9 @@ struct Followed {
 /// A version that runs a share of the events.
 struct Trial {
     rollout: String,
-    /// What had become of its deliveries before: it may have served at some time.
+    /// What became of its deliveries.
+    counts: Arc<VersionStats>,
+    /// The same when it began: it may have served at some time.
     before: Tally,
     /// When it was last said how it does.
     looked: Option<Instant>,
@@ -243,6 +246,9 @@ impl Rollouts {
             self.handlers[at].end_trial();
             return true;
         };
+        if self.handlers[at].trial.as_ref().is_some_and(|trial| trial.rollout != rollout.id) {
+            self.handlers[at].end_trial();
+        }
         match self.want(at, &rollout.digest, record) {
             Wanted::Ready(version) => {
                 self.handlers[at].try_out(rollout, canary, version);
@@ -307,10 +313,12 @@ impl Rollouts {
         if !self.handlers[at].may_look() {
             return Ok(());
         }
-        let state = match self.want(at, &rollout.digest, record) {
-            Wanted::Ready(_) => self.handlers[at].tally().map_or(Preparation::Prepared, Preparation::Canary),
-            Wanted::Pending => Preparation::Preparing,
-            Wanted::Failed(why) => Preparation::Failed(why),
+        let state = match (self.want(at, &rollout.digest, record), self.handlers[at].tally()) {
+            (Wanted::Failed(why), _) => Preparation::Failed(why),
+            // What has been counted must not be taken back.
+            (_, Some(tally)) => Preparation::Canary(tally),
+            (Wanted::Ready(_), None) => Preparation::Prepared,
+            (Wanted::Pending, None) => Preparation::Preparing,
         };
         self.say(at, &rollout.id, state).await?;
         let handler = self.handlers[at].deployment.name().to_owned();
@@ -431,9 +439,10 @@ impl Followed {
 
     /// Has a version run its share of the events, unless it does.
     fn try_out(&mut self, rollout: &Rollout, canary: &Canary, version: Arc<Version>) {
-        if self.trial.as_ref().is_none_or(|trial| trial.rollout != rollout.id) {
-            let before = self.stats.version(&version.digest).tally();
-            self.trial = Some(Trial { rollout: rollout.id.clone(), before, looked: None });
+        if self.trial.is_none() {
+            let counts = self.stats.version(&version.digest);
+            let before = counts.tally();
+            self.trial = Some(Trial { rollout: rollout.id.clone(), counts, before, looked: None });
         }
         let slot = &self.deployment.slot;
         if slot.candidate().is_none_or(|candidate| !Arc::ptr_eq(&candidate.version, &version)) {
@@ -452,7 +461,7 @@ impl Followed {
     /// What became of deliveries on the version that runs a share of the events.
     fn tally(&self) -> Option<Tally> {
         let trial = self.trial.as_ref()?;
-        let tally = self.stats.version(&self.deployment.slot.candidate()?.version.digest).tally();
+        let tally = trial.counts.tally();
         let since = |now: u64, before: u64| now.saturating_sub(before);
         let (acked, failed) = (since(tally.acked, trial.before.acked), since(tally.failed, trial.before.failed));
         Some(Tally { acked, failed })
