@@ -12,7 +12,7 @@ use crate::clock::now_ms;
 use crate::config::{
     CompileConfig, Config, IntakeConfig, Isolation as ConfiguredIsolation, ResolvedHandler, SecretError,
 };
-use crate::deploy::{self, Pinned, Slot, Version};
+use crate::deploy::{self, Pinned, Slot, SourceError, Version};
 use crate::envelope::Envelopes;
 use crate::pipeline::{
     Deployment, Intake, MAX_INSTANCES, Orders, Reading, Retention, Roster, Subscription, Worker, new_worker_id,
@@ -20,7 +20,7 @@ use crate::pipeline::{
 use crate::schema::Schemas;
 use crate::wasm::{
     CacheError, CompileLimits, CompiledCache, Engine, EngineError, EngineSettings, Grant, Grants, Interfaces,
-    Isolation, LoadError, Policy,
+    Isolation, Policy,
 };
 
 pub use schemas::{SchemaFolderFault, SchemaFolderFaults};
@@ -54,11 +54,11 @@ pub enum BuildError {
 pub struct ComponentFault {
     /// The handler.
     pub handler: String,
-    /// The file of its component.
+    /// The file of its component, or the reference to it.
     pub path: PathBuf,
     /// What is wrong with it.
     #[source]
-    pub cause: LoadError,
+    pub cause: SourceError,
 }
 
 /// How to reach the Redis of the configuration.

@@ -45,6 +45,8 @@ pub use sections::*;
 pub use streams::StreamConfig;
 pub(crate) use validate::is_handler_name;
 
+use crate::oci;
+
 /// The whole configuration. `Default` is that of an empty file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -127,6 +129,8 @@ impl Config {
             let sources = handler.build.as_mut().map(|build| &mut build.directory);
             files.chain([&mut handler.component]).chain(sources)
         });
-        paths.chain(of_handlers).for_each(|path: &mut PathBuf| *path = directory.join(&*path));
+        let is_file = |path: &PathBuf| !path.to_str().is_some_and(oci::is_reference);
+        let all = paths.chain(of_handlers).filter(|path| is_file(path));
+        all.for_each(|path: &mut PathBuf| *path = directory.join(&*path));
     }
 }

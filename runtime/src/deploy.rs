@@ -7,6 +7,7 @@
 
 pub mod canary;
 pub mod record;
+pub mod source;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,6 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use self::canary::Percent;
+pub use self::source::SourceError;
 use crate::fleet::PinState;
 use crate::stats::{HandlerStats, VersionStats};
 use crate::wasm::{CompiledCache, Component, Digest, Engine, Handler, Isolation, LoadError, Policy};
@@ -84,30 +86,28 @@ pub fn prepare(
     component: &Path,
     policy: Policy,
     isolation: Isolation,
-) -> Result<Version, LoadError> {
-    let component = Component::from_file(engine, cache, component)?;
+) -> Result<Version, SourceError> {
+    let component = source::load(engine, cache, component)?;
     Ok(Version::new(Handler::new(component, policy, isolation)?))
 }
 
-/// The same for a handler that is there already; `known` itself, if nothing is other than before.
+/// The same for a handler that is there already, whose component was named `was`; `known` itself, if nothing is other than
+/// before.
 pub fn prepare_again(
     known: &Arc<Version>,
+    was: &Path,
     cache: Option<&CompiledCache>,
     component: &Path,
     policy: Policy,
     isolation: Isolation,
-) -> Result<Arc<Version>, LoadError> {
+) -> Result<Arc<Version>, SourceError> {
     let own = &known.handler;
     let policy = if *own.policy == policy { own.policy.clone() } else { Arc::new(policy) };
-    let bytes = Component::read(component)?;
-    let is_same = Digest::of(&bytes) == own.component.digest;
-    if is_same && Arc::ptr_eq(&own.policy, &policy) && own.isolation == isolation {
+    let component = source::load_again(&own.component, was, cache, component)?;
+    let is_same = component.digest == own.component.digest && own.isolation == isolation;
+    if is_same && Arc::ptr_eq(&own.policy, &policy) {
         return Ok(known.clone());
     }
-    let component = match is_same {
-        true => own.component.clone(),
-        false => Component::new(own.component.engine(), cache, &bytes)?,
-    };
     Ok(Arc::new(Version::new(Handler::new(component, policy, isolation)?)))
 }
 

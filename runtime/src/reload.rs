@@ -5,6 +5,7 @@
 //! everything as it was. What is the same as before is not touched.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -213,7 +214,8 @@ impl Parts {
         let (envelopes, mut handlers, mut faults) = (app::envelopes(&config), BTreeMap::new(), Vec::new());
         for resolved in config.handlers() {
             let known = running.handlers.get(&resolved.name);
-            let configured = match self.configured(&resolved, known, &envelopes, &schemas) {
+            let was = running.config.handlers.get(&resolved.name).map(|handler| handler.component.as_path());
+            let configured = match self.configured(&resolved, known.zip(was), &envelopes, &schemas) {
                 Ok(configured) => configured,
                 Err(BuildError::Components(fault)) => {
                     faults.extend(fault);
@@ -242,11 +244,12 @@ impl Parts {
         Ok(Plan { change, next: Running { config, schemas, handlers }, report, sets_level: changes.log_level })
     }
 
-    /// The version that the configuration names; the one that is known, if that is the same.
+    /// The version that the configuration names; the one that is known (and what its component was named), if that is the
+    /// same.
     fn configured(
         &self,
         resolved: &ResolvedHandler,
-        known: Option<&Known>,
+        known: Option<(&Known, &Path)>,
         envelopes: &Envelopes,
         schemas: &Arc<Schemas>,
     ) -> Result<Arc<Version>, BuildError> {
@@ -254,7 +257,7 @@ impl Parts {
         let isolation = app::isolation(resolved.isolation);
         let (cache, component) = (self.cache.as_ref(), &resolved.component);
         let version = match known {
-            Some(known) => deploy::prepare_again(&known.configured, cache, component, policy, isolation),
+            Some((known, was)) => deploy::prepare_again(&known.configured, was, cache, component, policy, isolation),
             None => deploy::prepare(&self.engine, cache, component, policy, isolation).map(Arc::new),
         };
         version.map_err(|cause| {

@@ -29,6 +29,7 @@ mod languages;
 mod lost;
 mod memory;
 mod messaging;
+mod oci;
 mod operations;
 mod pause;
 mod pins;

@@ -11,6 +11,7 @@ pub mod mill;
 mod process;
 pub mod program;
 pub mod redis_server;
+pub mod registry;
 pub mod worker;
 
 use std::path::PathBuf;

@@ -1,7 +1,6 @@
 //! `wasmill deploy` and `wasmill rollback`: another version of a handler, on all workers.
 
-use std::io::Read as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -10,12 +9,12 @@ use serde_json::json;
 use wasmill::config::units::{format_duration, parse_duration};
 use wasmill::deploy::canary::Percent;
 use wasmill::deploy::record::{Ended, Rollout};
+use wasmill::deploy::source::Fetched;
 use wasmill::ops::{DeployQuery, RollbackRequest, VersionsReport};
-use wasmill::wasm::MAX_COMPONENT_BYTES;
 
 use super::table::{counted, plain};
 use super::target::Target;
-use super::{Context, Report, block_on, print_json, progress};
+use super::{Context, Report, block_on, print_json, progress, sources};
 
 /// How often the workers' progress is looked at.
 const POLL: Duration = Duration::from_millis(100);
@@ -29,7 +28,7 @@ const SWITCH_TIME: Duration = Duration::from_secs(30);
 pub struct Args {
     /// The handler
     handler: String,
-    /// The component, a file
+    /// The component: a file, or oci://REGISTRY/NAME:TAG@sha256:DIGEST
     component: PathBuf,
     /// Who deploys, as `wasmill versions` shows it [default: the user of this machine]
     #[arg(long, value_name = "NAME")]
@@ -71,10 +70,10 @@ pub struct RollbackArgs {
 /// Deploys a component.
 pub fn run(context: &Context, args: &Args) -> Result<ExitCode, Report> {
     let config = context.config_with_log()?;
-    let bytes = read(&args.component)?;
+    let Fetched { bytes, source } = sources::fetch(&args.component)?;
     let query = DeployQuery {
         by: Some(args.by.clone().unwrap_or_else(user)),
-        source: Some(short(&args.component)),
+        source: Some(source),
         prepare_ms: Some(millis(args.prepare_time)),
         canary: args.canary,
         promote_after_ms: args.promote_after.map(millis),
@@ -225,23 +224,6 @@ fn preparing(report: &VersionsReport) -> String {
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// The bytes of a component; no more than one may have.
-pub fn read(path: &Path) -> Result<Vec<u8>, Report> {
-    let unreadable = |error: std::io::Error| Report::usage(format!("cannot read {}: {error}", path.display()));
-    let mut bytes = Vec::new();
-    let file = std::fs::File::open(path).map_err(unreadable)?;
-    file.take(MAX_COMPONENT_BYTES + 1).read_to_end(&mut bytes).map_err(unreadable)?;
-    if bytes.len() as u64 > MAX_COMPONENT_BYTES {
-        return Err(Report::usage(format!("{}: more than {MAX_COMPONENT_BYTES} bytes", path.display())));
-    }
-    Ok(bytes)
-}
-
-/// The name of the file: where it lies on this machine says little elsewhere.
-fn short(path: &Path) -> String {
-    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().chars().filter(|c| !c.is_control()).collect()
 }
 
 pub fn user() -> String {

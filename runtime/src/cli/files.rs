@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use wasmill::config::Config;
 use wasmill::config::ResolvedHandler;
+use wasmill::deploy::source;
 
 use super::Report;
 use super::test::fixtures::is_event;
@@ -70,7 +71,8 @@ impl Look {
         if let Some(schemas) = &config.schemas.directory {
             look.settings.extend(look_below(schemas, &mut look.folders)?);
         }
-        for handler in config.handlers() {
+        // What is pinned in a registry does not change.
+        for handler in config.handlers().into_iter().filter(|handler| source::reference(&handler.component).is_none()) {
             look.add_file(&handler.component, |look| look.handlers.entry(handler.name.clone()).or_default());
         }
         Ok(look)
@@ -124,6 +126,8 @@ fn handler_files(
             files.retain(|path, _| !components.contains(path.as_path()));
             Ok(files)
         }
+        // What is pinned in a registry does not change.
+        None if source::reference(&handler.component).is_some() => Ok(Files::new()),
         None => {
             folders.insert(folder_of(&handler.component));
             let stamp = stamp(&handler.component);

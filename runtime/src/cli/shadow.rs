@@ -6,7 +6,7 @@ mod feed;
 mod side;
 mod tally;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +18,7 @@ use wasmill::broker::keys::Namespace;
 use wasmill::config::units::parse_duration;
 use wasmill::config::{Config, ResolvedHandler};
 use wasmill::deploy::canary::{NotAPercentage, Percent};
+use wasmill::deploy::source::Fetched;
 use wasmill::event::Event;
 use wasmill::ops::{VersionsReport, check_reads};
 use wasmill::wasm::{
@@ -30,7 +31,7 @@ use self::tally::{Named, Tally};
 use super::report::FAILURE;
 use super::target::Target;
 use super::test::Expectation;
-use super::{Context, Report, block_on, deploy, engine_with, invoke, print_json, progress, sources};
+use super::{Context, Report, block_on, engine_with, invoke, print_json, progress, sources};
 
 /// Instances at a time: one of each version that waits for its next event, and one that is begun.
 const INSTANCES: u32 = 4;
@@ -45,7 +46,7 @@ is the candidate's doing. Ctrl-C ends with the report."
 pub struct Args {
     /// The handler
     handler: String,
-    /// The candidate, a component's file
+    /// The candidate: a component's file, or a reference to a registry as of `deploy`
     component: PathBuf,
     /// This share of the events that come from now on, such as 10%; with --replay, of the past ones
     #[arg(long, value_name = "SHARE", value_parser = parse_share, required_unless_present = "replay")]
@@ -85,10 +86,10 @@ pub fn run(context: &Context, args: &Args) -> Result<ExitCode, Report> {
     if let Some(stream) = &args.stream {
         check_reads(&resolved, stream)?;
     }
-    let bytes = deploy::read(&args.component)?;
+    let candidate = sources::fetch(&args.component)?;
     block_on(async {
         let target = context.target(&config).await?;
-        let mut shadow = Shadow::load(&config, resolved, &target, args, &bytes).await?;
+        let mut shadow = Shadow::load(&config, resolved, &target, args, candidate).await?;
         let ended = shadow.follow(&target).await;
         shadow.print(context);
         ended?;
@@ -114,12 +115,12 @@ impl<'a> Shadow<'a> {
         resolved: ResolvedHandler,
         target: &Target,
         args: &'a Args,
-        candidate: &[u8],
+        candidate: Fetched,
     ) -> Result<Shadow<'a>, Report> {
         let loader = Loader::new(config, &resolved)?;
         let versions = target.versions(&resolved.name).await?;
         let current = loader.current(&resolved, target, &versions).await?;
-        let candidate = loader.side(candidate, "the candidate", args.component.display().to_string())?;
+        let candidate = loader.side(&candidate.bytes, "the candidate", candidate.source)?;
         let mut notes = Vec::new();
         let serves = current.handler.component.digest.hex();
         if let Some(other) = versions.workers.iter().find(|worker| worker.serves != serves) {
@@ -264,12 +265,8 @@ impl Loader {
         versions: &VersionsReport,
     ) -> Result<Side, Report> {
         let Some(digest) = &versions.current else {
-            let bytes = deploy::read(&resolved.component)?;
-            return self.side(
-                &bytes,
-                "the version of the configuration",
-                format!("{} of the configuration", name(resolved)),
-            );
+            let Fetched { bytes, source } = sources::fetch(&resolved.component)?;
+            return self.side(&bytes, "the version of the configuration", format!("{source} of the configuration"));
         };
         let bytes = target.component(digest).await?;
         let found = Digest::of(&bytes);
@@ -287,11 +284,6 @@ impl Loader {
             .map_err(|error| Report::usage(format!("{what}, {from}: {error}")))?;
         Ok(Side::new(handler, from))
     }
-}
-
-/// The name of the component's file.
-fn name(resolved: &ResolvedHandler) -> std::path::Display<'_> {
-    Path::new(resolved.component.file_name().unwrap_or_default()).display()
 }
 
 #[cfg(test)]

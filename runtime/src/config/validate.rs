@@ -24,6 +24,7 @@ use super::units::{format_duration, format_size};
 use super::{Config, RedisConfig};
 use crate::broker::keys;
 use crate::envelope::settings::Preset;
+use crate::oci;
 use crate::route::TypePattern;
 use crate::schema::UnknownTypes;
 
@@ -415,6 +416,15 @@ impl Check<'_, '_> {
         if handler.component.as_os_str().is_empty() {
             let remedy = "add `component = \"PATH\"`, the file of a WebAssembly component";
             self.fault(&at("component"), "is missing or empty", remedy);
+        }
+        if let Some(reference) = handler.component.to_str().filter(|text| oci::is_reference(text)) {
+            if let Err(error) = oci::check(reference) {
+                self.fault(&at("component"), error.to_string(), "the digest is what `docker push` and others print");
+            }
+            if handler.build.is_some() {
+                let remedy = "name the file that is to be built, or leave out `build`";
+                self.fault(&at("component"), "a component in a registry is not built here", remedy);
+            }
         }
         if let Some(build) = &handler.build {
             self.build(name, build);

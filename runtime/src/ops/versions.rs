@@ -21,7 +21,7 @@ pub const PREPARE_TIME: Duration = Duration::from_secs(300);
 /// The most that may be asked for.
 pub const MAX_PREPARE_TIME: Duration = Duration::from_secs(3600);
 /// The longest name and source that a version is remembered with, in bytes.
-const MAX_TEXT: usize = 256;
+const MAX_TEXT: usize = 1024;
 /// Others who change the record at the same time: more tries than that need a reason.
 const TRIES: usize = 20;
 
