@@ -15,7 +15,9 @@ use crate::config::{
 use crate::deploy::signature::KeyError;
 use crate::deploy::{self, Pinned, PublicKeys, Slot, SourceError, Version};
 use crate::envelope::Envelopes;
-use crate::pipeline::{Deployment, Intake, MAX_INSTANCES, Reading, Retention, Subscription, Worker, new_worker_id};
+use crate::pipeline::{
+    Deployment, Intake, MAX_INSTANCES, Orders, Reading, Retention, Roster, Subscription, Worker, new_worker_id,
+};
 use crate::schema::Schemas;
 use crate::wasm::{
     CacheError, CompileLimits, CompiledCache, Engine, EngineError, EngineSettings, Grant, Grants, Interfaces,
@@ -77,16 +79,14 @@ pub fn redis_settings(config: &Config) -> Result<RedisSettings, BuildError> {
 }
 
 /// This process as a worker, without a compiled cache, without public keys and without an observer.
-pub fn worker(config: &Config, namespace: &Namespace) -> Worker {
+pub fn worker(config: &Config) -> Worker {
     let cores = || std::thread::available_parallelism().map_or(1, usize::from);
     Worker {
         id: new_worker_id(),
         heartbeat: config.worker.heartbeat,
         heartbeat_ttl: config.worker.heartbeat_ttl,
         drain_timeout: config.worker.drain_timeout.max(Duration::from_millis(1)),
-        retention: retention(config, namespace),
         retention_interval: config.worker.retention_interval,
-        intakes: intakes(config, namespace),
         threads: if config.worker.threads == 0 { cores() } else { config.worker.threads },
         started_ms: now_ms(),
         cache: None,
@@ -95,8 +95,14 @@ pub fn worker(config: &Config, namespace: &Namespace) -> Worker {
     }
 }
 
+/// These handlers, and the retention and the intakes of the configuration, as what a worker serves.
+pub fn roster(config: &Config, namespace: &Namespace, deployments: Vec<Arc<Deployment>>) -> (Roster, Orders) {
+    let intakes = intakes(config, namespace).into_iter().map(Arc::new).collect();
+    Roster::new(deployments, retention(config, namespace), intakes)
+}
+
 /// The streams that are to be kept short.
-fn retention(config: &Config, namespace: &Namespace) -> Vec<Retention> {
+pub fn retention(config: &Config, namespace: &Namespace) -> Vec<Retention> {
     let limited = config.streams.iter().filter(|(_, stream)| stream.is_trimmed());
     let limited = limited.map(|(name, stream)| Retention {
         stream: name.clone(),
@@ -114,7 +120,7 @@ fn retention(config: &Config, namespace: &Namespace) -> Vec<Retention> {
 }
 
 /// The messages that become events.
-fn intakes(config: &Config, namespace: &Namespace) -> Vec<Intake> {
+pub fn intakes(config: &Config, namespace: &Namespace) -> Vec<Intake> {
     let envelopes = envelopes(config);
     let intake = |(name, intake): (&String, &IntakeConfig)| Intake {
         name: name.clone(),
@@ -138,6 +144,13 @@ pub fn engine(config: &Config) -> Result<Engine, EngineError> {
     let instances = running.saturating_mul(2).clamp(16, MAX_INSTANCES) as u32;
     let max_memory = handlers.iter().map(|handler| handler.limits.memory).max().unwrap_or(64 << 20);
     Engine::new(EngineSettings { instances, max_memory })
+}
+
+/// An engine with room for whatever a configuration may ask for while the worker runs. It compiles in this process.
+///
+/// The room is address space (34 TB of 128), and costs 2 MB of memory and some 15 ms of the start.
+pub fn roomy_engine() -> Result<Engine, EngineError> {
+    Engine::new(EngineSettings { instances: MAX_INSTANCES as u32, max_memory: 4 << 30 })
 }
 
 /// What compiling a component may use.
@@ -180,7 +193,8 @@ pub fn deployments(
         let policy = policy(&resolved, namespace, &envelopes, schemas.clone())?;
         match deploy::prepare(engine, cache, &keys, &resolved.component, policy, isolation(resolved.isolation)) {
             Ok(version) => {
-                deployments.push(Arc::new(deployment(config, &resolved, namespace, version)));
+                let slot = Arc::new(Slot::new(version));
+                deployments.push(Arc::new(deployment(config, &resolved, namespace, (slot, Arc::default()))));
             }
             Err(cause) => {
                 faults.push(ComponentFault { handler: resolved.name, path: resolved.component, cause });
@@ -206,8 +220,13 @@ pub fn version(
     })
 }
 
-/// A handler of the default tenant with its first version.
-pub fn deployment(config: &Config, resolved: &ResolvedHandler, namespace: &Namespace, version: Version) -> Deployment {
+/// A handler of the default tenant, with the places of its versions.
+pub fn deployment(
+    config: &Config,
+    resolved: &ResolvedHandler,
+    namespace: &Namespace,
+    (slot, pinned): (Arc<Slot>, Arc<Pinned>),
+) -> Deployment {
     let reading = Reading { envelopes: envelopes(config), check_schemas: config.schemas.on_read };
     let streams = resolved
         .streams
@@ -218,8 +237,8 @@ pub fn deployment(config: &Config, resolved: &ResolvedHandler, namespace: &Names
     Deployment {
         tenant: keys::DEFAULT_TENANT.into(),
         name: resolved.name.as_str().into(),
-        slot: Slot::new(version),
-        pinned: Pinned::default(),
+        slot,
+        pinned,
         types: resolved.types.clone(),
         sources: streams.chain([inbox]).collect(),
         retry: resolved.retry,

@@ -14,7 +14,7 @@ pub mod source;
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use self::canary::Percent;
@@ -66,13 +66,25 @@ impl Version {
         Some(self.with(component))
     }
 
+    /// The same component with the grants, limits and isolation that another version of the handler has; itself, if it has
+    /// those. Cannot be if the component imports what is not granted.
+    pub fn as_granted_to(self: &Arc<Self>, other: &Handler) -> Result<Arc<Version>, LoadError> {
+        let own = &self.handler;
+        if Arc::ptr_eq(&own.policy, &other.policy) && own.isolation == other.isolation {
+            return Ok(self.clone());
+        }
+        own.component.check_grants(&other.policy.interfaces.grants)?;
+        Ok(Arc::new(Version::new(Handler { component: own.component.clone(), ..other.clone() })))
+    }
+
     fn with(&self, component: Component) -> Result<Version, LoadError> {
         component.check_grants(&self.handler.policy.interfaces.grants)?;
         Ok(Version::new(Handler { component, ..self.handler.clone() }))
     }
 }
 
-/// Loads, compiles and checks a component, which must be signed by one of `keys` if there are any. Blocks the thread; a Python component takes many seconds.
+/// Loads, compiles and checks a component, which must be signed by one of `keys` if there are any. Blocks the thread; a
+/// Python component takes many seconds.
 pub fn prepare(
     engine: &Engine,
     cache: Option<&CompiledCache>,
@@ -85,11 +97,34 @@ pub fn prepare(
     Ok(Version::new(Handler::new(component, policy, isolation)?))
 }
 
+/// The same for a handler that is there already, whose component was named `was`; `known` itself, if nothing is other than
+/// before.
+pub fn prepare_again(
+    known: &Arc<Version>,
+    was: &Path,
+    cache: Option<&CompiledCache>,
+    keys: &PublicKeys,
+    component: &Path,
+    policy: Policy,
+    isolation: Isolation,
+) -> Result<Arc<Version>, SourceError> {
+    let own = &known.handler;
+    let policy = if *own.policy == policy { own.policy.clone() } else { Arc::new(policy) };
+    let component = source::load_again(&own.component, was, cache, keys, component)?;
+    let is_same = component.digest == own.component.digest && own.isolation == isolation;
+    if is_same && Arc::ptr_eq(&own.policy, &policy) {
+        return Ok(known.clone());
+    }
+    Ok(Arc::new(Version::new(Handler::new(component, policy, isolation)?)))
+}
+
 /// The place of the version that serves, and of one that runs a share of the events beside it.
 pub struct Slot {
     /// Counts the changes. Read without the lock, as nearly always nothing has changed.
     changes: AtomicU64,
     versions: Mutex<Versions>,
+    /// What serves was deployed, and is not the component of the configuration.
+    is_deployed: AtomicBool,
 }
 
 /// What is in a slot.
@@ -111,9 +146,19 @@ pub struct Candidate {
 
 impl Slot {
     /// A slot with its first version.
-    pub fn new(version: Version) -> Slot {
-        let versions = Versions { current: Arc::new(version), candidate: None };
-        Slot { changes: AtomicU64::new(0), versions: Mutex::new(versions) }
+    pub fn new(version: impl Into<Arc<Version>>) -> Slot {
+        let versions = Versions { current: version.into(), candidate: None };
+        Slot { changes: AtomicU64::new(0), versions: Mutex::new(versions), is_deployed: AtomicBool::new(false) }
+    }
+
+    /// Whether a deployed version is to serve, whatever component the configuration names.
+    pub fn is_deployed(&self) -> bool {
+        self.is_deployed.load(Ordering::Relaxed)
+    }
+
+    /// Notes whether a deployed version is to serve.
+    pub(crate) fn set_deployed(&self, is_deployed: bool) {
+        self.is_deployed.store(is_deployed, Ordering::Relaxed);
     }
 
     fn lock(&self) -> MutexGuard<'_, Versions> {
@@ -133,9 +178,13 @@ impl Slot {
     /// Puts another version in place, and returns the one before. Every delivery that begins from now on runs the new one;
     /// none runs a candidate any more. The old one is out of use when nobody else holds it.
     pub fn swap(&self, next: impl Into<Arc<Version>>) -> Arc<Version> {
-        let next = Versions { current: next.into(), candidate: None };
+        self.replace(next.into(), None)
+    }
+
+    /// Puts other versions in both places, and returns the one that served before.
+    pub(crate) fn replace(&self, current: Arc<Version>, candidate: Option<Candidate>) -> Arc<Version> {
         let mut versions = self.lock();
-        let before = std::mem::replace(&mut *versions, next);
+        let before = std::mem::replace(&mut *versions, Versions { current, candidate });
         self.changes.fetch_add(1, Ordering::Release);
         before.current
     }
@@ -177,6 +226,15 @@ impl Pinned {
     /// Holds a version, or why it cannot be had.
     pub(crate) fn hold(&self, digest: &str, version: Result<Arc<Version>, String>) {
         self.lock().insert(digest.to_owned(), version);
+    }
+
+    /// Gives them the grants, limits and isolation of this handler, if they may have them.
+    pub(crate) fn exchange(&self, like: &Handler) {
+        for held in self.lock().values_mut() {
+            if let Ok(version) = held {
+                *held = version.as_granted_to(like).map_err(|error| error.to_string());
+            }
+        }
     }
 
     /// Lets all go but these.

@@ -64,12 +64,12 @@ pub struct HandlerReport {
     pub p99_us: u64,
     /// The longest run, in microseconds.
     pub max_us: u64,
-    /// Versions that are held for dead letters, by their digests.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub pinned: BTreeMap<String, PinState>,
     /// What became of the deliveries that ran on each of the last versions, by digest.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub versions: BTreeMap<String, VersionCounts>,
+    /// Versions that are held for dead letters, by their digests.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub pinned: BTreeMap<String, PinState>,
 }
 
 /// What became of the deliveries that ran on one version of a handler.
@@ -120,8 +120,8 @@ impl HandlerReport {
             p50_us: quantile_us(0.5),
             p99_us: quantile_us(0.99),
             max_us: durations.max().div_ceil(1000),
-            pinned: BTreeMap::new(),
             versions: versions.map(|(digest, counts)| (digest, VersionCounts::new(&counts))).collect(),
+            pinned: BTreeMap::new(),
         }
     }
 

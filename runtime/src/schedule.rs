@@ -25,9 +25,12 @@ struct Share {
 }
 
 impl Schedule {
-    /// A queue for that many lanes.
-    pub fn new(lanes: usize) -> Schedule {
-        Schedule { lanes: vec![Share::default(); lanes], turns: VecDeque::with_capacity(lanes) }
+    /// Makes room for a lane. It owes nothing, whoever had its number before.
+    pub fn admit(&mut self, lane: usize) {
+        if self.lanes.len() <= lane {
+            self.lanes.resize(lane + 1, Share::default());
+        }
+        self.lanes[lane].credit = 0;
     }
 
     /// The lane has something to run. May be said again.
@@ -71,9 +74,15 @@ mod tests {
 
     use super::*;
 
+    fn schedule(lanes: usize) -> Schedule {
+        let mut schedule = Schedule::default();
+        (0..lanes).for_each(|lane| schedule.admit(lane));
+        schedule
+    }
+
     /// The time that each lane gets in `steps` turns, if each of its deliveries costs the given time.
     fn run(costs: &[u64], steps: usize) -> Vec<u64> {
-        let mut schedule = Schedule::new(costs.len());
+        let mut schedule = schedule(costs.len());
         (0..costs.len()).for_each(|lane| schedule.activate(lane));
         let mut used = vec![0; costs.len()];
         for _ in 0..steps {
@@ -96,7 +105,7 @@ mod tests {
 
         #[test]
         fn somebody_is_served_while_anybody_can_run(able in proptest::collection::vec(any::<bool>(), 1..9)) {
-            let mut schedule = Schedule::new(able.len());
+            let mut schedule = schedule(able.len());
             (0..able.len()).for_each(|lane| schedule.activate(lane));
             let next = schedule.next(|lane| able[lane]);
             prop_assert_eq!(next.is_some(), able.contains(&true));
@@ -106,7 +115,7 @@ mod tests {
 
     #[test]
     fn a_lane_that_was_idle_has_saved_nothing_up() {
-        let mut schedule = Schedule::new(2);
+        let mut schedule = schedule(2);
         schedule.activate(0);
         for _ in 0..1000 {
             assert_eq!(schedule.next(|_| true), Some(0));
@@ -120,5 +129,24 @@ mod tests {
             second += lane;
         }
         assert!((4500..=5600).contains(&second), "{second}");
+    }
+
+    #[test]
+    fn a_number_that_is_used_again_owes_nothing() {
+        let mut schedule = schedule(2);
+        schedule.activate(1);
+        assert_eq!(schedule.next(|_| true), Some(1));
+        schedule.charge(1, 1_000_000_000);
+        // Lane 1 goes while it is still in the queue, and another one gets its number.
+        assert_eq!(schedule.next(|_| false), None);
+        schedule.admit(1);
+        (0..2).for_each(|lane| schedule.activate(lane));
+        let mut served = [0; 2];
+        for _ in 0..100 {
+            let lane = schedule.next(|_| true).expect("both can run");
+            schedule.charge(lane, 1_000_000);
+            served[lane] += 1;
+        }
+        assert!(served.iter().all(|&times| times >= 45), "{served:?}");
     }
 }

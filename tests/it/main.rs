@@ -36,6 +36,7 @@ mod pause;
 mod pins;
 mod project;
 mod recovery;
+mod reload;
 mod retention;
 mod schema;
 mod send;

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::signature::{PublicKeys, Signature, SignatureError};
 use crate::oci::{self, Artifact, FetchLimits, OciError, SIGNATURE_ANNOTATION};
-use crate::wasm::{CompiledCache, Component, Engine, LoadError, read_component};
+use crate::wasm::{CompiledCache, Component, Digest, Engine, LoadError, read_component};
 
 /// A component cannot be had, or not be used.
 #[derive(Debug, thiserror::Error)]
@@ -79,6 +79,29 @@ pub fn load(
         keys.verify(&bytes, signature(&artifact, text)?.as_ref())?;
     }
     Ok(Component::new(engine, cache, &bytes)?)
+}
+
+/// The same for what may be what `known` is, which was named `was`: then it is not compiled again. It must be signed now,
+/// whatever it was then.
+pub fn load_again(
+    known: &Component,
+    was: &Path,
+    cache: Option<&CompiledCache>,
+    keys: &PublicKeys,
+    component: &Path,
+) -> Result<Component, SourceError> {
+    if reference(component).is_some() {
+        // What is pinned in a registry does not change.
+        return if component == was { Ok(known.clone()) } else { load(known.engine(), cache, keys, component) };
+    }
+    let bytes = read_component(component)?;
+    if !keys.is_empty() {
+        keys.verify(&bytes, Signature::beside(component)?.as_ref())?;
+    }
+    match Digest::of(&bytes) == known.digest {
+        true => Ok(known.clone()),
+        false => Ok(Component::new(known.engine(), cache, &bytes)?),
+    }
 }
 
 fn signature(artifact: &Artifact, reference: &str) -> Result<Option<Signature>, SignatureError> {

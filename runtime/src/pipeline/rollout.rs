@@ -3,6 +3,7 @@
 //! All workers do the same. Who has something to say writes it into the store; who sees that everybody is prepared ends the
 //! rollout, in one step that succeeds once. So it does not matter who dies in between, this worker included.
 
+mod change;
 mod prepare;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,9 +12,12 @@ use std::time::{Duration, Instant};
 
 use tokio::task;
 
+pub(crate) use self::prepare::beside;
 use self::prepare::{Exam, Recipe, prepare};
-use super::{Deployment, Stats, Worker};
-use crate::broker::{BrokerError, Operate};
+use super::roster::Member;
+use super::threads::Threads;
+use super::{Deployment, Orders, Worker};
+use crate::broker::{Broker, BrokerError, Operate};
 use crate::clock::now_ms;
 use crate::deploy::canary::{Canary, Tally};
 use crate::deploy::record::{Preparation, Progress, Record, Rollout};
@@ -61,6 +65,10 @@ struct Followed {
     failed: BTreeMap<String, (String, Instant)>,
     /// The record that could not be read, so that it is told once.
     unreadable: String,
+    /// The threads serve it. One that comes later begins with the version that is to serve.
+    has_begun: bool,
+    /// It has that version.
+    may_begin: bool,
 }
 
 /// A version that runs a share of the events.
@@ -76,7 +84,7 @@ struct Trial {
 
 /// A version in preparation.
 struct Job {
-    handler: usize,
+    handler: Arc<str>,
     digest: String,
     /// The smoke tests that are part of it.
     smoke: Option<String>,
@@ -103,22 +111,12 @@ enum Wanted {
 }
 
 impl Rollouts {
-    pub(super) fn new(
+    pub(super) fn new<'a>(
         store: Arc<dyn Operate>,
         worker: &Worker,
-        deployments: &[Arc<Deployment>],
-        stats: &Stats,
+        members: impl Iterator<Item = &'a Member>,
     ) -> Rollouts {
-        let handlers = deployments.iter().map(|deployment| Followed {
-            deployment: deployment.clone(),
-            stats: stats.get(deployment.name()).cloned().unwrap_or_default(),
-            prepared: Vec::new(),
-            said: None,
-            trial: None,
-            passed: None,
-            failed: BTreeMap::new(),
-            unreadable: String::new(),
-        });
+        let handlers = members.map(|member| Followed { has_begun: true, ..Followed::new(member) });
         let (worker, cache, keys) = (worker.id.clone(), worker.cache.clone(), worker.keys.clone());
         Rollouts { store, worker, cache, keys, handlers: handlers.collect(), job: None }
     }
@@ -145,8 +143,9 @@ impl Rollouts {
         }
     }
 
-    /// Follows, until the future is dropped. While the broker does not answer, everything stays as it is.
-    pub(super) async fn follow(&mut self) {
+    /// Follows, and changes what is served when that is asked for, until the future is dropped. While the broker does not
+    /// answer, everything stays as it is.
+    pub(super) async fn follow(&mut self, broker: &dyn Broker, orders: &mut Orders, threads: &Threads) {
         let mut busy = 0u32;
         loop {
             let pause = match self.step().await {
@@ -160,10 +159,15 @@ impl Rollouts {
                 }
                 Err(error) => {
                     tracing::debug!("cannot see which versions are deployed: {error}");
+                    self.note_refusal(&error);
                     Duration::from_secs(1)
                 }
             };
-            tokio::time::sleep(pause).await;
+            self.begin(&orders.roster, threads);
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                Some(order) = orders.queue.recv() => self.obey(order, broker, &orders.roster, threads).await,
+            }
         }
     }
 
@@ -173,18 +177,26 @@ impl Rollouts {
         let records = self.store.records().await?;
         let mut step = Step { has_all: true, is_busy: false };
         for at in 0..self.handlers.len() {
-            let Some(text) = records.get(self.handlers[at].deployment.name()) else {
-                self.handlers[at].end_trial();
-                continue;
-            };
-            match Record::parse(text) {
-                Ok(record) => {
-                    self.stop_unwanted(at, &record);
-                    step.has_all &= self.follow_record(at, text, &record).await?;
-                    step.is_busy |= record.rollout.is_some_and(|rollout| rollout.running_canary().is_none());
-                }
-                Err(error) => self.handlers[at].note_unreadable(text, &error),
-            }
+            let is_settled =
+                match records.get(self.handlers[at].deployment.name()).map(|text| (text, Record::parse(text))) {
+                    Some((text, Ok(record))) => {
+                        self.stop_unwanted(at, &record);
+                        let is_settled = self.follow_record(at, text, &record).await?;
+                        step.is_busy |= record.rollout.is_some_and(|rollout| rollout.running_canary().is_none());
+                        is_settled
+                    }
+                    Some((text, Err(error))) => {
+                        self.handlers[at].note_unreadable(text, &error);
+                        true
+                    }
+                    None => {
+                        self.handlers[at].deployment.slot.set_deployed(false);
+                        self.handlers[at].end_trial();
+                        true
+                    }
+                };
+            step.has_all &= is_settled;
+            self.handlers[at].may_begin |= is_settled;
         }
         step.is_busy |= self.job.is_some();
         Ok(step)
@@ -193,7 +205,7 @@ impl Rollouts {
     /// Stops preparing what the handler has no use for any more.
     fn stop_unwanted(&mut self, at: usize, record: &Record) {
         if let Some(job) = &mut self.job
-            && job.handler == at
+            && job.handler == self.handlers[at].deployment.name
             && !job.is_unwanted
             && !record.wants(&job.digest)
         {
@@ -206,12 +218,19 @@ impl Rollouts {
     /// Takes over what has been prepared meanwhile.
     async fn take_prepared(&mut self) {
         let Some(job) = self.job.take_if(|job| job.task.is_finished()) else { return };
-        let followed = &mut self.handlers[job.handler];
         let result = job.task.await.unwrap_or_else(|panic| Err(format!("preparing it ended badly: {panic}")));
-        match result {
+        // The handler may have gone meanwhile.
+        let Some(followed) = self.handlers.iter_mut().find(|followed| followed.deployment.name == job.handler) else {
+            return;
+        };
+        // What the handler may do may have changed meanwhile.
+        let current = followed.deployment.slot.current();
+        let fitting =
+            |version: Version| Arc::new(version).as_granted_to(&current.handler).map_err(|error| error.to_string());
+        match result.and_then(fitting) {
             _ if job.is_unwanted => {}
             Ok(version) => {
-                followed.hold(Arc::new(version));
+                followed.hold(version);
                 followed.failed.remove(&job.digest);
                 followed.passed = job.smoke.map(|smoke| (job.digest, smoke)).or(followed.passed.take());
             }
@@ -223,6 +242,7 @@ impl Rollouts {
 
     /// Says whether the handler has the version that is to serve.
     async fn follow_record(&mut self, at: usize, text: &str, record: &Record) -> Result<bool, BrokerError> {
+        self.handlers[at].deployment.slot.set_deployed(record.current.is_some());
         let is_settled = match &record.current {
             Some(current) if *current != self.handlers[at].serving() => self.switch(at, current, record).await?,
             _ => true,
@@ -232,28 +252,6 @@ impl Rollouts {
             self.prepare_rollout(at, text, record).await?;
         }
         Ok(self.hold_pinned(at, text, record).await? && is_settled && has_candidate)
-    }
-
-    /// Holds the versions that are pinned, and no others; says whether each of them is there or cannot be had.
-    async fn hold_pinned(&mut self, at: usize, text: &str, record: &Record) -> Result<bool, BrokerError> {
-        let deployment = self.handlers[at].deployment.clone();
-        deployment.pinned.keep(|digest| record.pins.contains_key(digest));
-        // This clock only saves asking for the one that counts.
-        if record.pins.values().any(|pin| pin.until_ms <= now_ms())
-            && let Some(next) = record.without_old_pins(self.store.time_ms().await?)
-        {
-            // Unless another worker has done it, or somebody has renewed them: the next look shows it.
-            self.store.change_record(deployment.name(), Some(text), &next.text()).await?;
-        }
-        let mut has_all = true;
-        for digest in record.pins.keys().filter(|digest| deployment.pinned.get(digest).is_none()) {
-            match self.want(at, digest, record) {
-                Wanted::Ready(version) => deployment.pinned.hold(digest, Ok(version)),
-                Wanted::Failed(why) => deployment.pinned.hold(digest, Err(why)),
-                Wanted::Pending => has_all = false,
-            }
-        }
-        Ok(has_all)
     }
 
     /// Has the version of a canary run its share, or ends that. Says whether nothing remains to be done: a key must not see
@@ -276,6 +274,28 @@ impl Rollouts {
             // This is said, and ends the rollout.
             Wanted::Failed(_) => true,
         }
+    }
+
+    /// Holds the versions that are pinned, and no others; says whether each of them is there or cannot be had.
+    async fn hold_pinned(&mut self, at: usize, text: &str, record: &Record) -> Result<bool, BrokerError> {
+        let deployment = self.handlers[at].deployment.clone();
+        deployment.pinned.keep(|digest| record.pins.contains_key(digest));
+        // This clock only saves asking for the one that counts.
+        if record.pins.values().any(|pin| pin.until_ms <= now_ms())
+            && let Some(next) = record.without_old_pins(self.store.time_ms().await?)
+        {
+            // Unless another worker has done it, or somebody has renewed them: the next look shows it.
+            self.store.change_record(deployment.name(), Some(text), &next.text()).await?;
+        }
+        let mut has_all = true;
+        for digest in record.pins.keys().filter(|digest| deployment.pinned.get(digest).is_none()) {
+            match self.want(at, digest, record) {
+                Wanted::Ready(version) => deployment.pinned.hold(digest, Ok(version)),
+                Wanted::Failed(why) => deployment.pinned.hold(digest, Err(why)),
+                Wanted::Pending => has_all = false,
+            }
+        }
+        Ok(has_all)
     }
 
     /// Swaps the version in that is to serve, if it is ready.
@@ -391,8 +411,9 @@ impl Rollouts {
                 signature: known.and_then(|known| known.signature.clone()),
             };
             let exam = smoke.clone().map(|smoke| Exam::new(smoke, &followed.deployment));
+            let handler = followed.deployment.name.clone();
             let task = tokio::spawn(prepare(recipe, exam));
-            self.job = Some(Job { handler: at, digest, smoke, engine, is_unwanted: false, task });
+            self.job = Some(Job { handler, digest, smoke, engine, is_unwanted: false, task });
         }
         Wanted::Pending
     }
@@ -407,6 +428,21 @@ impl Drop for Rollouts {
 }
 
 impl Followed {
+    fn new(member: &Member) -> Followed {
+        Followed {
+            deployment: member.deployment.clone(),
+            stats: member.stats.clone(),
+            prepared: Vec::new(),
+            said: None,
+            trial: None,
+            passed: None,
+            failed: BTreeMap::new(),
+            unreadable: String::new(),
+            has_begun: false,
+            may_begin: false,
+        }
+    }
+
     /// The digest of the version that serves.
     fn serving(&self) -> String {
         self.deployment.slot.current().handler.component.digest.hex()
@@ -423,6 +459,23 @@ impl Followed {
     fn has_passed(&self, digest: &str, smoke: Option<&str>) -> bool {
         let passed = self.passed.as_ref().map(|(digest, smoke)| (digest.as_str(), smoke.as_str()));
         smoke.is_none_or(|smoke| passed == Some((digest, smoke)))
+    }
+
+    /// Exchanges the version that serves for one with other grants, limits or isolation, or with another component that was
+    /// not deployed. What is held ready gets the same grants; what cannot have them goes. A version that runs a share goes on.
+    fn exchange(&mut self, next: Arc<Version>) {
+        let fitting = |version: &Arc<Version>| version.as_granted_to(&next.handler).ok();
+        self.prepared = self.prepared.iter().filter_map(fitting).collect();
+        self.failed.clear();
+        self.passed = None;
+        let slot = &self.deployment.slot;
+        let candidate = slot.candidate().and_then(|candidate| {
+            let digest = &candidate.version.digest;
+            let held = self.prepared.iter().find(|held| held.digest == *digest).cloned();
+            Some(Candidate { version: held.or_else(|| fitting(&candidate.version))?, ..candidate })
+        });
+        self.deployment.pinned.exchange(&next.handler);
+        slot.replace(next, candidate);
     }
 
     /// Has a version run its share of the events, unless it does.

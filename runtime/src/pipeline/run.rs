@@ -86,7 +86,7 @@ pub(super) fn prepare(worker: &Worker, lane: &mut Lane, ready: Ready) -> Prepare
         return Prepared::Decided { decision, ticket };
     }
     lane.refresh();
-    let (deployment, attempt) = (lane.deployment.clone(), entry.attempt);
+    let (deployment, attempt) = (lane.deployment_of(source_at).clone(), entry.attempt);
     let (origin, event) = decode(&deployment.reading.envelopes, is_inbox, &stream.stream, entry.id, entry.fields);
     let event = match event {
         Ok(event) => event,

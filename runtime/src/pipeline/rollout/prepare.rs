@@ -97,7 +97,10 @@ async fn make(recipe: Recipe) -> Result<Version, String> {
 }
 
 /// The result of work on a thread of its own. When the future is dropped, compiling ends, and with it the thread.
-async fn beside<T: Send + 'static>(engine: &Engine, work: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
+pub(crate) async fn beside<T: Send + 'static>(
+    engine: &Engine,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, String> {
     let (sender, done) = tokio::sync::oneshot::channel();
     let thread = std::thread::Builder::new().name("prepare".to_owned());
     let thread = thread.spawn(move || {
