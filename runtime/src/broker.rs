@@ -455,6 +455,10 @@ pub trait Inspect: Send + Sync {
     /// Up to `count` entries from `from` on that are pending in the group, oldest first.
     async fn pending(&self, source: &Source, from: EntryId, count: usize) -> Result<Vec<PendingEntry>, BrokerError>;
 
+    /// Parked entries that no due time is known of: nobody would ever take them back. With `restore` they are due now.
+    /// Pages through all of them; how many there were.
+    async fn lost_parked(&self, source: &Source, restore: bool) -> Result<usize, BrokerError>;
+
     /// Appends past entries to the inbox of a handler, in one step.
     async fn replay(&self, replay: &Replay<'_>) -> Result<Replayed, BrokerError>;
 

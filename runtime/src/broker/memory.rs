@@ -239,6 +239,11 @@ impl Inspect for MemoryBroker {
         Ok(self.state().stream_info(key))
     }
 
+    async fn lost_parked(&self, _source: &Source, _restore: bool) -> Result<usize, BrokerError> {
+        // Both are one state of this process: neither can be deleted without the other.
+        Ok(0)
+    }
+
     async fn range(&self, key: &str, from: EntryId, to: EntryId, count: usize) -> Result<Vec<Entry>, BrokerError> {
         Ok(self.state().range(key, from, to, count, false))
     }

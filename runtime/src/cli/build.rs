@@ -10,7 +10,7 @@ use wasmill::config::Config;
 use wasmill::project::{self, BuildError, Built, Plan};
 
 use super::report::FAILURE;
-use super::{Context, Report, print_json, sources};
+use super::{Context, Report, print_json, progress, sources};
 
 /// Arguments of `build`.
 #[derive(Parser)]
@@ -28,7 +28,12 @@ pub fn run(context: &Context, args: &Args) -> Result<ExitCode, Report> {
     let mut is_fine = true;
     let mut documents = Vec::new();
     for plan in &plans {
-        let result = project::build(plan, &mut |line| eprintln!("{}: {line}", plan.name));
+        let waiting = progress::working();
+        let result = project::build(plan, &mut |line| {
+            waiting.suspend(|| eprintln!("{}: {line}", plan.name));
+            waiting.set_message(line.to_owned());
+        });
+        waiting.finish_and_clear();
         is_fine &= result.is_ok();
         match context.is_json() {
             true => documents.push(document(plan, &result)),

@@ -87,7 +87,6 @@ fn the_handler_in_the_reference_shows_the_defaults() {
         limits: handler.limits.clone(),
         retry: handler.retry.clone(),
         dead_letter: handler.dead_letter.clone(),
-        config: handler.config.clone(),
         ..HandlerConfig::default()
     };
     assert_eq!(**handler, plain);
@@ -337,6 +336,7 @@ fn variables_override_the_file() {
             ("WASMILL_ADMIN__LISTEN", ""),
             ("WASMILL_HANDLERS__payment__LIMITS__MEMORY", "1 MiB"),
             ("WASMILL_HANDLERS__PAYMENT__STREAMS", "['a', 'b']"),
+            ("WASMILL_HANDLERS__PAYMENT__GRANTS", "['config']"),
             ("WASMILL_HANDLERS__PAYMENT__CONFIG__PORT", "8080"),
             ("WASMILL_CONFIG", "x.toml"),
             ("WASMILL_LOG", "debug"),
@@ -369,6 +369,8 @@ fn what_handlers_are_granted_is_checked() {
     assert_fault(&format!("{HANDLER}grants = ['random', 'random']"), "w.toml:4:21: handlers.payment.grants[1]: ");
     assert_fault(&granted(""), "w.toml:4:1: handlers.payment.grants: \"http\" is granted, but no host is allowed");
     assert_fault(&format!("{HANDLER}http.private = true"), "w.toml:4:1: handlers.payment.http: has no effect");
+    assert_fault(&format!("{HANDLER}config.key = 'a'"), "w.toml:4:1: handlers.payment.config: has no effect");
+    assert!(parse(&format!("{HANDLER}grants = ['config']\nconfig.key = 'a'")).is_ok());
     for (origin, problem) in [
         ("example.com", "not a URL"),
         ("https://user:secret@a", "a user or password does not belong here"),
@@ -396,15 +398,15 @@ fn what_handlers_are_granted_is_checked() {
 
 #[test]
 fn values_of_handlers_are_texts_or_references() {
-    let with = |value: &str| format!("{HANDLER}[handlers.payment.config]\nkey = {value}");
+    let with = |value: &str| format!("{HANDLER}grants = ['config']\n[handlers.payment.config]\nkey = {value}");
     for bad in ["1", "true", "['a']", "{}", "{ env = 'A', file = 'b' }", "{ var = 'A' }", "{ env = 1 }"] {
         let errors = parse(&with(bad)).expect_err(bad).to_string();
         assert!(errors.contains("handlers.payment.config.key"), "{bad}: {errors}");
     }
-    assert_fault(&with("{ env = '' }"), "w.toml:5:1: handlers.payment.config.key: not the name of an environment");
-    assert_fault(&with("{ file = '' }"), "w.toml:5:1: handlers.payment.config.key: names no file");
-    let reserved = format!("{HANDLER}[handlers.payment.config]\n'wasmill.x' = 'y'");
-    assert_fault(&reserved, "w.toml:5:1: handlers.payment.config.\"wasmill.x\": ");
+    assert_fault(&with("{ env = '' }"), "w.toml:6:1: handlers.payment.config.key: not the name of an environment");
+    assert_fault(&with("{ file = '' }"), "w.toml:6:1: handlers.payment.config.key: names no file");
+    let reserved = format!("{HANDLER}grants = ['config']\n[handlers.payment.config]\n'wasmill.x' = 'y'");
+    assert_fault(&reserved, "w.toml:6:1: handlers.payment.config.\"wasmill.x\": ");
 
     let dir = tempfile::tempdir().expect("a directory");
     let file = dir.path().join("w.toml");
@@ -494,7 +496,7 @@ fn secrets_are_neither_kept_nor_shown() {
 fn handlers_are_resolved_over_the_general_settings() {
     let text = "[limits]\nmemory = '1 MiB'\n[retry]\nmax_attempts = 2\n[handlers.a]\ncomponent = 'a.wasm'\n\
                 streams = ['s']\ntypes = ['order_*']\nisolation = 'reuse'\nreuse.max_events = 5\n\
-                limits.deadline = '1s'\nretry.base = '1s'\npublishes = ['t']\nconfig.key = 'value'";
+                limits.deadline = '1s'\nretry.base = '1s'\npublishes = ['t']\ngrants = ['config']\nconfig.key = 'value'";
     let handler = parse(text).expect("it is right").handler("a").expect("it is there");
     let limits = ResolvedLimits { memory: 1 << 20, deadline: Duration::from_secs(1), ..(&Limits::default()).into() };
     assert_eq!(handler.limits, limits);

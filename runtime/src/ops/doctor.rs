@@ -36,6 +36,7 @@ pub enum Check {
     Workers,
     OrphanedConsumers,
     PendingWithoutOwner,
+    ParkedWithoutTime,
     Trimming,
     DeadLetters,
 }
@@ -115,6 +116,7 @@ impl Operator {
         };
         findings.extend(self.worker_findings().await?);
         findings.extend(self.orphan_findings(fix).await?);
+        findings.extend(self.parked_findings(fix).await?);
         findings.extend(self.stream_findings().await?);
         let open = findings.iter().filter(|finding| !finding.fixed);
         let level = open.map(|finding| finding.level).max().unwrap_or(Level::Ok);
@@ -188,6 +190,35 @@ impl Operator {
         let dead: BTreeSet<String> =
             workers.into_iter().zip(alive).filter(|(_, alive)| !alive).map(|(worker, _)| worker).collect();
         Ok(found.into_iter().filter(|(worker, _)| dead.contains(worker)).flat_map(|(_, orphans)| orphans).collect())
+    }
+
+    /// Entries that wait for another attempt, and that nobody would take back: their due times were deleted.
+    async fn parked_findings(&self, fix: bool) -> Result<Vec<Finding>, OpsError> {
+        let mut findings = Vec::new();
+        for handler in self.handlers() {
+            for source in self.sources(&handler.name)? {
+                let lost = match self.broker.lost_parked(&source, fix).await {
+                    Err(BrokerError::NoGroup { .. } | BrokerError::Refused { .. }) => continue,
+                    lost => lost?,
+                };
+                if lost == 0 {
+                    continue;
+                }
+                let (name, stream) = (&handler.name, &source.stream);
+                let text = format!(
+                    "{lost} events of {stream} wait for another attempt of {name}, and never get it: {} \
+                     was deleted",
+                    source.due_key
+                );
+                let remedy = "`wasmill doctor --fix` makes them due at once";
+                let finding = Finding::bad(Check::ParkedWithoutTime, Level::Error, text, remedy);
+                findings.push(Finding { fixable: true, fixed: fix, ..finding });
+            }
+        }
+        if findings.is_empty() {
+            findings.push(Finding::ok(Check::ParkedWithoutTime, "all that wait for another attempt will get it"));
+        }
+        Ok(findings)
     }
 
     async fn stream_findings(&self) -> Result<Vec<Finding>, OpsError> {

@@ -1,7 +1,12 @@
+use std::time::Duration;
+
 use serde_json::Value;
+use wasmill_tests::eventually;
 use wasmill_tests::mill::{Mill, Way};
 
 use super::super::invoke::code;
+
+const DEADLINE: Duration = Duration::from_secs(30);
 
 /// What the doctor says, and the exit code.
 fn doctor(mill: &Mill, arguments: &[&str]) -> (Value, i32) {
@@ -56,6 +61,31 @@ fn the_doctor_sees_the_server_and_mends_orphans() {
     assert_eq!(finding(&report, "orphaned-consumers")["fixed"], true, "{report:#}");
     let (report, _) = doctor(&mill, &[]);
     assert_eq!(finding(&report, "orphaned-consumers")["level"], "ok", "{report:#}");
+}
+
+#[test]
+fn the_doctor_finds_what_would_wait_for_ever_and_makes_it_due() {
+    let mill = Mill::start(Way::Redis, "[handlers.faults.retry]\nbase = \"1h\"\ncap = \"1h\"\n");
+    let mut redis = redis::Client::open(mill.server.as_ref().unwrap().url()).unwrap().get_connection().unwrap();
+    mill.publish("faults.in", "1", "retry_always", "");
+    let due = "wasmill:due:faults:faults.in";
+    let mut parked = || redis::cmd("ZCARD").arg(due).query::<usize>(&mut redis).unwrap();
+    eventually("the event to be parked", DEADLINE, || (parked() == 1).then_some(()));
+    let (report, _) = doctor(&mill, &["--fix"]);
+    assert_eq!(finding(&report, "parked-without-time")["level"], "ok", "{report:#}");
+    assert_eq!(mill.json(&["pending", "faults"])["entries"][0]["attempts"], 1);
+    redis::cmd("DEL").arg(due).query::<()>(&mut redis).unwrap();
+    let (report, code) = doctor(&mill, &[]);
+    let lost = finding(&report, "parked-without-time");
+    assert_eq!((&lost["level"], &lost["fixable"], code), (&"error".into(), &true.into(), 4), "{report:#}");
+    assert!(lost["message"].as_str().unwrap().starts_with("1 events of faults.in wait for another attempt of faults"));
+    let (report, _) = doctor(&mill, &["--fix"]);
+    assert_eq!(finding(&report, "parked-without-time")["fixed"], true, "{report:#}");
+    eventually("the second attempt", DEADLINE, || {
+        (mill.json(&["pending", "faults"])["entries"][0]["attempts"] == 2).then_some(())
+    });
+    let (report, _) = doctor(&mill, &[]);
+    assert_eq!(finding(&report, "parked-without-time")["level"], "ok", "{report:#}");
 }
 
 #[test]

@@ -16,6 +16,8 @@ use super::{RedisBroker, reply};
 const SLOW_ENTRIES: usize = 16;
 /// Entries that one call of trim.lua removes, near enough: less than a millisecond of the server's time.
 const TRIM_LIMIT: usize = 10_000;
+/// Parked entries that one call of restore_due.lua looks at: about a millisecond of the server's time.
+const PARKED_LIMIT: usize = 1_000;
 
 impl RedisBroker {
     /// The newest id ever given out in the stream; `None` if there is no stream.
@@ -104,6 +106,24 @@ impl Inspect for RedisBroker {
         let mut command = ::redis::cmd("XPENDING");
         command.arg(&*source.key).arg(&*source.group).arg(from.to_string()).arg("+").arg(count);
         reply::pending(self.requests.query(&command).await?)
+    }
+
+    async fn lost_parked(&self, source: &Source, restore: bool) -> Result<usize, BrokerError> {
+        let (mut found, mut from) = (0, EntryId::MIN);
+        loop {
+            let reply = Script::RestoreDue
+                .run(&self.requests, &[&source.key, &source.due_key], |command| {
+                    command.arg(&*source.group).arg(keys::PARKED_CONSUMER).arg(from.to_string());
+                    command.arg(PARKED_LIMIT).arg(u8::from(restore));
+                })
+                .await?;
+            let (more, last): (usize, String) = ::redis::from_redis_value(reply).map_err(reply::unexpected)?;
+            found += more;
+            if last.is_empty() {
+                return Ok(found);
+            }
+            from = last.parse::<EntryId>().map_err(reply::unexpected)?.next();
+        }
     }
 
     async fn replay(&self, replay: &Replay<'_>) -> Result<Replayed, BrokerError> {

@@ -15,6 +15,7 @@ pub(super) enum Script {
     ClaimDue,
     ClaimFrom,
     Redrive,
+    RestoreDue,
     RemoveConsumer,
     Heartbeat,
     Publish,
@@ -24,6 +25,7 @@ pub(super) enum Script {
     TakeIn,
     DueDelayed,
     MoveDelayed,
+    /// The last one: there is room for as many.
     ChangeRecord,
 }
 
@@ -44,6 +46,7 @@ impl Script {
             Script::ClaimDue => include_str!("claim_due.lua"),
             Script::ClaimFrom => include_str!("claim_from.lua"),
             Script::Redrive => include_str!("redrive.lua"),
+            Script::RestoreDue => include_str!("restore_due.lua"),
             Script::RemoveConsumer => include_str!("remove_consumer.lua"),
             Script::Heartbeat => include_str!("heartbeat.lua"),
             Script::Publish => include_str!("publish.lua"),
@@ -63,7 +66,8 @@ impl Script {
     }
 
     fn loaded(self) -> &'static Loaded {
-        static LOADED: [OnceLock<Loaded>; 15] = [const { OnceLock::new() }; 15];
+        const SCRIPTS: usize = Script::ChangeRecord as usize + 1;
+        static LOADED: [OnceLock<Loaded>; SCRIPTS] = [const { OnceLock::new() }; SCRIPTS];
         LOADED[self as usize].get_or_init(|| {
             let source = self.source();
             let text = match source.split_once('\n') {

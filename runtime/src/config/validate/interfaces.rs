@@ -22,6 +22,10 @@ impl Check<'_, '_> {
                 self.fault(&path, format!("`{grant}` is there twice"), "leave one out");
             }
         }
+        if !handler.config.is_empty() && !handler.grants.contains(&Capability::Config) {
+            let problem = "has no effect without the grant of \"config\"";
+            self.fault(&["handlers", name, "config"], problem, missing_grant(Capability::Config));
+        }
         self.http(name, handler);
         for (key, value) in &handler.config {
             self.value(&["handlers", name, "config", key], key, value);
@@ -56,9 +60,8 @@ impl Check<'_, '_> {
                 self.fault(&["handlers", name, "grants"], "\"http\" is granted, but no host is allowed", remedy);
             }
             false if *http != HttpConfig::default() => {
-                let remedy =
-                    "add \"http\" to this handler's `grants`; they are by default \"logging\", \"clocks\", \"random\"";
-                self.fault(&["handlers", name, "http"], "has no effect without the grant of \"http\"", remedy);
+                let problem = "has no effect without the grant of \"http\"";
+                self.fault(&["handlers", name, "http"], problem, missing_grant(Capability::Http));
             }
             _ => {}
         }
@@ -82,4 +85,10 @@ impl Check<'_, '_> {
         }
         self.positive(&at("timeout"), http.timeout);
     }
+}
+
+/// How to grant what settings are there for.
+fn missing_grant(capability: Capability) -> String {
+    let defaults = Capability::DEFAULT.map(|capability| format!("\"{capability}\"")).join(", ");
+    format!("add \"{capability}\" to this handler's `grants`; they are by default {defaults}")
 }
