@@ -106,7 +106,7 @@ pub fn each_kind_of_change_loses_and_doubles_nothing(way: Way) {
             "isolation = \"reuse\"",
             "isolation = \"reuse\"\nreuse = { max_events = 5 }",
             "deterministic = true",
-            "config = { color = \"blue\" }",
+            "grants = [\"logging\", \"clocks\", \"random\", \"config\"]\nconfig = { color = \"blue\" }",
         ] {
             let report = reload(&mill, &with(settings));
             assert_eq!(report["changed"], json!(["handlers.faults"]), "{settings}: {report}");
@@ -214,7 +214,14 @@ pub fn a_fault_changes_nothing_and_is_told(way: Way) {
         (section("faults", &faults(), "strems = []"), "did you mean `streams`?"),
         (section("faults", "/nowhere/x.wasm", ""), "/nowhere/x.wasm"),
         (good.clone() + &section("second", &broken.display().to_string(), ""), "handlers.second.component"),
-        (section("faults", &faults(), "config = { key = { env = \"WASMILL_TEST_NOT_SET\" } }"), "WASMILL_TEST_NOT_SET"),
+        (
+            section(
+                "faults",
+                &faults(),
+                "grants = [\"config\"]\nconfig = { key = { env = \"WASMILL_TEST_NOT_SET\" } }",
+            ),
+            "WASMILL_TEST_NOT_SET",
+        ),
         (good.clone() + "[log]\nlevel = \"a=b=c\"\n", "log.level"),
         (String::new(), "neither handlers nor intakes"),
     ] {
