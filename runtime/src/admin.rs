@@ -34,7 +34,7 @@ pub use self::guard::Token;
 pub use self::openapi::document as openapi_document;
 pub use self::problem::{PREFIX as PROBLEM_PREFIX, Problem};
 use crate::ops::Operator;
-use crate::pipeline::{Intake, Retention, Roster, Stats};
+use crate::pipeline::{Intake, Retention, Roster, Served, Stats};
 use crate::readiness::{Phase, Readiness};
 use crate::reload::Reload;
 use crate::wasm::MAX_COMPONENT_BYTES;
@@ -67,6 +67,7 @@ impl FromRef<Admin> for AdminState {
         let served = admin.roster.now();
         AdminState {
             stats: served.stats.clone(),
+            served: served.clone(),
             readiness: admin.readiness.clone(),
             operator: admin.operator.borrow().clone(),
             token: admin.token.clone(),
@@ -82,6 +83,8 @@ impl FromRef<Admin> for AdminState {
 pub struct AdminState {
     /// The counters of all handlers.
     pub stats: Arc<Stats>,
+    /// What is served.
+    pub served: Arc<Served>,
     /// Whether the worker takes events.
     pub readiness: Arc<Readiness>,
     /// Does what is asked for.

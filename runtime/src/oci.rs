@@ -7,6 +7,7 @@
 mod registry;
 
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use oci_client::Reference;
@@ -22,8 +23,10 @@ pub use registry::use_ring;
 pub const SCHEME: &str = "oci://";
 /// The largest manifest that is read, in bytes. One of a component has some hundred.
 pub const MAX_MANIFEST_BYTES: u64 = 1 << 20;
-/// How long everything that is asked of a registry for one component may take, the layer included.
+/// How long logging in to a registry and reading a manifest may take, and then reading the layer.
 pub const MAX_FETCH_TIME: Duration = Duration::from_secs(300);
+/// How often it is looked whether a component is still wanted while its registry is asked.
+const UNWANTED_POLL: Duration = Duration::from_millis(50);
 /// The annotation with the signature of the component, in base64: of the manifest, or of its layer.
 pub const SIGNATURE_ANNOTATION: &str = "dev.wasmill.signature";
 /// The media types that a layer with a component has: that of Wasm OCI artifacts, and the one before it.
@@ -67,6 +70,9 @@ pub enum OciError {
     /// It took longer than [`MAX_FETCH_TIME`].
     #[error("{reference}: not there after {time:?}")]
     TooSlow { reference: String, time: Duration },
+    /// Nobody waits for it any more.
+    #[error("fetching was given up: nobody waits for it any more")]
+    Unwanted,
 }
 
 /// What fetching may take. The defaults are [`MAX_MANIFEST_BYTES`], [`MAX_COMPONENT_BYTES`] and [`MAX_FETCH_TIME`].
@@ -224,9 +230,40 @@ pub fn blocking<T: Send>(work: impl Future<Output = Result<T, OciError>> + Send)
     })
 }
 
+/// The same, given up soon after `is_unwanted` is set.
+pub fn blocking_unless<T: Send>(
+    is_unwanted: &AtomicBool,
+    work: impl Future<Output = Result<T, OciError>> + Send,
+) -> Result<T, OciError> {
+    blocking(async {
+        let unwanted = async {
+            while !is_unwanted.load(Ordering::Relaxed) {
+                tokio::time::sleep(UNWANTED_POLL).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = unwanted => Err(OciError::Unwanted),
+            result = work => result,
+        }
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_nobody_waits_for_is_given_up() {
+        let is_unwanted = AtomicBool::new(false);
+        assert!(blocking_unless(&is_unwanted, async { Ok(()) }).is_ok());
+        let result = std::thread::scope(|scope| {
+            let waits = scope.spawn(|| blocking_unless(&is_unwanted, std::future::pending::<Result<(), OciError>>()));
+            is_unwanted.store(true, Ordering::Relaxed);
+            waits.join().unwrap()
+        });
+        assert!(matches!(result, Err(OciError::Unwanted)), "{result:?}");
+    }
 
     const HEX: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
 

@@ -181,8 +181,11 @@ impl Reloader {
         let plan = beside(&self.parts.engine, move || parts.plan(&running)).await.map_err(ReloadError::Unable)??;
         self.parts.roster.change(plan.change).await?;
         let Running { config, schemas, .. } = &plan.next;
-        if plan.sets_level {
-            telemetry::set_level(&config.log)?;
+        // It was checked before: what is served has changed, and there is no way back from here.
+        if plan.sets_level
+            && let Err(error) = telemetry::set_level(&config.log)
+        {
+            tracing::error!("log.level stays as it was: {error}");
         }
         self.operator.send_replace(Operator::new(self.parts.broker.clone(), config, schemas.clone()));
         self.running = Arc::new(plan.next);

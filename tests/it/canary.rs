@@ -88,6 +88,8 @@ pub fn a_share_of_the_events_runs_on_a_candidate_which_then_serves(way: Way) {
     let metrics = mill.http("GET", "/metrics", &[], b"").body;
     let labels = format!("digest=\"{candidate}\",handler=\"faults\",outcome=\"ack\"");
     assert!(metrics.contains(&format!("wasmill_version_deliveries_total{{{labels}}} {on_it}\n")), "{metrics}");
+    let serving = format!("wasmill_handler_version_info{{digest=\"{current}\",handler=\"faults\"}} 1\n");
+    assert!(metrics.contains(&serving), "{metrics}");
     // Nothing else can be deployed meanwhile. Cancelled, all events run on the version that serves.
     let said = mill.failure(1, &["deploy", "faults", version(&mill, b'3').to_str().unwrap()]);
     assert!(said.contains("`wasmill rollback"), "{said}");
@@ -117,10 +119,11 @@ pub fn a_share_of_the_events_runs_on_a_candidate_which_then_serves(way: Way) {
 
 pub fn one_that_does_badly_does_not_serve(way: Way) {
     let mill = Mill::start(way, "");
+    deploy(&mill, &version(&mill, b'0'));
     let current = deploy(&mill, &version(&mill, b'1'))["current"].clone();
     let component = version(&mill, b'2');
     let digest = format!("sha256:{}", begin(&mill, &component, &["--promote-after", "24h", "--max-error-rate", "10%"]));
-    let ids: Vec<String> = (0..60).map(|id| id.to_string()).collect();
+    let ids: Vec<String> = (0..200).map(|id| id.to_string()).collect();
     ids.iter().for_each(|id| drop(mill.publish("faults.in", id, "reject", "")));
     let on_it = ids.iter().filter(|id| takes(&digest, id)).count();
     assert!(on_it >= 20, "{on_it}");
@@ -130,6 +133,9 @@ pub fn one_that_does_badly_does_not_serve(way: Way) {
     });
     let why = last.as_str().unwrap();
     assert!(why.starts_with("100% of ") && why.ends_with("deliveries failed, 10% is allowed"), "{why}");
+    assert_eq!(settled(&mill).0, current);
+    // Whoever would have ended it by hand comes too late, and does not go back further than that.
+    assert!(mill.failure(1, &["rollback", "faults"]).contains("has ended without effect"));
     assert_eq!(settled(&mill).0, current);
     // Without events nothing is known of it: it does not serve, and the command says so.
     let component = component.to_str().unwrap();
@@ -141,6 +147,8 @@ pub fn one_that_does_badly_does_not_serve(way: Way) {
         (["--canary", "1%", "--promote-after", "999ms"], "must be 1000 to 86400000"),
         (["--canary", "1%", "--promote-after", "24h1ms"], "must be 1000 to 86400000"),
         (["--canary", "101%", "--promote-after", "1s"], "is not a percentage"),
+        (["--canary", "1%", "--prepare-time", "1h1ms"], "must be 1 to 3600000"),
+        (["--canary", "1%", "--by", "x".repeat(1025).as_str()], "`by` has at most 1024 bytes"),
     ] {
         let said = mill.failure(2, &[&["deploy", "faults", component][..], &asked].concat());
         assert!(said.contains(why), "{asked:?}: {said}");
@@ -149,6 +157,8 @@ pub fn one_that_does_badly_does_not_serve(way: Way) {
 
 #[test]
 fn a_key_sees_one_version_on_all_workers_also_on_those_that_come_later() {
+    // Which of them are chosen depends on the build: so many that some are, and some are not.
+    const KEYS: usize = 50;
     let mill = Mill::start(Way::Redis, "");
     let _second = second_worker(&mill);
     let serves = mill.json(&["versions", "faults"])["workers"][0]["serves"].clone();
@@ -158,14 +168,14 @@ fn a_key_sees_one_version_on_all_workers_also_on_those_that_come_later() {
     let text = third.stderr_text();
     let (runs, ready) = (text.find("a version runs 50% of the events"), text.find("ready"));
     assert!(runs.is_some() && runs < ready, "{text}");
-    let key = |id: usize| format!("key-{}", id % 10);
+    let key = |id: usize| format!("key-{}", id % KEYS);
     (0..200).for_each(|id| publish_keyed(&mill, &id.to_string(), &key(id)));
     for (id, digest) in made_by(&mill, 200) {
         let expected = if takes(&candidate, &key(id.parse().unwrap())) { &candidate } else { &current };
         assert_eq!(&digest, expected, "event {id}");
     }
-    let on_it = (0..10).map(key).filter(|key| takes(&candidate, key)).count();
-    assert!((1..10).contains(&on_it), "the ten keys show nothing: {on_it}");
+    let on_it = (0..KEYS).map(key).filter(|key| takes(&candidate, key)).count();
+    assert!((1..KEYS).contains(&on_it), "the keys show nothing: {on_it}");
 }
 
 /// What a worker has said counts though it is gone.
@@ -173,7 +183,7 @@ fn a_key_sees_one_version_on_all_workers_also_on_those_that_come_later() {
 fn a_canary_ends_though_the_worker_that_saw_it_fail_dies() {
     let mill = Mill::start(Way::Redis, "");
     let digest = format!("sha256:{}", begin(&mill, &version(&mill, b'2'), &["--promote-after", "24h"]));
-    let on_it: Vec<String> = (0..60).map(|id| id.to_string()).filter(|id| takes(&digest, id)).collect();
+    let on_it: Vec<String> = (0..).map(|id: usize| id.to_string()).filter(|id| takes(&digest, id)).take(20).collect();
     // One less than what says something.
     on_it[..19].iter().for_each(|id| drop(mill.publish("faults.in", id, "reject", "")));
     eventually("the counts", DEADLINE, || (mill.json(&["versions", "faults"])["canary"]["failed"] == 19).then_some(()));

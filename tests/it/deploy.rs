@@ -8,7 +8,7 @@ use wasmill_tests::mill::{Mill, Way};
 use wasmill_tests::worker::{Signal, Worker};
 use wasmill_tests::{eventually, guests, on_every_way};
 
-use crate::bad_components::{child_of, is_alive, module_of};
+use crate::bad_components::{child_of, handler_with, is_alive, module_of};
 use crate::deploy;
 
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -98,7 +98,21 @@ pub fn nothing_that_does_not_fit_is_deployed(way: Way) {
     let truncated = write(&mill, "truncated.wasm", &good[..good.len() / 2]);
     let core = write(&mill, "core.wasm", &wat::parse_str("(module)").unwrap());
     let empty = write(&mill, "empty.wasm", &wat::parse_str("(component)").unwrap());
-    for (component, why) in [(truncated, "not valid"), (core, "core module"), (empty, "does not export")] {
+    let import = r#"(component (import "acme:billing/ledger@2.0.0" (instance)))"#;
+    let import = write(&mill, "import.wasm", &wat::parse_str(import).unwrap());
+    let world = include_str!("bad_components/handler.wat").replace("handler@0.1.0", "handler@0.2.0");
+    let world = write(&mill, "world.wasm", &wat::parse_str(world).unwrap());
+    let spins = write(&mill, "spins.wasm", &handler_with("(func $spin (loop (br 0))) (start $spin)"));
+    let panics = write(&mill, "panics.wasm", &handler_with("(func $panic unreachable) (start $panic)"));
+    for (component, why) in [
+        (truncated, "not valid"),
+        (core, "core module"),
+        (empty, "does not export"),
+        (import, "acme:billing/ledger@2.0.0"),
+        (world, "handler@0.2.0"),
+        (spins, "did not return within 300ms"),
+        (panics, "unreachable"),
+    ] {
         let said = mill.failure(1, &["deploy", "faults", component.to_str().unwrap()]);
         assert!(said.contains(why) && said.contains("stays as it was"), "{}: {said}", component.display());
         assert_eq!(settled(&mill).0, current);

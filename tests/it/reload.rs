@@ -275,8 +275,6 @@ fn a_storm_of_signals_ends_with_the_last_configuration() {
     mill.wait_settled("faults");
     let counts = came_out(&mill);
     assert!(counts.values().all(|&count| count == 1) && counts.len() == total, "{total} in, {} out", counts.len());
-    let reloads = mill.worker.stderr_text().matches("the configuration has been reloaded").count();
-    assert!(reloads <= 301, "{reloads}");
 }
 
 #[test]
@@ -330,7 +328,7 @@ fn a_deployed_version_stays_and_gets_the_new_limits() {
     // The version before was prepared under other limits, and gets those that hold.
     reload(&mill, &with("event_bytes = \"8 B\""));
     for (number, command) in [&["versions", "faults"][..], &["rollback", "faults"]].into_iter().enumerate() {
-        mill.run(command);
+        mill.json(command);
         mill.publish("faults.in", &format!("large{number}"), "echo", "more than it may be");
         mill.wait_for("faults.dead", number + 1);
     }
@@ -356,8 +354,8 @@ fn a_handler_that_comes_back_is_what_it_was_meant_to_be() {
     assert_eq!(mill.events("faults.out").len(), 0, "it was paused");
     mill.json(&["resume", "faults"]);
     let out = mill.wait_for("faults.out", 5);
-    let digests: Vec<&Value> = out.iter().map(|event| &event["attempt"]).collect();
-    assert!(digests.iter().all(|attempt| **attempt == "1"), "{digests:?}");
+    let digest = json!(format!("sha256:{}", current.as_str().unwrap()));
+    assert!(out.iter().all(|event| event["attempt"] == "1" && event["handlerdigest"] == digest), "{out:#?}");
 }
 
 #[test]

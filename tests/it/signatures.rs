@@ -132,6 +132,24 @@ fn what_is_configured_must_be_signed() {
 }
 
 #[test]
+fn a_reload_takes_over_nothing_that_is_not_signed() {
+    let keys = Keys::new(&["a"]);
+    let component = keys.component(Some("a"));
+    let mill = Mill::start_with(Way::Embedded, &sections(&component, &keys.section(&["a"])), None);
+    let other = [std::fs::read(&component).unwrap(), vec![0, 2, 1, b'x']].concat();
+    std::fs::write(&component, other).unwrap();
+    let reload = || mill.http("POST", "/v1/reload", &[], b"");
+    let refused = reload();
+    assert!(refused.status == 422 && refused.body.contains("is that of other bytes"), "{refused:?}");
+    std::fs::remove_file(component.with_extension("wasm.sig")).unwrap();
+    assert!(reload().body.contains("is not signed"));
+    keys.sign("a", &component);
+    assert_eq!(reload().json()["changed"], serde_json::json!(["handlers.faults"]));
+    mill.publish("faults.in", "1", "echo", "");
+    mill.wait_for("faults.out", 1);
+}
+
+#[test]
 fn a_registry_carries_the_signature_as_an_annotation() {
     let (keys, registry) = (Keys::new(&["a", "b"]), Registry::start());
     let component = keys.component(Some("a"));

@@ -2,7 +2,7 @@
 //! right there.
 //!
 //! A step is a request that concerns deployments and changes something, or an answer to one that is news. The looks that
-//! find what was there before are none: a worker takes ten of them a second. Requests of a connection go one after the
+//! find what was there before are none: a worker takes twenty of them a second. Requests of a connection go one after the
 //! other; when a step is stopped at, all connections stand still.
 
 use std::collections::HashMap;

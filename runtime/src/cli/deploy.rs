@@ -71,7 +71,7 @@ pub struct RollbackArgs {
     /// The handler
     handler: String,
     /// The version, by its digest or how that begins [default: the one that served before; while a rollout goes on, that is
-    /// cancelled]
+    /// cancelled; to be named if the last rollout had no effect]
     #[arg(long, value_name = "DIGEST")]
     to: Option<String>,
     /// Who asks for it, as `wasmill versions` shows it [default: the user of this machine]
@@ -207,7 +207,13 @@ async fn follow(context: &Context, target: &Target, begun: VersionsReport) -> Re
                 }
                 progress.set_message(format!("{} to switch", counted(behind, "worker")));
             }
-            _ => progress.set_message(going_on(&report)),
+            _ if report.rollout.as_ref().is_some_and(|rollout| rollout.id == id) => {
+                progress.set_message(going_on(&report));
+            }
+            _ => {
+                progress.finish_and_clear();
+                return Err(overtaken(&report));
+            }
         }
         let pause = if report.canary.is_some() { CANARY_POLL } else { POLL };
         tokio::select! {
@@ -239,6 +245,14 @@ fn finished(context: &Context, report: &VersionsReport, digest: &str, behind: us
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What remains when the record tells of a later rollout alone: this one has ended between two looks at it.
+fn overtaken(report: &VersionsReport) -> Report {
+    let handler = &report.handler;
+    Report::failure(format!(
+        "another rollout of {handler} has followed this one already: see `wasmill versions {handler}`"
+    ))
 }
 
 /// What remains when nobody waits any more.

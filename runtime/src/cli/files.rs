@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use wasmill::config::Config;
 use wasmill::config::ResolvedHandler;
-use wasmill::deploy::source;
+use wasmill::deploy::{signature, source};
 
 use super::Report;
 use super::test::fixtures::is_event;
@@ -64,7 +64,7 @@ impl Look {
         Ok(look)
     }
 
-    /// Looks at what a worker serves: the configuration, the schemas and the components.
+    /// Looks at what a worker serves: the configuration, the schemas, the components and their signatures.
     pub fn served(file: &Path, config: &Config) -> Result<Look, String> {
         let mut look = Look::default();
         look.add_file(file, |look| &mut look.settings);
@@ -73,7 +73,11 @@ impl Look {
         }
         // What is pinned in a registry does not change.
         for handler in config.handlers().into_iter().filter(|handler| source::reference(&handler.component).is_none()) {
-            look.add_file(&handler.component, |look| look.handlers.entry(handler.name.clone()).or_default());
+            let mut signed = handler.component.clone().into_os_string();
+            signed.push(signature::ENDING);
+            for file in [handler.component.as_path(), Path::new(&signed)] {
+                look.add_file(file, |look| look.handlers.entry(handler.name.clone()).or_default());
+            }
         }
         Ok(look)
     }

@@ -168,7 +168,7 @@ impl<'a> Shadow<'a> {
             _ = tokio::signal::ctrl_c() => Ok(()),
         };
         progress.finish_and_clear();
-        self.tally.is_behind = feed.is_live && feed.is_behind;
+        self.tally.is_behind = feed.is_behind();
         ended
     }
 

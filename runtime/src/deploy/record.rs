@@ -208,6 +208,10 @@ impl Record {
             canary: terms.canary.map(|canary| Canary { since_ms: None, ..canary }),
             smoke: None,
         };
+        // A signature is that of the bytes: one that is known stays if none comes with them this time.
+        let known = self.versions.iter().find(|known| known.digest == version.digest);
+        let known = known.and_then(|known| known.signature.clone());
+        let version = KnownVersion { signature: version.signature.clone().or(known), ..version };
         let mut next = Record { rollout: Some(rollout), ..self.clone() };
         next.versions.retain(|known| known.digest != version.digest);
         next.versions.insert(0, version);
@@ -393,6 +397,17 @@ mod tests {
 
     fn why(record: Option<Record>) -> Option<String> {
         record.and_then(|record| record.last).and_then(|last| last.failed)
+    }
+
+    #[test]
+    fn a_signature_that_is_known_stays_unless_another_one_comes() {
+        let signed = |signature: Option<&str>| KnownVersion { signature: signature.map(str::to_owned), ..version("a") };
+        let mut record = Record::default();
+        for (comes, is_kept) in [(None, None), (Some("s"), Some("s")), (None, Some("s")), (Some("t"), Some("t"))] {
+            let begun = record.begin(signed(comes), "r".into(), until(100)).expect("nothing is going on");
+            assert_eq!(begun.versions[0].signature.as_deref(), is_kept);
+            record = begun.end(20, Some("no".into()));
+        }
     }
 
     #[test]

@@ -68,21 +68,22 @@ pub fn load(
         }
         return Ok(Component::new(engine, cache, &bytes)?);
     };
-    let artifact = oci::blocking(Artifact::find(text, FetchLimits::default()))?;
+    let is_unwanted = engine.is_stopped();
+    let artifact = oci::blocking_unless(is_unwanted, Artifact::find(text, FetchLimits::default()))?;
     let cache_is_enough = cache.filter(|_| keys.is_empty());
     let cached = cache_is_enough.and_then(|cache| Component::cached(engine, cache, artifact.digest, artifact.size));
     if let Some(component) = cached {
         return Ok(component);
     }
-    let bytes = oci::blocking(artifact.fetch())?;
+    let bytes = oci::blocking_unless(is_unwanted, artifact.fetch())?;
     if !keys.is_empty() {
         keys.verify(&bytes, signature(&artifact, text)?.as_ref())?;
     }
     Ok(Component::new(engine, cache, &bytes)?)
 }
 
-/// The same for what may be what `known` is, which was named `was`: then it is not compiled again. It must be signed now,
-/// whatever it was then.
+/// The same for what may be what `known` is, which was named `was`: then it is not compiled again. A file must be signed
+/// now, whatever it was then; what is pinned in a registry was verified by the same keys when it was loaded.
 pub fn load_again(
     known: &Component,
     was: &Path,

@@ -231,6 +231,10 @@ impl Operator {
         begin(&record, version.clone(), &terms)?;
         self.broker.put_component(&digest, bytes).await?;
         self.change(handler, |record| begin(record, version.clone(), &terms)).await?;
+        // As long as no record named it, `gc` took it for one that nobody needs.
+        if !self.broker.components().await?.contains_key(&digest) {
+            self.broker.put_component(&digest, bytes).await?;
+        }
         self.versions(handler).await
     }
 
@@ -257,7 +261,8 @@ impl Operator {
     }
 
     /// Asks all workers to go back to a version that was deployed before. While a rollout goes on, and no version is named, it
-    /// is that rollout which ends, and the version that serves stays.
+    /// is that rollout which ends, and the version that serves stays. If the last one has ended without effect, a version must
+    /// be named.
     pub async fn rollback(&self, handler: &str, request: &RollbackRequest) -> Result<VersionsReport, OpsError> {
         self.handler(handler)?;
         let by = name("by", request.by.as_deref())?;
@@ -269,8 +274,19 @@ impl Operator {
             self.change(handler, |record| record.cancel(&by, now_ms).ok_or_else(ended)).await?;
             return self.versions(handler).await;
         }
+        // Whoever wanted to end a rollout, and came too late for that, does not mean the version before the one that serves.
+        if request.to.is_none() && record.last.as_ref().is_some_and(|last| last.failed.is_some()) {
+            let problem = format!(
+                "the last rollout of {handler} has ended without effect: what served before it serves. To go back from that, \
+                 name one of `wasmill versions` with --to"
+            );
+            return Err(OpsError::Conflict(problem));
+        }
         let Some(wanted) = request.to.as_deref().or(record.previous.as_deref()) else {
-            let problem = format!("no version of {handler} served before: name one of `wasmill versions` with --to");
+            let problem = format!(
+                "no deployed version of {handler} served before: name one of `wasmill versions` with --to, or deploy the \
+                 component that the configuration names"
+            );
             return Err(OpsError::Invalid(problem));
         };
         let known = self.kept_version(handler, wanted).await?;
@@ -325,6 +341,22 @@ impl Operator {
     /// Deletes components that no handler serves, has served before, is about to serve, or holds for dead letters. With
     /// `keep_last`, the newest so many of each handler stay as well.
     pub async fn gc(&self, keep_last: usize) -> Result<GcReport, OpsError> {
+        let mut report = GcReport::default();
+        let wanted = self.wanted(keep_last).await?;
+        for (digest, bytes) in self.broker.components().await? {
+            // Looked at again: it may be deployed at this moment.
+            if wanted.contains(&digest) || self.wanted(keep_last).await?.contains(&digest) {
+                report.kept += 1;
+            } else if self.broker.remove_component(&digest).await? {
+                report.bytes += bytes;
+                report.removed.push(digest);
+            }
+        }
+        Ok(report)
+    }
+
+    /// The digests of what some handler needs.
+    async fn wanted(&self, keep_last: usize) -> Result<BTreeSet<String>, OpsError> {
         let (mut wanted, now_ms) = (BTreeSet::new(), self.broker.time_ms().await?);
         for text in self.broker.records().await?.into_values() {
             let record = parse(&text)?;
@@ -334,16 +366,7 @@ impl Operator {
             let in_use = [record.current, record.previous].into_iter().chain(of_rollout.into_iter().flatten());
             wanted.extend(in_use.flatten());
         }
-        let mut report = GcReport::default();
-        for (digest, bytes) in self.broker.components().await? {
-            if wanted.contains(&digest) {
-                report.kept += 1;
-            } else if self.broker.remove_component(&digest).await? {
-                report.bytes += bytes;
-                report.removed.push(digest);
-            }
-        }
-        Ok(report)
+        Ok(wanted)
     }
 
     /// The record of a handler, and its text if there is one.
@@ -450,4 +473,25 @@ fn state(record: &Record, version: &KnownVersion, kept: &BTreeMap<String, u64>) 
 fn shown(record: Record) -> VersionsReport {
     let Record { current, previous, rollout, last, .. } = record;
     VersionsReport { current, previous, rollout, last, ..VersionsReport::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_and_texts_are_allowed_up_to_their_limits() {
+        let prepare = |prepare_ms| DeployQuery { prepare_ms: Some(prepare_ms), ..DeployQuery::default() }.prepare();
+        assert_eq!(prepare(3_600_000).ok(), Some(MAX_PREPARE_TIME));
+        assert!(prepare(1).is_ok() && prepare(0).is_err() && prepare(3_600_001).is_err());
+        let canary = |promote_after_ms| {
+            let canary = "5%".parse().ok();
+            DeployQuery { canary, promote_after_ms: Some(promote_after_ms), ..DeployQuery::default() }.canary()
+        };
+        assert!(canary(MIN_PROMOTE_AFTER_MS).is_ok() && canary(MIN_PROMOTE_AFTER_MS - 1).is_err());
+        assert!(canary(MAX_PROMOTE_AFTER_MS).is_ok() && canary(MAX_PROMOTE_AFTER_MS + 1).is_err());
+        let long = "x".repeat(MAX_TEXT + 1);
+        assert!(name("by", Some(&long[1..])).is_ok() && name("by", Some(&long)).is_err());
+        assert!(name("by", Some("two\nlines")).is_err());
+    }
 }

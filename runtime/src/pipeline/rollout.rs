@@ -17,7 +17,7 @@ use self::prepare::{Exam, Recipe, prepare};
 use super::roster::Member;
 use super::threads::Threads;
 use super::{Deployment, Orders, Worker};
-use crate::broker::{Broker, BrokerError, Operate};
+use crate::broker::{Broker, BrokerError, Operate, Refusal};
 use crate::clock::now_ms;
 use crate::deploy::canary::{Canary, Tally};
 use crate::deploy::record::{Preparation, Progress, Record, Rollout};
@@ -61,6 +61,8 @@ struct Followed {
     trial: Option<Trial>,
     /// The version that passed its smoke tests last, and which ones.
     passed: Option<(String, String)>,
+    /// The signatures by which versions have been verified here, by their digests.
+    verified: BTreeMap<String, String>,
     /// Versions that cannot be prepared, with the reason, and when to try again.
     failed: BTreeMap<String, (String, Instant)>,
     /// The record that could not be read, so that it is told once.
@@ -88,6 +90,8 @@ struct Job {
     digest: String,
     /// The smoke tests that are part of it.
     smoke: Option<String>,
+    /// The signature by which its component is verified, if it must be.
+    signature: Option<String>,
     /// What it compiles with.
     engine: Engine,
     /// Nobody wants it any more: it has been told to stop.
@@ -101,10 +105,12 @@ struct Step {
     has_all: bool,
     /// Something will follow soon.
     is_busy: bool,
+    /// What the broker has refused for one of them.
+    refused: Option<BrokerError>,
 }
 
 /// Whether a version is there.
-enum Wanted {
+enum Availability {
     Ready(Arc<Version>),
     Pending,
     Failed(String),
@@ -128,12 +134,12 @@ impl Rollouts {
         loop {
             match self.step().await {
                 Ok(Step { has_all: true, .. }) => return,
-                Ok(_) => tokio::time::sleep(BUSY_POLL).await,
-                Err(error @ BrokerError::Refused { .. }) => {
+                Err(error @ BrokerError::Refused { refusal: Refusal::NoPermission, .. }) => {
                     tracing::warn!("versions cannot be deployed to this worker: {error}");
                     return;
                 }
-                Err(error) => {
+                Ok(Step { refused: None, .. }) => tokio::time::sleep(BUSY_POLL).await,
+                Ok(Step { refused: Some(error), .. }) | Err(error) => {
                     if told.insert(error.to_string()) {
                         tracing::warn!("cannot see which versions are deployed: {error}");
                     }
@@ -149,6 +155,10 @@ impl Rollouts {
         let mut busy = 0u32;
         loop {
             let pause = match self.step().await {
+                Ok(Step { refused: Some(error), .. }) => {
+                    tracing::debug!("cannot follow which version is deployed: {error}");
+                    POLL
+                }
                 Ok(Step { is_busy: true, .. }) => {
                     busy = busy.saturating_add(1);
                     POLL.min(BUSY_POLL * busy)
@@ -175,13 +185,21 @@ impl Rollouts {
     async fn step(&mut self) -> Result<Step, BrokerError> {
         self.take_prepared().await;
         let records = self.store.records().await?;
-        let mut step = Step { has_all: true, is_busy: false };
+        let mut step = Step { has_all: true, is_busy: false, refused: None };
         for at in 0..self.handlers.len() {
             let is_settled =
                 match records.get(self.handlers[at].deployment.name()).map(|text| (text, Record::parse(text))) {
                     Some((text, Ok(record))) => {
                         self.stop_unwanted(at, &record);
-                        let is_settled = self.follow_record(at, text, &record).await?;
+                        let is_settled = match self.follow_record(at, text, &record).await {
+                            Ok(is_settled) => is_settled,
+                            Err(error @ BrokerError::Unreachable { .. }) => return Err(error),
+                            // One handler is no reason to leave the others alone.
+                            Err(error) => {
+                                step.refused = Some(error);
+                                false
+                            }
+                        };
                         step.is_busy |= record.rollout.is_some_and(|rollout| rollout.running_canary().is_none());
                         is_settled
                     }
@@ -232,6 +250,7 @@ impl Rollouts {
             Ok(version) => {
                 followed.hold(version);
                 followed.failed.remove(&job.digest);
+                followed.verified.extend(job.signature.map(|signature| (job.digest.clone(), signature)));
                 followed.passed = job.smoke.map(|smoke| (job.digest, smoke)).or(followed.passed.take());
             }
             Err(why) => {
@@ -266,13 +285,13 @@ impl Rollouts {
             self.handlers[at].end_trial();
         }
         match self.want(at, &rollout.digest, record) {
-            Wanted::Ready(version) => {
+            Availability::Ready(version) => {
                 self.handlers[at].try_out(rollout, canary, version);
                 true
             }
-            Wanted::Pending => false,
+            Availability::Pending => false,
             // This is said, and ends the rollout.
-            Wanted::Failed(_) => true,
+            Availability::Failed(_) => true,
         }
     }
 
@@ -290,9 +309,9 @@ impl Rollouts {
         let mut has_all = true;
         for digest in record.pins.keys().filter(|digest| deployment.pinned.get(digest).is_none()) {
             match self.want(at, digest, record) {
-                Wanted::Ready(version) => deployment.pinned.hold(digest, Ok(version)),
-                Wanted::Failed(why) => deployment.pinned.hold(digest, Err(why)),
-                Wanted::Pending => has_all = false,
+                Availability::Ready(version) => deployment.pinned.hold(digest, Ok(version)),
+                Availability::Failed(why) => deployment.pinned.hold(digest, Err(why)),
+                Availability::Pending => has_all = false,
             }
         }
         Ok(has_all)
@@ -301,9 +320,9 @@ impl Rollouts {
     /// Swaps the version in that is to serve, if it is ready.
     async fn switch(&mut self, at: usize, current: &str, record: &Record) -> Result<bool, BrokerError> {
         let version = match self.want(at, current, record) {
-            Wanted::Ready(version) => version,
-            Wanted::Pending => return Ok(false),
-            Wanted::Failed(why) => {
+            Availability::Ready(version) => version,
+            Availability::Pending => return Ok(false),
+            Availability::Failed(why) => {
                 let handler = self.handlers[at].deployment.name();
                 tracing::error!(alarm = "version_unavailable", handler, digest = current, "cannot serve it: {why}");
                 // Not again before it is tried again.
@@ -335,11 +354,11 @@ impl Rollouts {
             followed.failed.remove(&rollout.digest);
         }
         let state = match (self.want(at, &rollout.digest, record), self.handlers[at].tally()) {
-            (Wanted::Failed(why), _) => Preparation::Failed(why),
+            (Availability::Failed(why), _) => Preparation::Failed(why),
             // What has been counted must not be taken back.
             (_, Some(tally)) => Preparation::Canary(tally),
-            (Wanted::Ready(_), None) => Preparation::Prepared,
-            (Wanted::Pending, None) => Preparation::Preparing,
+            (Availability::Ready(_), None) => Preparation::Prepared,
+            (Availability::Pending, None) => Preparation::Preparing,
         };
         self.say(at, &rollout.id, state).await?;
         let handler = self.handlers[at].deployment.name().to_owned();
@@ -384,20 +403,26 @@ impl Rollouts {
     }
 
     /// A version, if it is ready; begins to prepare it otherwise.
-    fn want(&mut self, at: usize, digest: &str, record: &Record) -> Wanted {
-        let followed = &self.handlers[at];
+    fn want(&mut self, at: usize, digest: &str, record: &Record) -> Availability {
+        let followed = &mut self.handlers[at];
         let smoke = record.smoke(digest);
-        if let Some(version) = followed.version(digest).filter(|_| followed.has_passed(digest, smoke)) {
-            return Wanted::Ready(version);
+        let known = record.versions.iter().find(|known| known.digest == digest);
+        let signature = known.and_then(|known| known.signature.clone());
+        // What is in memory was verified by some signature. It must be the one of the record: others will go by that.
+        let is_verified =
+            self.keys.is_empty() || signature.as_ref().is_some_and(|it| followed.verified.get(digest) == Some(it));
+        if let Some(version) = followed.version(digest).filter(|_| is_verified && followed.has_passed(digest, smoke)) {
+            return Availability::Ready(version);
         }
         if let Some((why, until)) = followed.failed.get(digest)
             && Instant::now() < *until
         {
-            return if why.is_empty() { Wanted::Pending } else { Wanted::Failed(why.clone()) };
+            return if why.is_empty() { Availability::Pending } else { Availability::Failed(why.clone()) };
         }
         if self.job.is_none() {
+            let is_new = record.rollout.as_ref().is_some_and(|rollout| rollout.digest == digest);
             let (digest, smoke) = (digest.to_owned(), smoke.map(str::to_owned));
-            let known = record.versions.iter().find(|known| known.digest == digest);
+            followed.verified.retain(|digest, _| record.versions.iter().any(|known| known.digest == *digest));
             let current = followed.deployment.slot.current();
             let engine = current.handler.component.engine().apart();
             let recipe = Recipe {
@@ -408,14 +433,15 @@ impl Rollouts {
                 current,
                 digest: digest.clone(),
                 size: known.map_or(0, |known| known.size),
-                signature: known.and_then(|known| known.signature.clone()),
+                signature: signature.clone(),
             };
+            let signature = signature.filter(|_| !self.keys.is_empty());
             let exam = smoke.clone().map(|smoke| Exam::new(smoke, &followed.deployment));
             let handler = followed.deployment.name.clone();
-            let task = tokio::spawn(prepare(recipe, exam));
-            self.job = Some(Job { handler, digest, smoke, engine, is_unwanted: false, task });
+            let task = tokio::spawn(prepare(recipe, is_new, exam));
+            self.job = Some(Job { handler, digest, smoke, signature, engine, is_unwanted: false, task });
         }
-        Wanted::Pending
+        Availability::Pending
     }
 }
 
@@ -436,6 +462,7 @@ impl Followed {
             said: None,
             trial: None,
             passed: None,
+            verified: BTreeMap::new(),
             failed: BTreeMap::new(),
             unreadable: String::new(),
             has_begun: false,

@@ -10,6 +10,7 @@ use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitCode, ExitStatus};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, TryLockError};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{MemfdFlags, memfd_create};
@@ -24,6 +25,8 @@ use crate::outcome::bounded;
 pub const VERB: &str = "compile-component";
 /// How often the parent looks whether the child has ended: little beside the shortest compilation.
 const LOOK: Duration = Duration::from_millis(2);
+/// Held while a child compiles: there is one at a time, whoever asks for it, so that cores and memory are left for events.
+static TURN: Mutex<()> = Mutex::new(());
 /// How much the child yields to the threads that handle events: a third of their share where there is not enough for all.
 const NICENESS: i32 = 5;
 /// Exit codes of the child; its output is the reason then.
@@ -121,10 +124,23 @@ impl Compiler {
                 engine.precompile_component(bytes).map_err(|error| CompileError::Invalid(told(&error)))
             }
             Compiler::Child { program, limits } => {
+                let _turn = turn(stop)?;
                 let mut compilation = Compilation::start(program, limits, bytes)?;
                 let status = compilation.wait(limits.wall_time, stop)?;
                 compilation.result(status, limits)
             }
+        }
+    }
+}
+
+/// Waits until no other child compiles.
+fn turn(stop: &AtomicBool) -> Result<MutexGuard<'static, ()>, CompileError> {
+    loop {
+        match TURN.try_lock() {
+            Ok(turn) => return Ok(turn),
+            Err(TryLockError::Poisoned(turn)) => return Ok(turn.into_inner()),
+            Err(TryLockError::WouldBlock) if stop.load(Ordering::Relaxed) => return Err(CompileError::Stopped),
+            Err(TryLockError::WouldBlock) => std::thread::sleep(LOOK),
         }
     }
 }

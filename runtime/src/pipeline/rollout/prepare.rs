@@ -61,11 +61,14 @@ impl Exam {
     }
 }
 
-/// Gets a component, compiles and checks it: beside the work, and from the compiled cache if it is there. Then it has to
-/// pass its exam.
-pub(super) async fn prepare(recipe: Recipe, exam: Option<Exam>) -> Result<Version, String> {
+/// Gets a component, compiles and checks it: beside the work, and from the compiled cache if it is there. Before it may serve
+/// for the first time, an instance of it has to start, and to pass its exam.
+pub(super) async fn prepare(recipe: Recipe, is_new: bool, exam: Option<Exam>) -> Result<Version, String> {
     let store = recipe.store.clone();
     let version = make(recipe).await?;
+    if is_new {
+        version.handler.try_start().await?;
+    }
     if let Some(exam) = exam {
         exam.take(&*store, &version).await?;
     }
