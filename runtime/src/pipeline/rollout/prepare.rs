@@ -8,6 +8,7 @@ use crate::deploy::signature::Signature;
 use crate::deploy::smoke::SmokeTests;
 use crate::deploy::{PublicKeys, Version};
 use crate::pipeline::Deployment;
+use crate::wasm::compile;
 use crate::wasm::{CompiledCache, Digest, Engine, GuestDelivery};
 
 /// What a version is prepared from.
@@ -107,6 +108,8 @@ pub(crate) async fn beside<T: Send + 'static>(
     let (sender, done) = tokio::sync::oneshot::channel();
     let thread = std::thread::Builder::new().name("prepare".to_owned());
     let thread = thread.spawn(move || {
+        // Reading and checking a large component is work, too. If it cannot be, it is done all the same.
+        let _ = compile::yield_to_events();
         // Nobody may be waiting any more.
         let _ = sender.send(work());
     });
