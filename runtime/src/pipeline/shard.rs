@@ -66,7 +66,8 @@ impl Shard {
         own_commands: mpsc::UnboundedSender<Command>,
         watch: Arc<Watch>,
     ) -> Shard {
-        let schedule = Schedule::new(lanes.len());
+        let mut schedule = Schedule::default();
+        (0..lanes.len()).for_each(|lane| schedule.enter(lane, 0, 1));
         Shard {
             worker,
             broker,
