@@ -1,6 +1,6 @@
 //! The HTTP API of a worker: health, metrics, and everything that operators do ([`crate::ops`]).
 //!
-//! [`routes`] and [`events`] turn requests into operations, [`guard`] lets in who may, [`problem`] says what went wrong,
+//! [`routes`], [`events`], [`versions`] and [`reload`] turn requests into operations, [`guard`] lets in who may, [`problem`] says what went wrong,
 //! [`server`] bounds connections.
 
 mod events;
@@ -8,6 +8,7 @@ mod guard;
 mod metrics;
 mod openapi;
 mod problem;
+mod reload;
 mod routes;
 mod server;
 mod versions;
@@ -18,11 +19,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, State};
+use axum::extract::{DefaultBodyLimit, FromRef, State};
 use axum::http::{StatusCode, header};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use tokio::sync::watch;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::csrf::CsrfLayer;
 use tower_http::limit::RequestBodyLimitLayer;
@@ -32,16 +34,50 @@ pub use self::guard::Token;
 pub use self::openapi::document as openapi_document;
 pub use self::problem::{PREFIX as PROBLEM_PREFIX, Problem};
 use crate::ops::Operator;
-use crate::pipeline::{Intake, Retention, Stats};
+use crate::pipeline::{Intake, Retention, Roster, Stats};
 use crate::readiness::{Phase, Readiness};
+use crate::reload::Reload;
 use crate::wasm::MAX_COMPONENT_BYTES;
 
 /// The largest body of a request, in bytes: a batch of events.
 pub const MAX_BODY: usize = 16 << 20;
 /// The most time that a request may take. Waiting for events ends before.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// The most time that a reload is waited for: compiling takes long, and is bounded by `compile.wall_time`. It goes on when
+/// nobody waits any more.
+pub const RELOAD_TIMEOUT: Duration = Duration::from_secs(900);
 
-/// What the pages show, and what requests work on.
+/// What the API is served from, while all of it may change.
+#[derive(Clone)]
+pub struct Admin {
+    /// What the worker serves.
+    pub roster: Roster,
+    /// Whether it takes events.
+    pub readiness: Arc<Readiness>,
+    /// Does what is asked for, by the configuration that holds.
+    pub operator: watch::Receiver<Operator>,
+    /// What a request must carry; `None` if everybody who can connect is let in.
+    pub token: Option<Token>,
+    /// Reads the configuration again; `None` if this process does not on request.
+    pub reload: Option<Reload>,
+}
+
+impl FromRef<Admin> for AdminState {
+    fn from_ref(admin: &Admin) -> AdminState {
+        let served = admin.roster.now();
+        AdminState {
+            stats: served.stats.clone(),
+            readiness: admin.readiness.clone(),
+            operator: admin.operator.borrow().clone(),
+            token: admin.token.clone(),
+            retention: served.retention.clone(),
+            intakes: served.intakes.clone(),
+            reload: admin.reload.clone(),
+        }
+    }
+}
+
+/// What one request sees: it works on one state, whatever changes meanwhile.
 #[derive(Clone)]
 pub struct AdminState {
     /// The counters of all handlers.
@@ -53,9 +89,11 @@ pub struct AdminState {
     /// What a request must carry; `None` if everybody who can connect is let in.
     pub token: Option<Token>,
     /// The streams that the worker keeps short.
-    pub retention: Vec<Retention>,
+    pub retention: Arc<[Retention]>,
     /// The messages that the worker makes events of.
-    pub intakes: Vec<Intake>,
+    pub intakes: Arc<[Arc<Intake>]>,
+    /// Reads the configuration again.
+    pub reload: Option<Reload>,
 }
 
 /// The port cannot be served.
@@ -79,7 +117,7 @@ pub enum Place {
 /// Serves until `shutdown` is done.
 pub async fn serve(
     place: Place,
-    state: AdminState,
+    admin: Admin,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), AdminError> {
     let (address, listener) = match place {
@@ -94,12 +132,12 @@ pub async fn serve(
     let listener = listener.map_err(fault)?;
     let bound = listener.local_addr().map_err(fault)?;
     tracing::info!(address = %bound, "the admin API is served");
-    server::serve(listener, router(state), server::Limits::default(), shutdown).await;
+    server::serve(listener, router(admin), server::Limits::default(), shutdown).await;
     Ok(())
 }
 
 /// All routes, with all limits.
-pub fn router(state: AdminState) -> Router {
+pub fn router(admin: Admin) -> Router {
     let stream = Router::new()
         .route("/v1/streams", get(routes::streams))
         .route("/v1/streams/{stream}", get(routes::stream))
@@ -130,16 +168,22 @@ pub fn router(state: AdminState) -> Router {
         .route("/v1/handlers/{handler}/rollback", post(versions::rollback))
         .route("/v1/gc", post(versions::gc));
     let usual = stream.merge(handler).merge(fleet).merge(versions).layer(RequestBodyLimitLayer::new(MAX_BODY));
-    let guarded = usual.merge(version).layer(middleware::from_fn_with_state(state.clone(), guard::check_token));
+    let guarded = usual.merge(version).layer(middleware::from_fn_with_state(admin.clone(), guard::check_token));
+    let reload = Router::new()
+        .route("/v1/reload", post(reload::reload))
+        .layer(RequestBodyLimitLayer::new(MAX_BODY))
+        .layer(middleware::from_fn_with_state(admin.clone(), guard::check_token))
+        .layer(TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, RELOAD_TIMEOUT));
     let health = Router::new().route("/healthz", get(|| async { "ok\n" })).route("/readyz", get(readyz));
     guarded
         .merge(health)
-        .layer(CsrfLayer::new())
-        .layer(middleware::from_fn_with_state(state.clone(), guard::check_host))
         .layer(TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, REQUEST_TIMEOUT))
+        .merge(reload)
+        .layer(CsrfLayer::new())
+        .layer(middleware::from_fn_with_state(admin.clone(), guard::check_host))
         .layer(CatchPanicLayer::new())
         .layer(middleware::map_response(problem::unify))
-        .with_state(state)
+        .with_state(admin)
 }
 
 async fn readyz(State(state): State<AdminState>) -> Response {

@@ -14,7 +14,9 @@ use crate::config::{
 };
 use crate::deploy::{self, Slot, Version};
 use crate::envelope::Envelopes;
-use crate::pipeline::{Deployment, Intake, MAX_INSTANCES, Reading, Retention, Subscription, Worker, new_worker_id};
+use crate::pipeline::{
+    Deployment, Intake, MAX_INSTANCES, Orders, Reading, Retention, Roster, Subscription, Worker, new_worker_id,
+};
 use crate::schema::Schemas;
 use crate::wasm::{
     CacheError, CompileLimits, CompiledCache, Engine, EngineError, EngineSettings, Grant, Grants, Interfaces,
@@ -73,16 +75,14 @@ pub fn redis_settings(config: &Config) -> Result<RedisSettings, BuildError> {
 }
 
 /// This process as a worker, without a compiled cache and without an observer.
-pub fn worker(config: &Config, namespace: &Namespace) -> Worker {
+pub fn worker(config: &Config) -> Worker {
     let cores = || std::thread::available_parallelism().map_or(1, usize::from);
     Worker {
         id: new_worker_id(),
         heartbeat: config.worker.heartbeat,
         heartbeat_ttl: config.worker.heartbeat_ttl,
         drain_timeout: config.worker.drain_timeout.max(Duration::from_millis(1)),
-        retention: retention(config, namespace),
         retention_interval: config.worker.retention_interval,
-        intakes: intakes(config, namespace),
         threads: if config.worker.threads == 0 { cores() } else { config.worker.threads },
         started_ms: now_ms(),
         cache: None,
@@ -90,8 +90,14 @@ pub fn worker(config: &Config, namespace: &Namespace) -> Worker {
     }
 }
 
+/// These handlers, and the retention and the intakes of the configuration, as what a worker serves.
+pub fn roster(config: &Config, namespace: &Namespace, deployments: Vec<Arc<Deployment>>) -> (Roster, Orders) {
+    let intakes = intakes(config, namespace).into_iter().map(Arc::new).collect();
+    Roster::new(deployments, retention(config, namespace), intakes)
+}
+
 /// The streams that are to be kept short.
-fn retention(config: &Config, namespace: &Namespace) -> Vec<Retention> {
+pub fn retention(config: &Config, namespace: &Namespace) -> Vec<Retention> {
     let limited = config.streams.iter().filter(|(_, stream)| stream.is_trimmed());
     let limited = limited.map(|(name, stream)| Retention {
         stream: name.clone(),
@@ -109,7 +115,7 @@ fn retention(config: &Config, namespace: &Namespace) -> Vec<Retention> {
 }
 
 /// The messages that become events.
-fn intakes(config: &Config, namespace: &Namespace) -> Vec<Intake> {
+pub fn intakes(config: &Config, namespace: &Namespace) -> Vec<Intake> {
     let envelopes = envelopes(config);
     let intake = |(name, intake): (&String, &IntakeConfig)| Intake {
         name: name.clone(),
@@ -133,6 +139,13 @@ pub fn engine(config: &Config) -> Result<Engine, EngineError> {
     let instances = running.saturating_mul(2).clamp(16, MAX_INSTANCES) as u32;
     let max_memory = handlers.iter().map(|handler| handler.limits.memory).max().unwrap_or(64 << 20);
     Engine::new(EngineSettings { instances, max_memory })
+}
+
+/// An engine with room for whatever a configuration may ask for while the worker runs. It compiles in this process.
+///
+/// The room is address space (34 TB of 128), and costs 2 MB of memory and some 15 ms of the start.
+pub fn roomy_engine() -> Result<Engine, EngineError> {
+    Engine::new(EngineSettings { instances: MAX_INSTANCES as u32, max_memory: 4 << 30 })
 }
 
 /// What compiling a component may use.
@@ -170,7 +183,8 @@ pub fn deployments(
         let policy = policy(&resolved, namespace, &envelopes, schemas.clone())?;
         match deploy::prepare(engine, cache, &resolved.component, policy, isolation(resolved.isolation)) {
             Ok(version) => {
-                deployments.push(Arc::new(deployment(config, &resolved, namespace, version)));
+                let slot = Arc::new(Slot::new(version));
+                deployments.push(Arc::new(deployment(config, &resolved, namespace, slot)));
             }
             Err(cause) => {
                 faults.push(ComponentFault { handler: resolved.name, path: resolved.component, cause });
@@ -195,8 +209,8 @@ pub fn version(
     })
 }
 
-/// A handler of the default tenant with its first version.
-pub fn deployment(config: &Config, resolved: &ResolvedHandler, namespace: &Namespace, version: Version) -> Deployment {
+/// A handler of the default tenant, with the place of its versions.
+pub fn deployment(config: &Config, resolved: &ResolvedHandler, namespace: &Namespace, slot: Arc<Slot>) -> Deployment {
     let reading = Reading { envelopes: envelopes(config), check_schemas: config.schemas.on_read };
     let streams = resolved
         .streams
@@ -207,7 +221,7 @@ pub fn deployment(config: &Config, resolved: &ResolvedHandler, namespace: &Names
     Deployment {
         tenant: keys::DEFAULT_TENANT.into(),
         name: resolved.name.as_str().into(),
-        slot: Slot::new(version),
+        slot,
         types: resolved.types.clone(),
         sources: streams.chain([inbox]).collect(),
         retry: resolved.retry,

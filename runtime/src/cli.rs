@@ -18,6 +18,7 @@ mod dlq;
 mod doctor;
 mod dry_run;
 mod execution;
+mod files;
 mod generate;
 mod history;
 mod inspect;
@@ -27,6 +28,7 @@ mod paint;
 mod pause;
 mod pending;
 mod progress;
+mod reload;
 mod replay;
 mod report;
 mod run;
@@ -134,6 +136,8 @@ enum Verb {
     Gc(versions::GcArgs),
     /// Show rates, durations, lag, retries and dead letters of all handlers
     Stats(stats::Args),
+    /// Have a worker read its configuration again, and take over what has changed
+    Reload(reload::Args),
     /// List the workers that are alive
     Workers(workers::Args),
     /// Look whether everything is as it should be
@@ -171,6 +175,11 @@ impl Context {
             Some(client) => Ok(Target::Worker(client)),
             None => Ok(Target::Broker(Operator::new(self.redis(config).await?, config, schemas(config)?))),
         }
+    }
+
+    /// The HTTP API of the worker that is named, if one is.
+    pub fn worker(&self) -> Result<Option<target::Client>, Report> {
+        self.admin.client()
     }
 
     /// Whether a worker does the operations.
@@ -281,6 +290,7 @@ pub fn dispatch(arguments: Arguments) -> Result<ExitCode, Report> {
         Verb::Versions(args) => versions::run(&context, &args),
         Verb::Gc(args) => versions::gc(&context, &args),
         Verb::Stats(args) => stats::run(&context, &args),
+        Verb::Reload(args) => reload::run(&context, &args),
         Verb::Workers(args) => workers::run(&context, &args),
         Verb::Doctor(args) => doctor::run(&context, &args),
         Verb::Schema(args) => schema::run(&context, args),

@@ -5,8 +5,10 @@
 //! - [`units`]: durations and sizes
 //! - `parse`, `env`: text and variables -> [`Config`], with every fault and its place
 //! - `validate`: what types cannot say
+//! - [`changes`]: what another reading changes for a worker that runs
 //! - [`ResolvedHandler`]: what holds for a handler in the end
 
+pub mod changes;
 pub mod compile;
 mod env;
 mod errors;
@@ -29,6 +31,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+pub use changes::Changes;
 pub use compile::CompileConfig;
 pub use env::{PREFIX, environment};
 pub use errors::{ConfigError, ConfigErrors};

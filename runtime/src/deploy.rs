@@ -8,7 +8,7 @@
 pub mod record;
 
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::wasm::{CompiledCache, Component, Digest, Engine, Handler, Isolation, LoadError, Policy};
@@ -48,6 +48,17 @@ impl Version {
         Some(self.with(component))
     }
 
+    /// The same component with the grants, limits and isolation that another version of the handler has; itself, if it has
+    /// those. Cannot be if the component imports what is not granted.
+    pub fn as_granted_to(self: &Arc<Self>, other: &Handler) -> Result<Arc<Version>, LoadError> {
+        let own = &self.handler;
+        if Arc::ptr_eq(&own.policy, &other.policy) && own.isolation == other.isolation {
+            return Ok(self.clone());
+        }
+        own.component.check_grants(&other.policy.interfaces.grants)?;
+        Ok(Arc::new(Version::new(Handler { component: own.component.clone(), ..other.clone() })))
+    }
+
     fn with(&self, component: Component) -> Result<Version, LoadError> {
         component.check_grants(&self.handler.policy.interfaces.grants)?;
         Ok(Version::new(Handler { component, ..self.handler.clone() }))
@@ -66,17 +77,51 @@ pub fn prepare(
     Ok(Version::new(Handler::new(component, policy, isolation)?))
 }
 
+/// The same for a handler that is there already; `known` itself, if nothing is other than before.
+pub fn prepare_again(
+    known: &Arc<Version>,
+    cache: Option<&CompiledCache>,
+    component: &Path,
+    policy: Policy,
+    isolation: Isolation,
+) -> Result<Arc<Version>, LoadError> {
+    let own = &known.handler;
+    let policy = if *own.policy == policy { own.policy.clone() } else { Arc::new(policy) };
+    let bytes = Component::read(component)?;
+    let is_same = Digest::of(&bytes) == own.component.digest;
+    if is_same && Arc::ptr_eq(&own.policy, &policy) && own.isolation == isolation {
+        return Ok(known.clone());
+    }
+    let component = match is_same {
+        true => own.component.clone(),
+        false => Component::new(own.component.engine(), cache, &bytes)?,
+    };
+    Ok(Arc::new(Version::new(Handler::new(component, policy, isolation)?)))
+}
+
 /// The place of the version that serves.
 pub struct Slot {
     /// Counts the swaps. Read without the lock, as nearly always nothing has changed.
     swaps: AtomicU64,
     current: Mutex<Arc<Version>>,
+    /// What serves was deployed, and is not the component of the configuration.
+    is_deployed: AtomicBool,
 }
 
 impl Slot {
     /// A slot with its first version.
-    pub fn new(version: Version) -> Slot {
-        Slot { swaps: AtomicU64::new(0), current: Mutex::new(Arc::new(version)) }
+    pub fn new(version: impl Into<Arc<Version>>) -> Slot {
+        Slot { swaps: AtomicU64::new(0), current: Mutex::new(version.into()), is_deployed: AtomicBool::new(false) }
+    }
+
+    /// Whether a deployed version is to serve, whatever component the configuration names.
+    pub fn is_deployed(&self) -> bool {
+        self.is_deployed.load(Ordering::Relaxed)
+    }
+
+    /// Notes whether a deployed version is to serve.
+    pub(crate) fn set_deployed(&self, is_deployed: bool) {
+        self.is_deployed.store(is_deployed, Ordering::Relaxed);
     }
 
     fn lock(&self) -> MutexGuard<'_, Arc<Version>> {

@@ -14,7 +14,7 @@
 //! | settle | [`outcome`]: what becomes of the event, written by the broker |
 //!
 //! [`pipeline`] joins them, [`app`] builds it all from the [`config`]. [`ops`] is what operators can do, from the command
-//! line and through the HTTP API in [`admin`] alike.
+//! line and through the HTTP API in [`admin`] alike. [`reload`] takes over another configuration while all that works.
 
 pub mod admin;
 pub mod app;
@@ -31,6 +31,7 @@ pub mod outcome;
 pub mod pipeline;
 pub mod project;
 pub mod readiness;
+pub mod reload;
 pub mod route;
 pub mod schedule;
 pub mod schema;

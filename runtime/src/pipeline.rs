@@ -3,7 +3,7 @@
 //! One [`shard`] per core does all of it for its share of each handler. Beside them, on the caller's thread, run the
 //! heartbeat, the take-over of dead workers' entries ([`recover`]), the wake-up of idle readers ([`watch`]), the trimming of
 //! streams ([`retention`]), the intake of messages ([`intake`]), and looking which version of each handler is to serve
-//! ([`rollout`]).
+//! ([`rollout`]). All of them look at the [`roster`] for what is served; it changes while they work.
 
 mod batch;
 mod dedup;
@@ -14,24 +14,24 @@ mod pause;
 mod recover;
 mod retention;
 mod rollout;
+mod roster;
 mod run;
 mod shard;
+mod threads;
 mod watch;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
-
 pub use self::intake::{Intake, IntakeStats};
-use self::lane::Lane;
 pub use self::observe::{How, Observer, Run, Seen};
 use self::recover::Prepared;
 pub use self::retention::Retention;
 use self::rollout::Rollouts;
-use self::shard::Shard;
+pub(crate) use self::rollout::beside;
+pub use self::roster::{Change, ChangeError, Member, Orders, Roster, Served, Wanted};
 use self::watch::Watch;
 use crate::broker::memory::MemoryBroker;
 use crate::broker::pubsub::PubSub;
@@ -105,8 +105,8 @@ pub struct Deployment {
     pub tenant: Arc<str>,
     /// Its name.
     pub name: Arc<str>,
-    /// Code, grants and limits, in the version that serves.
-    pub slot: Slot,
+    /// Code, grants and limits, in the version that serves. It goes on when other settings of the handler change.
+    pub slot: Arc<Slot>,
     /// The event types that it wants.
     pub types: Types,
     /// What it reads.
@@ -147,12 +147,8 @@ pub struct Worker {
     pub threads: usize,
     /// When it started, in milliseconds since the Unix epoch.
     pub started_ms: u64,
-    /// The streams that it keeps short.
-    pub retention: Vec<Retention>,
-    /// How often it does.
+    /// How often it trims streams.
     pub retention_interval: Duration,
-    /// The messages that it makes events of.
-    pub intakes: Vec<Intake>,
     /// Where compiled components are kept.
     pub cache: Option<CompiledCache>,
     /// Who is told of each delivery.
@@ -160,12 +156,16 @@ pub struct Worker {
 }
 
 /// What a thread is told.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 enum Command {
     /// The stream has something new.
     Wake(Arc<str>),
+    /// Serve the handler as this says from now on, at most `share` deliveries of it at the same time.
+    Serve { deployment: Arc<Deployment>, stats: Arc<HandlerStats>, share: usize, paused: bool },
+    /// Read nothing more of the handler, and finish what has been read.
+    Leave { handler: Arc<str> },
     /// Take the entries that are pending under a consumer of a dead worker or of another program.
-    Inherit { handler: Arc<str>, source: usize, from: Heirloom },
+    Inherit { handler: Arc<str>, source: Arc<Source>, from: Heirloom },
     /// Begin nothing of this handler any more, or go on with it.
     Pause { handler: Arc<str>, paused: bool },
     /// Finish what has been read, by then at the latest.
@@ -197,60 +197,57 @@ pub enum PipelineError {
     Broker(#[from] BrokerError),
 }
 
-/// Counters for a set of handlers.
-pub fn new_stats(deployments: &[Arc<Deployment>]) -> Stats {
-    deployments.iter().map(|deployment| (deployment.name().to_owned(), Arc::default())).collect()
-}
-
-/// Serves the handlers until `shutdown` is done, then drains. `readiness` says how far it is. The
-/// broker may be absent: that is waited for.
+/// Serves what is on the roster until `shutdown` is done, then drains. `readiness` says how far it is. The broker may be
+/// absent: that is waited for. Changes that are asked for before it is ready are made then.
 pub async fn serve(
     worker: Worker,
     backend: Backend,
-    deployments: Vec<Arc<Deployment>>,
-    stats: &Stats,
+    mut orders: Orders,
     readiness: &Readiness,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), PipelineError> {
     tokio::pin!(shutdown);
-    let worker = Arc::new(worker);
+    let (worker, roster) = (Arc::new(worker), orders.roster.clone());
     let Prepared { broker, operate, paused } = tokio::select! {
-        ready = recover::set_up(&worker, &backend, &deployments, readiness) => ready?,
+        ready = recover::set_up(&worker, &backend, &roster, readiness) => ready?,
         () = &mut shutdown => return Ok(()),
     };
-    let mut rollouts = Rollouts::new(operate.clone(), &worker, &deployments);
+    let mut rollouts = Rollouts::new(operate.clone(), &worker, roster.now().deployments());
     tokio::select! {
         () = rollouts.catch_up() => {}
         () = &mut shutdown => return Ok(()),
     }
-    let report = || report(&worker, &deployments, stats);
+    let report = || report(&worker, &roster.now());
     let watch = Arc::new(Watch::default());
-    let mut shards = start_shards(&worker, &backend, &deployments, stats, &watch, &paused)?;
+    let (threads, mut shards) = threads::start(&worker, &backend, &watch)?;
+    for member in roster.now().members() {
+        member.set_paused(paused.contains(member.deployment.name()));
+        threads.serve(member);
+    }
     readiness.set(Phase::Ready);
     tracing::info!("ready");
     let pubsub = backend.pubsub();
-    let panicked = {
-        let commands: Vec<_> = shards.iter().map(|shard| shard.commands.clone()).collect();
-        tokio::select! {
-            () = &mut shutdown => false,
-            () = recover::beat(&*broker, &worker, report, readiness) => false,
-            () = recover::take_over(&*broker, &worker, &deployments, &commands) => false,
-            () = recover::move_delayed(&*broker) => false,
-            () = rollouts.follow() => false,
-            () = pause::follow(&*broker, &deployments, paused, &commands) => false,
-            () = watch.run(&*broker) => false,
-            () = retention::run(&*operate, &worker) => false,
-            () = intake::run(&*pubsub, &worker) => false,
-            () = any_ended(&mut shards) => true,
-        }
+    let panicked = tokio::select! {
+        () = &mut shutdown => false,
+        () = recover::beat(&*broker, &worker, report, readiness) => false,
+        () = recover::take_over(&*broker, &worker, &roster, &threads) => false,
+        () = recover::move_delayed(&*broker) => false,
+        () = rollouts.follow(&*broker, &mut orders, &threads) => false,
+        () = pause::follow(&*broker, &roster, &threads) => false,
+        () = watch.run(&*broker) => false,
+        () = retention::run(&*operate, &roster, worker.retention_interval) => false,
+        () = intake::run(&*pubsub, &roster, &worker) => false,
+        () = threads::any_ended(&mut shards) => true,
     };
+    // Whoever asks for a change is told that it is too late.
+    drop(orders);
     readiness.set(Phase::Draining);
     tracing::info!("draining");
     let until = Instant::now() + worker.drain_timeout.saturating_sub(LEAVE_TIME);
     // Leases that cannot be given back end by themselves.
-    let leave = tokio::time::timeout(LEAVE_TIME, intake::leave(&*pubsub, &worker));
+    let leave = tokio::time::timeout(LEAVE_TIME, intake::leave(&*pubsub, &roster, &worker));
     tokio::select! {
-        _ = async { tokio::join!(drain(&mut shards, until), leave) } => {}
+        _ = async { tokio::join!(threads::drain(&mut shards, until), leave) } => {}
         // Others must not take over what is still being finished.
         () = recover::beat(&*broker, &worker, report, readiness) => {}
         () = tokio::time::sleep(worker.drain_timeout) => tracing::warn!("not everything could be drained in time"),
@@ -258,15 +255,14 @@ pub async fn serve(
     if !matches!(tokio::time::timeout(LEAVE_TIME, broker.resign(&worker.id)).await, Ok(Ok(()))) {
         tracing::debug!("cannot resign: the heartbeat will end by itself");
     }
-    let joined: Vec<_> = shards.into_iter().map(|shard| shard.thread.join()).collect();
-    if panicked || joined.iter().any(Result::is_err) { Err(PipelineError::Panicked) } else { Ok(()) }
+    if threads::join(shards) || panicked { Err(PipelineError::Panicked) } else { Ok(()) }
 }
 
 /// What this worker says of itself.
-fn report(worker: &Worker, deployments: &[Arc<Deployment>], stats: &Stats) -> WorkerReport {
-    let handlers = deployments.iter().filter_map(|deployment| {
-        let stats = stats.get(deployment.name())?;
-        Some((deployment.name().to_owned(), HandlerReport::new(&deployment.slot.current().digest, stats)))
+fn report(worker: &Worker, served: &Served) -> WorkerReport {
+    let handlers = served.members().map(|member| {
+        let deployment = &member.deployment;
+        (deployment.name().to_owned(), HandlerReport::new(&deployment.slot.current().digest, &member.stats))
     });
     WorkerReport {
         worker: worker.id.to_string(),
@@ -279,86 +275,8 @@ fn report(worker: &Worker, deployments: &[Arc<Deployment>], stats: &Stats) -> Wo
     }
 }
 
-/// Tells the threads to finish until then at the latest, and waits until they have.
-async fn drain(shards: &mut [RunningShard], until: Instant) {
-    for shard in &*shards {
-        // A thread that has ended needs no telling.
-        let _ = shard.commands.send(Command::Drain { until });
-    }
-    for shard in shards {
-        // One that ended by itself has said so before.
-        if !shard.ended.is_terminated() {
-            (&mut shard.ended).await.ok();
-        }
-    }
-}
-
-/// A running thread.
-struct RunningShard {
-    commands: mpsc::UnboundedSender<Command>,
-    ended: tokio::sync::oneshot::Receiver<()>,
-    thread: std::thread::JoinHandle<()>,
-}
-
-/// Waits until a thread ends, which none does before it is told to drain.
-async fn any_ended(shards: &mut [RunningShard]) {
-    futures::future::select_all(shards.iter_mut().map(|shard| &mut shard.ended)).await.0.ok();
-}
-
-fn start_shards(
-    worker: &Arc<Worker>,
-    backend: &Backend,
-    deployments: &[Arc<Deployment>],
-    stats: &Stats,
-    watch: &Arc<Watch>,
-    paused: &BTreeSet<String>,
-) -> std::io::Result<Vec<RunningShard>> {
-    let threads = worker.threads.max(1);
-    let slots: usize = deployments.iter().map(|deployment| deployment.concurrency.max(1)).sum();
-    let max_running = slots.min(MAX_INSTANCES / 2).div_ceil(threads).max(1);
-    (0..threads)
-        .map(|number| {
-            let (sender, receiver) = mpsc::unbounded_channel();
-            let (ended_sender, ended) = tokio::sync::oneshot::channel();
-            let (worker, backend, watch) = (worker.clone(), backend.clone(), watch.clone());
-            let lanes: Vec<(Arc<Deployment>, Arc<HandlerStats>, usize, bool)> = deployments
-                .iter()
-                .enumerate()
-                .map(|(at, deployment)| {
-                    let stats = stats.get(deployment.name()).cloned().unwrap_or_default();
-                    let share = share(deployment.concurrency, threads, at + number);
-                    (deployment.clone(), stats, share, paused.contains(deployment.name()))
-                })
-                .filter(|(_, _, share, _)| *share > 0)
-                .collect();
-            let commands = sender.clone();
-            let thread = std::thread::Builder::new().name(format!("shard-{number}")).spawn(move || {
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-                let runtime = runtime.expect("a runtime needs nothing but an epoll descriptor");
-                runtime.block_on(async move {
-                    let consumer: Arc<str> = format!("{}.{number}", worker.id).into();
-                    let lane = |(deployment, stats, share, paused)| Lane::new(deployment, stats, share, paused);
-                    let lanes = lanes.into_iter().map(lane).collect();
-                    let shard =
-                        Shard::new(worker, backend.broker(), consumer, lanes, max_running, receiver, sender, watch);
-                    shard.run().await;
-                });
-                // All has been settled or given up; a name that is still being looked up would hold up the end.
-                runtime.shutdown_background();
-                let _ = ended_sender.send(());
-            })?;
-            Ok(RunningShard { commands, ended, thread })
-        })
-        .collect()
-}
-
 /// The most instances that exist at the same time on a worker, those that wait for reuse included.
 pub const MAX_INSTANCES: usize = 4000;
-
-/// The part of `concurrency` that one of the threads gets; the parts sum up to it.
-fn share(concurrency: usize, threads: usize, turn: usize) -> usize {
-    concurrency / threads + usize::from(turn % threads < concurrency % threads)
-}
 
 /// A name for this start of this process, as part of consumer names: unique, and telling where it runs.
 pub fn new_worker_id() -> Arc<str> {
@@ -370,17 +288,7 @@ pub fn new_worker_id() -> Arc<str> {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
-
-    proptest! {
-        #[test]
-        fn shares_sum_up(concurrency in 1usize..500, threads in 1usize..64, turn in 0usize..64) {
-            let parts = (0..threads).map(|number| share(concurrency, threads, turn + number));
-            prop_assert_eq!(parts.sum::<usize>(), concurrency);
-        }
-    }
 
     #[test]
     fn worker_ids_are_recognised_as_ours() {

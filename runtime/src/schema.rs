@@ -83,6 +83,12 @@ pub struct Schema {
     validator: Validator,
 }
 
+impl PartialEq for Schema {
+    fn eq(&self, other: &Schema) -> bool {
+        (&self.version, &self.document) == (&other.version, &other.document)
+    }
+}
+
 impl fmt::Debug for Schema {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Schema").field("version", &self.version).finish_non_exhaustive()
@@ -90,7 +96,7 @@ impl fmt::Debug for Schema {
 }
 
 /// All schemas by event type. The default has none and lets everything pass.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq)]
 pub struct Schemas {
     /// Of each type its schemas in the order of their versions; at least one.
     types: BTreeMap<String, Vec<Schema>>,

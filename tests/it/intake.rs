@@ -11,7 +11,7 @@ use wasmill::broker::memory::MemoryBroker;
 use wasmill::broker::pubsub::{Heard, PubSub as _};
 use wasmill::broker::{EntryId, keys::Namespace};
 use wasmill::config::Config;
-use wasmill::pipeline::{Backend, Stats, serve};
+use wasmill::pipeline::{Backend, serve};
 use wasmill::readiness::Readiness;
 use wasmill::{app, envelope};
 use wasmill_tests::redis_server::RedisServer;
@@ -214,10 +214,11 @@ async fn without_redis_it_is_the_same() {
     let namespace = Namespace::default();
     let mut ear = broker.listen("nothing", &namespace.intake("ticks")).await.unwrap();
     let start = || {
-        let (worker, backend) = (app::worker(&config, &namespace), Backend::Memory(broker.clone()));
-        let stats = worker.intakes[0].stats.clone();
+        let (worker, backend) = (app::worker(&config), Backend::Memory(broker.clone()));
+        let (roster, orders) = app::roster(&config, &namespace, Vec::new());
+        let stats = roster.now().intakes[0].stats.clone();
         let serving = tokio::task::spawn_local(async move {
-            serve(worker, backend, Vec::new(), &Stats::new(), &Readiness::default(), std::future::pending()).await
+            serve(worker, backend, orders, &Readiness::default(), std::future::pending()).await
         });
         (serving, stats)
     };

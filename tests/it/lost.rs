@@ -221,12 +221,13 @@ impl Mill {
         let cache = app::cache(&self.config).expect("a cache");
         let deployments = app::deployments(&self.config, &Namespace::default(), &engine, cache.as_ref());
         let deployments = deployments.expect("a component");
-        let stats = pipeline::new_stats(&deployments);
+        let (roster, orders) = app::roster(&self.config, &Namespace::default(), deployments);
+        let stats = roster.now().stats.clone();
         let backend = Backend::Before(Arc::new(self.broker.clone()), self.broker.memory.clone());
         let mut result = None;
         let shutdown = async { result = Some(done(&stats).await) };
-        let worker = app::worker(&self.config, &Namespace::default());
-        let served = pipeline::serve(worker, backend, deployments, &stats, &Readiness::default(), shutdown).await;
+        let worker = app::worker(&self.config);
+        let served = pipeline::serve(worker, backend, orders, &Readiness::default(), shutdown).await;
         (served, result)
     }
 

@@ -102,12 +102,11 @@ impl Shop {
         std::fs::write(&self.component, &self.bytes).unwrap();
         let deployments = app::deployments(&self.config, &Namespace::default(), &self.engine, None).unwrap();
         let deployment = deployments[0].clone();
-        let stats = pipeline::new_stats(&deployments);
-        let worker =
-            pipeline::Worker { observer: Some(runs.clone()), ..app::worker(&self.config, &Namespace::default()) };
+        let (_, orders) = app::roster(&self.config, &Namespace::default(), deployments);
+        let worker = pipeline::Worker { observer: Some(runs.clone()), ..app::worker(&self.config) };
         let backend = Backend::Memory(self.broker.clone());
         let shutdown = work(&deployment);
-        pipeline::serve(worker, backend, deployments, &stats, &Readiness::default(), shutdown).await.unwrap();
+        pipeline::serve(worker, backend, orders, &Readiness::default(), shutdown).await.unwrap();
     }
 }
 

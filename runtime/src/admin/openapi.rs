@@ -4,7 +4,7 @@ use axum::Json;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::{Modify, OpenApi, ToResponse};
 
-use super::{Problem, events, routes, versions};
+use super::{Problem, events, reload, routes, versions};
 
 /// What went wrong
 #[derive(ToResponse)]
@@ -20,7 +20,7 @@ pub(super) struct ProblemResponse(Problem);
         routes::streams, routes::stream, routes::history, events::publish, routes::pending, routes::dead_letters,
         routes::dead_letter, routes::redrive, routes::drop_dead_letters, routes::replay, routes::workers,
         routes::stats, routes::doctor, routes::doctor_fix, routes::schemas, routes::schema, routes::pause,
-        routes::resume, versions::deploy, versions::versions, versions::rollback, versions::gc,
+        routes::resume, versions::deploy, versions::versions, versions::rollback, versions::gc, reload::reload,
     ),
     components(responses(ProblemResponse), schemas(Problem)),
     modifiers(&Bearer),

@@ -4,7 +4,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use wasmill::admin::{self, AdminState, Place};
+use wasmill::admin::{self, Admin, Place};
 
 use super::Report;
 
@@ -19,7 +19,7 @@ pub struct AdminThread {
 
 impl AdminThread {
     /// Serves until `stopped` says so.
-    pub fn start(place: Place, state: AdminState, mut stopped: watch::Receiver<bool>) -> Result<AdminThread, Report> {
+    pub fn start(place: Place, admin: Admin, mut stopped: watch::Receiver<bool>) -> Result<AdminThread, Report> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Report::failure)?;
         let (report, fault) = watch::channel(None);
         let serve = async move {
@@ -33,7 +33,7 @@ impl AdminThread {
                 tokio::time::sleep(LEAVE_TIME).await;
             };
             tokio::select! {
-                result = admin::serve(place, state, shutdown) => {
+                result = admin::serve(place, admin, shutdown) => {
                     if let Err(error) = result {
                         let _ = report.send(Some(error.to_string()));
                     }

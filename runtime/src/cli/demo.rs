@@ -129,16 +129,16 @@ struct Shop<B> {
 
 impl<B: Broker + Inspect + 'static> Shop<B> {
     async fn open(&self, context: &Context, args: &Args) -> Result<ExitCode, Report> {
-        let stats = pipeline::new_stats(&self.deployments);
+        let (roster, orders) = app::roster(&self.config, &self.namespace, self.deployments.clone());
+        let stats = roster.now().stats.clone();
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         let shutdown = async {
             // A dropped sender is a stop, too.
             let _ = stopped.await;
         };
-        let worker = app::worker(&self.config, &self.namespace);
+        let worker = app::worker(&self.config);
         let readiness = Readiness::default();
-        let serve =
-            pipeline::serve(worker, self.backend.clone(), self.deployments.clone(), &stats, &readiness, shutdown);
+        let serve = pipeline::serve(worker, self.backend.clone(), orders, &readiness, shutdown);
         let drive = async {
             let elapsed = self.drive(&stats, args).await;
             drop(stop);

@@ -1,6 +1,6 @@
 //! `wasmill dev`: the handlers of a folder at work; built and exchanged on every save.
 //!
-//! One loop hears of everything: files that changed ([`watch`]), builds that are done ([`builder`]), deliveries that were
+//! One loop hears of everything: files that changed ([`super::files`]), builds that are done ([`builder`]), deliveries that were
 //! decided ([`show`]) and lines that were typed ([`typed`]). What serves is a [`session`]. Another build of a handler takes
 //! the place of the one before in its slot; another configuration is another session on the same broker.
 
@@ -9,7 +9,6 @@ mod builder;
 mod session;
 mod show;
 mod typed;
-mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::TcpListener;
@@ -34,14 +33,10 @@ use self::builder::{Builder, Done, Job, Setup, Told};
 use self::session::Session;
 use self::show::{Show, Shown, Window};
 use self::typed::{Lines, Typed, unwanted};
-use self::watch::{Files, Look, Watcher, without_results};
+use super::files::{Files, Look, MAX_QUIET, QUIET, Watcher, without_results};
 use super::test::fixtures::Fixture;
 use super::{Context, Report, block_on};
 
-/// What is saved together is taken together.
-const QUIET: Duration = Duration::from_millis(100);
-/// The longest that changes are waited for to end.
-const MAX_QUIET: Duration = Duration::from_secs(2);
 /// How often is looked whether the handlers are ready.
 const READY_POLL: Duration = Duration::from_millis(20);
 /// What is logged beside what is shown.

@@ -8,7 +8,7 @@ use clap::Args;
 use reqwest::{RequestBuilder, StatusCode, Url};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use wasmill::admin::{PROBLEM_PREFIX, Problem};
+use wasmill::admin::{PROBLEM_PREFIX, Problem, RELOAD_TIMEOUT};
 use wasmill::envelope::{format_time, structured};
 use wasmill::event::Event;
 use wasmill::ops::{
@@ -18,11 +18,14 @@ use wasmill::ops::{
     StreamReport, VersionsReport, WorkerStatus,
 };
 use wasmill::outcome::Due;
+use wasmill::reload::ReloadReport;
 
 use super::Report;
 
 /// The most time that an answer may take: a little more than the API itself allows.
 const ANSWER_TIME: Duration = Duration::from_secs(35);
+/// How much longer an answer is waited for than the API waits itself.
+const SPARE: Duration = Duration::from_secs(5);
 /// The most time that connecting may take.
 const CONNECT_TIME: Duration = Duration::from_secs(5);
 
@@ -117,6 +120,11 @@ impl Client {
         self.answer(self.http.post(self.url(path)?).json(body)).await
     }
 
+    /// Has the worker read its configuration again.
+    pub async fn reload(&self) -> Result<ReloadReport, Report> {
+        self.answer(self.http.post(self.url(&["reload"])?).timeout(RELOAD_TIMEOUT + SPARE)).await
+    }
+
     fn failure(&self, what: &str) -> Report {
         Report::failure(format!("{}: {what}", self.base))
     }
@@ -139,7 +147,9 @@ impl Client {
         // What is wrong with the question is told apart from what is wrong with the answer.
         let kind = problem.r#type.strip_prefix(PROBLEM_PREFIX).unwrap_or_default();
         Err(match (status, kind) {
-            (_, "schema" | "unknown-dead-letter" | "not-redrivable" | "conflict") => Report::failure(detail),
+            (_, "schema" | "unknown-dead-letter" | "not-redrivable" | "conflict" | "not-reloaded") => {
+                Report::failure(detail)
+            }
             (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, _) => self.failure(&detail),
             _ if status.is_client_error() => Report::usage(detail),
             (_, "broker-refuses") => self.failure(&detail),

@@ -12,12 +12,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use futures::StreamExt as _;
-use futures::future::{BoxFuture, FutureExt as _, OptionFuture, join_all};
+use futures::future::{AbortHandle, Abortable, BoxFuture, FutureExt as _, OptionFuture};
+use futures::stream::{FuturesUnordered, StreamExt as _};
 use tokio::time::MissedTickBehavior;
 
 use self::queue::{Message, Queue};
 use super::Worker;
+use super::roster::Roster;
 use super::shard::backoff;
 use crate::broker::pubsub::{Heard, Lease, Position, PubSub};
 use crate::broker::{BrokerError, keys};
@@ -35,6 +36,8 @@ const TICK: Duration = Duration::from_secs(1);
 const MARK_EVERY: Duration = Duration::from_secs(5);
 /// How long its own mark may take to come back before the connection counts as dead.
 const DEAF_AFTER: Duration = Duration::from_secs(5);
+/// How long giving a lease back may take, when an intake is not wanted any more.
+const RELEASE_TIME: Duration = Duration::from_secs(2);
 /// Messages that are written in one step.
 const BATCH: usize = 500;
 /// Bytes that are written in one step, near enough.
@@ -88,21 +91,50 @@ enum ListenError {
     Deaf,
 }
 
-/// Serves the intakes of the worker, until the future is dropped.
-pub(super) async fn run(broker: &dyn PubSub, worker: &Worker) {
-    if worker.intakes.is_empty() {
-        return std::future::pending().await;
+/// Serves the intakes of the roster, until the future is dropped. Those that stay when it changes go on listening.
+pub(super) async fn run(broker: &dyn PubSub, roster: &Roster, worker: &Worker) {
+    let mut changes = roster.changes();
+    let mut listening: Vec<(Arc<Intake>, AbortHandle)> = Vec::new();
+    let mut listeners = FuturesUnordered::new();
+    loop {
+        let wanted = changes.borrow_and_update().intakes.clone();
+        let stays = |intake: &Arc<Intake>| wanted.iter().any(|wanted| Arc::ptr_eq(wanted, intake));
+        for (intake, listener) in listening.extract_if(.., |(intake, _)| !stays(intake)) {
+            listener.abort();
+            // If that takes long, the lease ends by itself.
+            let _ = tokio::time::timeout(RELEASE_TIME, release(broker, worker, &intake)).await;
+        }
+        for intake in wanted.iter() {
+            if listening.iter().any(|(known, _)| Arc::ptr_eq(known, intake)) {
+                continue;
+            }
+            let (handle, registration) = AbortHandle::new_pair();
+            listening.push((intake.clone(), handle));
+            let intake = intake.clone();
+            let listen = async move { keep_listening(broker, worker, &intake).await };
+            listeners.push(Abortable::new(listen, registration));
+        }
+        loop {
+            tokio::select! {
+                // One that was ended.
+                Some(_) = listeners.next(), if !listeners.is_empty() => {}
+                Ok(()) = changes.changed() => break,
+            }
+        }
     }
-    join_all(worker.intakes.iter().map(|intake| keep_listening(broker, worker, intake))).await;
 }
 
 /// Lets others write at once.
-pub(super) async fn leave(broker: &dyn PubSub, worker: &Worker) {
-    for intake in &worker.intakes {
-        intake.stats.holder.store(0, Ordering::Relaxed);
-        if let Err(error) = broker.release(&intake.key, &worker.id).await {
-            tracing::debug!(intake = intake.name, "cannot give the lease back, it will end by itself: {error}");
-        }
+pub(super) async fn leave(broker: &dyn PubSub, roster: &Roster, worker: &Worker) {
+    for intake in roster.now().intakes.iter() {
+        release(broker, worker, intake).await;
+    }
+}
+
+async fn release(broker: &dyn PubSub, worker: &Worker, intake: &Intake) {
+    intake.stats.holder.store(0, Ordering::Relaxed);
+    if let Err(error) = broker.release(&intake.key, &worker.id).await {
+        tracing::debug!(intake = intake.name, "cannot give the lease back, it will end by itself: {error}");
     }
 }
 

@@ -2,9 +2,10 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::{Deployment, Heirloom};
+use super::{Deployment, Heirloom, Subscription};
 use crate::broker::{Entry, EntryId, Source};
 use crate::deploy::InUse;
 use crate::stats::HandlerStats;
@@ -44,6 +45,23 @@ pub(super) struct LaneSource {
     pub(super) failures: u32,
     /// Consumers whose entries are to be taken.
     pub(super) heirlooms: VecDeque<Heirloom>,
+    /// Entries read and not settled.
+    pub(super) open: usize,
+    /// Claims on their way.
+    pub(super) claims: usize,
+    /// Whether it is still read.
+    pub(super) standing: Standing,
+}
+
+/// Whether a source is still read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// It is.
+    Member,
+    /// Nothing more is asked for; what was read is finished.
+    Leaving,
+    /// All of that is done: its place may be taken by another one.
+    Gone,
 }
 
 /// An entry that waits for its turn.
@@ -80,6 +98,8 @@ pub(super) struct Lane {
     pub(super) inheriting: bool,
     /// Nothing of it is begun any more; what runs is finished.
     pub(super) paused: bool,
+    /// The handler is not served here any more.
+    pub(super) leaving: bool,
     /// Decisions that the broker refuses to write: nothing else is done until it does.
     pub(super) held: usize,
     mean_bytes: f64,
@@ -87,6 +107,42 @@ pub(super) struct Lane {
 }
 
 impl LaneSource {
+    /// `has_left`: entries of an earlier time may be pending under this consumer.
+    fn new(subscription: &Subscription, now: Instant, has_left: bool) -> LaneSource {
+        LaneSource {
+            source: subscription.source.clone(),
+            is_inbox: subscription.is_inbox,
+            state: ReadState::Ready,
+            due_at: Some(now),
+            lost: has_left,
+            failures: 0,
+            heirlooms: VecDeque::new(),
+            open: 0,
+            claims: 0,
+            standing: Standing::Member,
+        }
+    }
+
+    /// Asks for nothing more, but for what was lost.
+    fn leave(&mut self) {
+        if self.standing == Standing::Member {
+            self.standing = Standing::Leaving;
+            self.due_at = None;
+            self.heirlooms.clear();
+        }
+    }
+
+    /// Whether it is leaving and nothing of it is left to do.
+    pub(super) fn has_finished(&self) -> bool {
+        let is_asking = matches!(self.state, ReadState::Busy) || self.claims > 0 || self.lost;
+        self.standing == Standing::Leaving && self.open == 0 && !is_asking
+    }
+
+    /// Whether new entries may be asked for now.
+    pub(super) fn may_read(&self, now: Instant) -> bool {
+        self.standing == Standing::Member && self.is_ready(now)
+    }
+
     /// Whether it may be asked for something now.
     pub(super) fn is_ready(&self, now: Instant) -> bool {
         match self.state {
@@ -98,40 +154,97 @@ impl LaneSource {
 }
 
 impl Lane {
-    pub(super) fn new(deployment: Arc<Deployment>, stats: Arc<HandlerStats>, share: usize, paused: bool) -> Lane {
-        let now = Instant::now();
-        let sources = deployment
-            .sources
-            .iter()
-            .map(|source| LaneSource {
-                source: source.source.clone(),
-                is_inbox: source.is_inbox,
-                state: ReadState::Ready,
-                due_at: Some(now),
-                lost: false,
-                failures: 0,
-                heirlooms: VecDeque::new(),
-            })
-            .collect();
+    /// A lane that reads nothing yet: see [`Lane::renew`].
+    pub(super) fn new(deployment: Arc<Deployment>, stats: Arc<HandlerStats>, paused: bool) -> Lane {
         let version = deployment.slot.hold();
         Lane {
             deployment,
             version,
             stats,
-            sources,
+            sources: Vec::new(),
             ready: VecDeque::new(),
             warm: Vec::new(),
             running: 0,
-            share,
+            share: 0,
             unsettled: 0,
             suspects: 0,
             claims: 0,
             inheriting: false,
             paused,
+            leaving: false,
             held: 0,
             mean_bytes: 1024.0,
             mean_nanos: 1e6,
         }
+    }
+
+    /// Goes on as the deployment says. What was read and not begun is handled in the new way; sources that it does not name
+    /// any more are left. `has_left` says of which ones there may be entries of an earlier time.
+    pub(super) fn renew(
+        &mut self,
+        deployment: Arc<Deployment>,
+        stats: Arc<HandlerStats>,
+        share: usize,
+        has_left: impl Fn(&Source) -> bool,
+    ) {
+        if !Arc::ptr_eq(&deployment.slot, &self.deployment.slot) {
+            self.version = deployment.slot.hold();
+            self.warm.clear();
+        }
+        if self.held > 0 {
+            self.stats.blocked.fetch_sub(1, Ordering::Relaxed);
+            stats.blocked.fetch_add(1, Ordering::Relaxed);
+        }
+        let now = Instant::now();
+        let is_named = |source: &LaneSource| deployment.sources.iter().any(|named| named.source == source.source);
+        self.sources.iter_mut().filter(|source| !is_named(source)).for_each(LaneSource::leave);
+        for subscription in &deployment.sources {
+            let known = self.sources.iter_mut().find(|source| source.source == subscription.source);
+            match known {
+                Some(known) if known.standing == Standing::Member => {}
+                Some(known) if known.standing == Standing::Leaving => {
+                    known.standing = Standing::Member;
+                    known.due_at = Some(now);
+                }
+                Some(gone) => *gone = LaneSource::new(subscription, now, has_left(&subscription.source)),
+                None => {
+                    let source = LaneSource::new(subscription, now, has_left(&subscription.source));
+                    // Requests and tickets name sources by their places: only those of the gone may be taken.
+                    match self.sources.iter_mut().find(|source| source.standing == Standing::Gone) {
+                        Some(gone) => *gone = source,
+                        None => self.sources.push(source),
+                    }
+                }
+            }
+        }
+        (self.deployment, self.stats, self.share, self.leaving) = (deployment, stats, share, false);
+    }
+
+    /// Reads nothing more; what was read is finished.
+    pub(super) fn leave(&mut self) {
+        self.leaving = true;
+        self.sources.iter_mut().for_each(LaneSource::leave);
+    }
+
+    /// Lets go of what was read and not begun, or is to be looked for: it stays pending. Says of which sources.
+    pub(super) fn abandon(&mut self) -> Vec<Arc<Source>> {
+        let mut abandoned = Vec::new();
+        for ready in self.ready.drain(..) {
+            self.suspects -= usize::from(ready.suspect);
+            let source = &mut self.sources[ready.source];
+            source.open -= 1;
+            abandoned.push(source.source.clone());
+        }
+        for source in self.sources.iter_mut().filter(|source| source.lost) {
+            source.lost = false;
+            abandoned.push(source.source.clone());
+        }
+        abandoned
+    }
+
+    /// Nothing is left to do, and nothing more will come.
+    pub(super) fn has_ended(&self) -> bool {
+        self.leaving && self.sources.iter().all(|source| source.standing == Standing::Gone) && self.is_quiet()
     }
 
     /// Begins with the version that serves now. Instances of another one are dropped.
@@ -181,6 +294,7 @@ impl Lane {
             let paused = if let ReadState::Paused(until) = source.state { Some(until) } else { None };
             match searching {
                 true => paused.filter(|_| source.lost),
+                false if source.standing != Standing::Member => None,
                 false => [paused, source.due_at].into_iter().flatten().min(),
             }
         };
@@ -211,6 +325,7 @@ impl Lane {
             let duplicate = known.contains(&entry.id);
             let suspect = claimed_from_dead && entry.attempt > 2;
             self.suspects += usize::from(suspect);
+            self.sources[source].open += 1;
             self.ready.push_back(Ready { source, entry, suspect, duplicate });
         }
     }

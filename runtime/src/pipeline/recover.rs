@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
-
+use super::roster::Roster;
 use super::shard::backoff;
+use super::threads::Threads;
 use super::{Backend, Command, Deployment, Heirloom, PipelineError, Worker};
 use crate::broker::redis::{RedisBroker, RedisSettings};
-use crate::broker::{Broker, BrokerError, Operate, Refusal, keys};
+use crate::broker::{Broker, BrokerError, Operate, Refusal, Source, keys};
 use crate::fleet::WorkerReport;
 use crate::readiness::{Phase, Readiness};
 
@@ -32,12 +32,12 @@ pub(super) struct Prepared {
 pub(super) async fn set_up(
     worker: &Worker,
     backend: &Backend,
-    deployments: &[Arc<Deployment>],
+    roster: &Roster,
     readiness: &Readiness,
 ) -> Result<Prepared, PipelineError> {
     let mut failures = 0;
     loop {
-        match try_set_up(worker, backend, deployments).await {
+        match try_set_up(worker, backend, roster).await {
             Ok(prepared) => return Ok(prepared),
             Err(error) if is_permanent(&error) => return Err(error.into()),
             Err(error) => {
@@ -64,11 +64,7 @@ fn is_permanent(error: &BrokerError) -> bool {
     )
 }
 
-async fn try_set_up(
-    worker: &Worker,
-    backend: &Backend,
-    deployments: &[Arc<Deployment>],
-) -> Result<Prepared, BrokerError> {
+async fn try_set_up(worker: &Worker, backend: &Backend, roster: &Roster) -> Result<Prepared, BrokerError> {
     let (broker, operate): (Arc<dyn Broker>, Arc<dyn Operate>) = match backend {
         Backend::Redis(settings) => {
             let redis = Arc::new(RedisBroker::connect(RedisSettings::clone(settings)).await?);
@@ -80,14 +76,20 @@ async fn try_set_up(
         Backend::Memory(memory) | Backend::Before(_, memory) => (backend.broker(), Arc::new(memory.clone())),
     };
     broker.heartbeat(&worker.id, "{}", worker.heartbeat_ttl).await?;
-    for subscription in deployments.iter().flat_map(|deployment| &deployment.sources) {
-        let source = &subscription.source;
-        if broker.create_group(source).await? {
-            tracing::info!(stream = source.stream, group = &*source.group, "consumer group created");
-        }
+    let served = roster.now();
+    for subscription in served.deployments().flat_map(|deployment| &deployment.sources) {
+        create_group(&*broker, &subscription.source).await?;
     }
     let paused = broker.paused().await?.into_iter().collect();
     Ok(Prepared { broker, operate, paused })
+}
+
+/// Creates the consumer group, if it is not there.
+pub(super) async fn create_group(broker: &dyn Broker, source: &Source) -> Result<(), BrokerError> {
+    if broker.create_group(source).await? {
+        tracing::info!(stream = source.stream, group = &*source.group, "consumer group created");
+    }
+    Ok(())
 }
 
 /// Says that the worker is alive, until the future is dropped.
@@ -143,16 +145,11 @@ pub(super) async fn move_delayed(broker: &dyn Broker) {
 }
 
 /// Looks for dead workers and has their entries taken over, until the future is dropped.
-pub(super) async fn take_over(
-    broker: &dyn Broker,
-    worker: &Worker,
-    deployments: &[Arc<Deployment>],
-    shards: &[mpsc::UnboundedSender<Command>],
-) {
+pub(super) async fn take_over(broker: &dyn Broker, worker: &Worker, roster: &Roster, threads: &Threads) {
     loop {
         // Spread over the workers, so that they do not all look at the same moment.
         tokio::time::sleep(worker.heartbeat.mul_f64(0.5 + rand::random::<f64>())).await;
-        if let Err(error) = look_for_dead(broker, worker, deployments, shards).await {
+        if let Err(error) = look_for_dead(broker, worker, roster, threads).await {
             tracing::debug!("cannot look for dead workers: {error}");
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
@@ -162,12 +159,13 @@ pub(super) async fn take_over(
 async fn look_for_dead(
     broker: &dyn Broker,
     worker: &Worker,
-    deployments: &[Arc<Deployment>],
-    shards: &[mpsc::UnboundedSender<Command>],
+    roster: &Roster,
+    threads: &Threads,
 ) -> Result<(), BrokerError> {
+    let served = roster.now();
     let mut found = Vec::new();
-    for deployment in deployments {
-        for (at, subscription) in deployment.sources.iter().enumerate() {
+    for deployment in served.deployments() {
+        for subscription in &deployment.sources {
             let consumers = match broker.consumers(&subscription.source).await {
                 Ok(consumers) => consumers,
                 // The readers notice it too, and create the group again.
@@ -182,12 +180,12 @@ async fn look_for_dead(
             for consumer in consumers {
                 match keys::worker_of(&consumer.name) {
                     Some(owner) if owner == &*worker.id => {}
-                    Some(owner) => found.push((deployment, at, owner.to_owned(), consumer)),
+                    Some(owner) => found.push((deployment, &subscription.source, owner.to_owned(), consumer)),
                     // Nobody says whether other programs live: what has been idle for long is taken from them.
                     None if consumer.name == keys::PARKED_CONSUMER || consumer.pending == 0 => {}
                     None => {
                         let from = Heirloom { consumer: consumer.name, min_idle: Some(deployment.take_over_idle) };
-                        inherit(deployment, at, from, shards);
+                        inherit(deployment, &subscription.source, from, threads);
                     }
                 }
             }
@@ -203,7 +201,7 @@ async fn look_for_dead(
             continue;
         }
         if consumer.pending == 0 {
-            broker.remove_consumer(&deployment.sources[*source].source, &consumer.name).await?;
+            broker.remove_consumer(source, &consumer.name).await?;
             continue;
         }
         tracing::info!(
@@ -212,23 +210,17 @@ async fn look_for_dead(
             pending = consumer.pending,
             "taking over the events of a dead worker"
         );
-        inherit(deployment, *source, Heirloom { consumer: consumer.name.clone(), min_idle: None }, shards);
+        inherit(deployment, source, Heirloom { consumer: consumer.name.clone(), min_idle: None }, threads);
     }
     Ok(())
 }
 
 /// Has a thread take the entries of a consumer.
-fn inherit(deployment: &Deployment, source: usize, from: Heirloom, shards: &[mpsc::UnboundedSender<Command>]) {
-    let handler = deployment.name.clone();
+fn inherit(deployment: &Deployment, source: &Arc<Source>, from: Heirloom, threads: &Threads) {
+    let command = Command::Inherit { handler: deployment.name.clone(), source: source.clone(), from };
     // A handler with little concurrency is not on every thread: those that do not have it ignore the command.
-    match deployment.concurrency < shards.len() {
-        true => shards.iter().for_each(|shard| {
-            let command = Command::Inherit { handler: handler.clone(), source, from: from.clone() };
-            drop(shard.send(command));
-        }),
-        false => {
-            let shard = &shards[rand::random_range(0..shards.len())];
-            drop(shard.send(Command::Inherit { handler, source, from }));
-        }
+    match deployment.concurrency < threads.count() {
+        true => threads.tell_all(&command),
+        false => threads.tell_any(command),
     }
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Worker;
+use super::roster::Roster;
 use crate::broker::{BrokerError, Inspect};
 use crate::stats::Counter;
 
@@ -30,17 +30,16 @@ struct Told {
     error: Option<String>,
 }
 
-/// Trims the streams of the worker again and again, until the future is dropped.
-pub(super) async fn run(broker: &dyn Inspect, worker: &Worker) {
-    if worker.retention.is_empty() {
-        return std::future::pending().await;
-    }
-    let mut told: HashMap<&str, Told> = HashMap::new();
+/// Trims the streams of the roster again and again, until the future is dropped.
+pub(super) async fn run(broker: &dyn Inspect, roster: &Roster, interval: Duration) {
+    let mut told: HashMap<String, Told> = HashMap::new();
     loop {
         // Spread over the workers, so that they do not all look at the same moment.
-        tokio::time::sleep(worker.retention_interval.mul_f64(0.5 + rand::random::<f64>())).await;
-        for retention in &worker.retention {
-            let before = told.entry(&retention.stream).or_default();
+        tokio::time::sleep(interval.mul_f64(0.5 + rand::random::<f64>())).await;
+        let served = roster.now();
+        told.retain(|stream, _| served.retention.iter().any(|retention| retention.stream == *stream));
+        for retention in &*served.retention {
+            let before = told.entry(retention.stream.clone()).or_default();
             let now = match trim(broker, retention).await {
                 Ok(held_back_by) => Told { held_back_by, error: None },
                 Err(error) => Told { error: Some(error.to_string()), held_back_by: before.held_back_by.take() },

@@ -3,6 +3,8 @@
 //! All workers do the same. Who has something to say writes it into the store; who sees that everybody is prepared ends the
 //! rollout, in one step that succeeds once. So it does not matter who dies in between, this worker included.
 
+mod change;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -10,8 +12,9 @@ use std::time::{Duration, Instant};
 
 use tokio::task;
 
-use super::{Deployment, Worker};
-use crate::broker::{BrokerError, Operate};
+use super::threads::Threads;
+use super::{Deployment, Orders, Worker};
+use crate::broker::{Broker, BrokerError, Operate};
 use crate::deploy::Version;
 use crate::deploy::record::{Preparation, Progress, Record};
 use crate::fleet::WorkerReport;
@@ -47,11 +50,15 @@ struct Followed {
     failed: BTreeMap<String, (String, Instant)>,
     /// The record that could not be read, so that it is told once.
     unreadable: String,
+    /// The threads serve it. One that comes later begins with the version that is to serve.
+    has_begun: bool,
+    /// It has that version.
+    may_begin: bool,
 }
 
 /// A version in preparation.
 struct Job {
-    handler: usize,
+    handler: Arc<str>,
     digest: String,
     task: task::JoinHandle<Result<Version, String>>,
 }
@@ -72,14 +79,12 @@ enum Wanted {
 }
 
 impl Rollouts {
-    pub(super) fn new(store: Arc<dyn Operate>, worker: &Worker, deployments: &[Arc<Deployment>]) -> Rollouts {
-        let handlers = deployments.iter().map(|deployment| Followed {
-            deployment: deployment.clone(),
-            prepared: Vec::new(),
-            said: None,
-            failed: BTreeMap::new(),
-            unreadable: String::new(),
-        });
+    pub(super) fn new<'a>(
+        store: Arc<dyn Operate>,
+        worker: &Worker,
+        deployments: impl Iterator<Item = &'a Arc<Deployment>>,
+    ) -> Rollouts {
+        let handlers = deployments.map(|deployment| Followed { has_begun: true, ..Followed::new(deployment.clone()) });
         let (worker, cache) = (worker.id.clone(), worker.cache.clone());
         Rollouts { store, worker, cache, handlers: handlers.collect(), job: None }
     }
@@ -106,18 +111,24 @@ impl Rollouts {
         }
     }
 
-    /// Follows, until the future is dropped. While the broker does not answer, everything stays as it is.
-    pub(super) async fn follow(&mut self) {
+    /// Follows, and changes what is served when that is asked for, until the future is dropped. While the broker does not
+    /// answer, everything stays as it is.
+    pub(super) async fn follow(&mut self, broker: &dyn Broker, orders: &mut Orders, threads: &Threads) {
         loop {
             let pause = match self.step().await {
                 Ok(Step { is_busy: true, .. }) => BUSY_POLL,
                 Ok(_) => POLL,
                 Err(error) => {
                     tracing::debug!("cannot see which versions are deployed: {error}");
+                    self.note_refusal(&error);
                     Duration::from_secs(1)
                 }
             };
-            tokio::time::sleep(pause).await;
+            self.begin(&orders.roster, threads);
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                Some(order) = orders.queue.recv() => self.obey(order, broker, &orders.roster, threads).await,
+            }
         }
     }
 
@@ -127,14 +138,23 @@ impl Rollouts {
         let records = self.store.records().await?;
         let mut step = Step { has_all: true, is_busy: false };
         for at in 0..self.handlers.len() {
-            let Some(text) = records.get(self.handlers[at].deployment.name()) else { continue };
-            match Record::parse(text) {
-                Ok(record) => {
-                    step.has_all &= self.follow_record(at, text, &record).await?;
-                    step.is_busy |= record.rollout.is_some();
-                }
-                Err(error) => self.handlers[at].note_unreadable(text, &error),
-            }
+            let is_settled =
+                match records.get(self.handlers[at].deployment.name()).map(|text| (text, Record::parse(text))) {
+                    Some((text, Ok(record))) => {
+                        step.is_busy |= record.rollout.is_some();
+                        self.follow_record(at, text, &record).await?
+                    }
+                    Some((text, Err(error))) => {
+                        self.handlers[at].note_unreadable(text, &error);
+                        true
+                    }
+                    None => {
+                        self.handlers[at].deployment.slot.set_deployed(false);
+                        true
+                    }
+                };
+            step.has_all &= is_settled;
+            self.handlers[at].may_begin |= is_settled;
         }
         step.is_busy |= self.job.is_some();
         Ok(step)
@@ -143,8 +163,11 @@ impl Rollouts {
     /// Takes over what has been prepared meanwhile.
     async fn take_prepared(&mut self) {
         let Some(job) = self.job.take_if(|job| job.task.is_finished()) else { return };
-        let followed = &mut self.handlers[job.handler];
         let result = job.task.await.unwrap_or_else(|panic| Err(format!("preparing it ended badly: {panic}")));
+        // The handler may have gone meanwhile.
+        let Some(followed) = self.handlers.iter_mut().find(|followed| followed.deployment.name == job.handler) else {
+            return;
+        };
         match result {
             Ok(version) => {
                 followed.hold(Arc::new(version));
@@ -158,6 +181,7 @@ impl Rollouts {
 
     /// Says whether the handler has the version that is to serve.
     async fn follow_record(&mut self, at: usize, text: &str, record: &Record) -> Result<bool, BrokerError> {
+        self.handlers[at].deployment.slot.set_deployed(record.current.is_some());
         let is_settled = match &record.current {
             Some(current) if *current != self.handlers[at].serving() => self.switch(at, current, record).await?,
             _ => true,
@@ -247,7 +271,12 @@ impl Rollouts {
     fn want(&mut self, at: usize, digest: &str, record: &Record) -> Wanted {
         let followed = &self.handlers[at];
         if let Some(version) = followed.version(digest) {
-            return Wanted::Ready(version);
+            // What it may do may have changed since it was prepared.
+            let current = followed.deployment.slot.current();
+            return match version.as_granted_to(&current.handler) {
+                Ok(version) => Wanted::Ready(version),
+                Err(error) => Wanted::Failed(error.to_string()),
+            };
         }
         if let Some((why, until)) = followed.failed.get(digest)
             && Instant::now() < *until
@@ -259,7 +288,7 @@ impl Rollouts {
             let (store, cache, digest) = (self.store.clone(), self.cache.clone(), digest.to_owned());
             let current = followed.deployment.slot.current();
             let task = tokio::spawn(prepare(store, cache, current, digest.clone(), size));
-            self.job = Some(Job { handler: at, digest, task });
+            self.job = Some(Job { handler: followed.deployment.name.clone(), digest, task });
         }
         Wanted::Pending
     }
@@ -274,6 +303,18 @@ impl Drop for Rollouts {
 }
 
 impl Followed {
+    fn new(deployment: Arc<Deployment>) -> Followed {
+        Followed {
+            deployment,
+            prepared: Vec::new(),
+            said: None,
+            failed: BTreeMap::new(),
+            unreadable: String::new(),
+            has_begun: false,
+            may_begin: false,
+        }
+    }
+
     /// The digest of the version that serves.
     fn serving(&self) -> String {
         self.deployment.slot.current().handler.component.digest.hex()
@@ -330,7 +371,10 @@ async fn prepare(
 }
 
 /// The result of work on a thread of its own. When the future is dropped, compiling ends, and with it the thread.
-async fn beside<T: Send + 'static>(engine: &Engine, work: impl FnOnce() -> T + Send + 'static) -> Result<T, String> {
+pub(crate) async fn beside<T: Send + 'static>(
+    engine: &Engine,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, String> {
     let (sender, done) = tokio::sync::oneshot::channel();
     let thread = std::thread::Builder::new().name("prepare".to_owned());
     let thread = thread.spawn(move || {

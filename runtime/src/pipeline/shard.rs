@@ -4,7 +4,9 @@
 //! decide, and never wait.
 
 mod io;
+mod members;
 
+use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,16 +16,17 @@ use std::time::{Duration, Instant};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt as _};
+use slab::Slab;
 use tokio::sync::mpsc;
 
 use self::io::IoDone;
 pub(super) use self::io::backoff;
 use super::batch::{Batch, Counted, Note, SettleDone, settle_until_written};
-use super::lane::{Lane, ReadState};
+use super::lane::{Lane, LaneSource, ReadState, Standing};
 use super::run::{Finished, Prepared};
 use super::watch::Watch;
-use super::{Command, LEAVE_TIME, MAX_SETTLES, Worker};
-use crate::broker::{Broker, Settled};
+use super::{Command, LEAVE_TIME, MAX_INSTANCES, MAX_SETTLES, Worker};
+use crate::broker::{Broker, Settled, Source};
 use crate::outcome::{Decision, Settlement};
 use crate::schedule::Schedule;
 
@@ -39,10 +42,19 @@ pub(super) struct Shard {
     worker: Arc<Worker>,
     broker: Arc<dyn Broker>,
     consumer: Arc<str>,
-    lanes: Vec<Lane>,
+    lanes: Slab<Lane>,
+    /// The lanes by the names of their handlers.
+    by_name: HashMap<Arc<str>, usize>,
+    /// Some lane or source is finishing and then goes.
+    is_any_leaving: bool,
+    /// Sources of lanes that were given up with entries that nobody has begun.
+    left: HashSet<Arc<Source>>,
     schedule: Schedule,
     running: FuturesUnordered<Run>,
-    max_running: usize,
+    /// The most deliveries that run at the same time, so that there is an instance for each.
+    most_running: usize,
+    /// The same as the lanes want it.
+    shares: usize,
     io: FuturesUnordered<BoxFuture<'static, IoDone>>,
     batch: Batch,
     /// Batches on their way, without those that only repeat what was refused.
@@ -55,27 +67,27 @@ pub(super) struct Shard {
 }
 
 impl Shard {
-    #[expect(clippy::too_many_arguments, reason = "the parts of a thread, named once, where it is made")]
     pub(super) fn new(
         worker: Arc<Worker>,
         broker: Arc<dyn Broker>,
         consumer: Arc<str>,
-        lanes: Vec<Lane>,
-        max_running: usize,
         commands: mpsc::UnboundedReceiver<Command>,
         own_commands: mpsc::UnboundedSender<Command>,
         watch: Arc<Watch>,
     ) -> Shard {
-        let mut schedule = Schedule::default();
-        (0..lanes.len()).for_each(|lane| schedule.enter(lane, 0, 1));
+        let most_running = (MAX_INSTANCES / 2).div_ceil(worker.threads.max(1));
         Shard {
             worker,
             broker,
             consumer,
-            lanes,
-            schedule,
+            lanes: Slab::new(),
+            by_name: HashMap::new(),
+            is_any_leaving: false,
+            left: HashSet::new(),
+            schedule: Schedule::default(),
             running: FuturesUnordered::new(),
-            max_running,
+            most_running,
+            shares: 0,
             io: FuturesUnordered::new(),
             batch: Batch::default(),
             settles: 0,
@@ -126,7 +138,7 @@ impl Shard {
     /// Waits for whatever happens next.
     async fn wait(&mut self) {
         // A lane without deliveries looks here: it must not keep instances of an old version.
-        self.lanes.iter_mut().for_each(Lane::refresh);
+        self.lanes.iter_mut().for_each(|(_, lane)| lane.refresh());
         let timer = self.next_timer();
         tokio::select! {
             Some(command) = self.commands.recv() => self.obey(command),
@@ -148,7 +160,7 @@ impl Shard {
             next = next.min(due);
         }
         if self.drain_until.is_none() {
-            next = self.lanes.iter().filter_map(Lane::next_timer).fold(next, Instant::min);
+            next = self.lanes.iter().filter_map(|(_, lane)| lane.next_timer()).fold(next, Instant::min);
         }
         next.max(now + Duration::from_millis(1))
     }
@@ -156,34 +168,41 @@ impl Shard {
     fn obey(&mut self, command: Command) {
         match command {
             Command::Wake(key) => {
-                for source in self.lanes.iter_mut().flat_map(|lane| &mut lane.sources) {
+                for source in self.lanes.iter_mut().flat_map(|(_, lane)| &mut lane.sources) {
                     if source.source.key == key && matches!(source.state, ReadState::Idle) {
                         source.state = ReadState::Ready;
                     }
                 }
             }
             Command::Inherit { handler, source, from } => {
-                let lane = self.lanes.iter_mut().find(|lane| lane.deployment.name() == &*handler);
-                if let Some(source) = lane.and_then(|lane| lane.sources.get_mut(source))
+                let lane = self.by_name.get(&handler).and_then(|&lane| self.lanes.get_mut(lane));
+                let mut sources = lane.into_iter().flat_map(|lane| &mut lane.sources);
+                let is_it = |known: &&mut LaneSource| known.source == source && known.standing == Standing::Member;
+                if let Some(source) = sources.find(is_it)
                     && !source.heirlooms.contains(&from)
                 {
                     source.heirlooms.push_back(from);
                 }
             }
             Command::Pause { handler, paused } => {
-                let lane = self.lanes.iter().position(|lane| lane.deployment.name() == &*handler);
-                if let Some(lane) = lane {
+                if let Some(&lane) = self.by_name.get(&handler) {
                     self.lanes[lane].paused = paused;
                     self.schedule.activate(lane);
                 }
             }
+            Command::Serve { deployment, stats, share: 0, .. } => {
+                drop(stats);
+                self.leave(&deployment.name);
+            }
+            Command::Serve { deployment, stats, share, paused } => self.serve(deployment, stats, share, paused),
+            Command::Leave { handler } => self.leave(&handler),
             Command::Drain { until } => self.drain_until = Some(until),
         }
     }
 
     fn is_drained(&self) -> bool {
         let Some(until) = self.drain_until else { return false };
-        let quiet = self.lanes.iter().all(Lane::may_leave) && self.batch.is_empty() && self.settles == 0;
+        let quiet = self.lanes.iter().all(|(_, lane)| lane.may_leave()) && self.batch.is_empty() && self.settles == 0;
         quiet || Instant::now() >= until
     }
 
@@ -192,7 +211,10 @@ impl Shard {
         let before = self.io.len();
         let now = Instant::now();
         if self.drain_until.is_none() {
-            for lane in 0..self.lanes.len() {
+            for lane in 0..self.lanes.capacity() {
+                if !self.lanes.contains(lane) {
+                    continue;
+                }
                 // Whoever asks for more never finds the quiet that the search needs.
                 if self.lanes[lane].is_searching() {
                     self.start_search(lane, now);
@@ -202,7 +224,10 @@ impl Shard {
                 }
             }
         }
-        let nothing_to_run = self.settles == 0 && !self.lanes.iter().any(Lane::can_run);
+        if self.is_any_leaving {
+            self.let_go();
+        }
+        let nothing_to_run = self.settles == 0 && !self.lanes.iter().any(|(_, lane)| lane.can_run());
         if self.settles < MAX_SETTLES && self.batch.is_ready(now, nothing_to_run) {
             let (settlements, notes) = self.batch.take();
             self.settles += 1;
@@ -225,10 +250,14 @@ impl Shard {
     /// Runs some of what is ready; says whether there was any.
     fn run_some(&mut self) -> bool {
         for ran in 0..RUNS_PER_TURN {
-            if self.running.len() >= self.max_running || (self.settles >= MAX_SETTLES && self.batch.is_full()) {
+            if self.running.len() >= self.shares.clamp(1, self.most_running)
+                || (self.settles >= MAX_SETTLES && self.batch.is_full())
+            {
                 return ran > 0;
             }
-            let Some(lane) = self.schedule.next(|lane| self.lanes[lane].can_run()) else { return ran > 0 };
+            let Some(lane) = self.schedule.next(|lane| self.lanes.get(lane).is_some_and(Lane::can_run)) else {
+                return ran > 0;
+            };
             self.run_next(lane);
         }
         true
@@ -299,6 +328,7 @@ impl Shard {
                 Settled::Superseded => lane.stats.superseded.add(u64::from(!done.resent)),
             }
             lane.unsettled -= 1;
+            lane.sources[note.source].open -= 1;
             if done.repeated {
                 lane.held -= 1;
                 lane.stats.blocked.fetch_sub(u64::from(lane.held == 0), Ordering::Relaxed);
@@ -315,7 +345,8 @@ impl Shard {
 
     /// Leaves no empty consumer behind.
     async fn remove_consumers(self) {
-        for source in self.lanes.iter().flat_map(|lane| &lane.sources) {
+        let sources = self.lanes.iter().flat_map(|(_, lane)| &lane.sources);
+        for source in sources.filter(|source| source.standing != Standing::Gone) {
             if let Err(error) = self.broker.remove_consumer(&source.source, &self.consumer).await {
                 tracing::debug!("cannot remove the consumer: {error}");
                 return;

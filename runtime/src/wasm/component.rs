@@ -163,12 +163,17 @@ impl Component {
         cache: Option<&CompiledCache>,
         path: &std::path::Path,
     ) -> Result<Component, LoadError> {
+        Component::new(engine, cache, &Component::read(path)?)
+    }
+
+    /// The bytes of a file that is not too large for a component.
+    pub fn read(path: &std::path::Path) -> Result<Vec<u8>, LoadError> {
         let unreadable = |cause| LoadError::Unreadable { path: path.to_owned(), cause };
         let length = std::fs::metadata(path).map_err(unreadable)?.len();
         if length > MAX_COMPONENT_BYTES {
             return Err(LoadError::TooLarge(length));
         }
-        Component::new(engine, cache, &std::fs::read(path).map_err(unreadable)?)
+        std::fs::read(path).map_err(unreadable)
     }
 
     /// Compiles and checks bytes.

@@ -83,7 +83,7 @@ impl Grants {
 }
 
 /// What a handler may do and use.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Policy {
     /// The tenant that the handler belongs to.
     pub tenant: Arc<str>,

@@ -8,7 +8,7 @@ use super::http::HttpPolicy;
 use super::world::Capability;
 
 /// The host interfaces of a handler.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interfaces {
     /// What it may import.
     pub grants: Vec<Capability>,

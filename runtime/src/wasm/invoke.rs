@@ -82,9 +82,14 @@ pub struct Execution {
 
 impl Handler {
     /// A handler, if its policy grants what the component imports.
-    pub fn new(component: Component, policy: Policy, isolation: Isolation) -> Result<Handler, LoadError> {
+    pub fn new(
+        component: Component,
+        policy: impl Into<Arc<Policy>>,
+        isolation: Isolation,
+    ) -> Result<Handler, LoadError> {
+        let policy = policy.into();
         component.check_grants(&policy.interfaces.grants)?;
-        Ok(Handler { component, policy: Arc::new(policy), isolation })
+        Ok(Handler { component, policy, isolation })
     }
 
     /// Runs one delivery. `warm` is an instance that an earlier call gave back; `now` is the time that follow-ups carry,

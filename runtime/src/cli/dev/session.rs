@@ -6,13 +6,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use tokio::sync::watch;
-use wasmill::admin::{AdminState, Place, Token};
+use wasmill::admin::{Admin, Place, Token};
 use wasmill::app;
 use wasmill::broker::Operate;
 use wasmill::broker::keys::Namespace;
 use wasmill::broker::memory::MemoryBroker;
 use wasmill::broker::redis::RedisBroker;
-use wasmill::deploy::Version;
+use wasmill::deploy::{Slot, Version};
 use wasmill::ops::Operator;
 use wasmill::pipeline::{self, Backend, Deployment, PipelineError};
 use wasmill::readiness::Readiness;
@@ -51,7 +51,7 @@ impl Session {
         let deployments: Vec<Arc<Deployment>> = handlers
             .filter_map(|handler| {
                 let version = versions.remove(&handler.name)?;
-                Some(Arc::new(app::deployment(config, &handler, &namespace, version)))
+                Some(Arc::new(app::deployment(config, &handler, &namespace, Arc::new(Slot::new(version)))))
             })
             .collect();
         let (backend, broker): (Backend, Arc<dyn Operate>) = match memory {
@@ -61,27 +61,26 @@ impl Session {
                 (Backend::Redis(Box::new(settings.clone())), Arc::new(RedisBroker::new(settings)))
             }
         };
-        let worker = pipeline::Worker { observer: Some(window), ..app::worker(config, &namespace) };
-        let stats = Arc::new(pipeline::new_stats(&deployments));
+        let worker = pipeline::Worker { observer: Some(window), ..app::worker(config) };
+        let (roster, orders) = app::roster(config, &namespace, deployments.clone());
         let readiness = Arc::new(Readiness::default());
         let operator = Operator::new(broker, config, app::schemas(config).map_err(Report::usage)?);
-        let state = AdminState {
-            stats: stats.clone(),
+        let admin = Admin {
+            roster,
             readiness: readiness.clone(),
-            operator: operator.clone(),
-            retention: worker.retention.clone(),
-            intakes: worker.intakes.clone(),
+            operator: watch::Sender::new(operator.clone()).subscribe(),
+            reload: None,
             token: config.admin.token().map_err(Report::usage)?.map(|token| Token::new(&token)),
         };
         let (stop, mut stopped) = watch::channel(false);
-        let admin = AdminThread::start(Place::Listener(listener), state, stopped.clone())?;
+        let admin = AdminThread::start(Place::Listener(listener), admin, stopped.clone())?;
         let shutdown = async move {
             // A dropped sender is a stop, too.
             let _ = stopped.wait_for(|stop| *stop).await;
         };
         let serving = {
-            let (deployments, readiness) = (deployments.clone(), readiness.clone());
-            async move { pipeline::serve(worker, backend, deployments, &stats, &readiness, shutdown).await }
+            let readiness = readiness.clone();
+            async move { pipeline::serve(worker, backend, orders, &readiness, shutdown).await }
         };
         Ok(Session { setup, operator, readiness, deployments, admin, stop, serving: Box::pin(serving) })
     }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::super::batch::SettleDone;
-use super::super::lane::ReadState;
+use super::super::lane::{ReadState, Standing};
 use super::super::{Heirloom, dedup};
 use super::Shard;
 use crate::broker::{BrokerError, Claimed, Entry, EntryId};
@@ -46,6 +46,8 @@ pub(super) enum IoDone {
         result: Result<bool, BrokerError>,
     },
     Settled(SettleDone),
+    /// A consumer that is not needed any more has been removed.
+    Left,
 }
 
 impl Shard {
@@ -55,7 +57,7 @@ impl Shard {
         if count == 0 {
             return;
         }
-        for (at, source) in lane.sources.iter_mut().enumerate().filter(|(_, source)| source.is_ready(now)) {
+        for (at, source) in lane.sources.iter_mut().enumerate().filter(|(_, source)| source.may_read(now)) {
             source.state = ReadState::Busy;
             let (broker, consumer, stream) = (self.broker.clone(), self.consumer.clone(), source.source.clone());
             let (deployment, is_inbox) = (lane.deployment.clone(), source.is_inbox);
@@ -95,10 +97,12 @@ impl Shard {
         if count == 0 {
             return;
         }
-        for (at, source) in lane.sources.iter_mut().enumerate() {
+        let members = lane.sources.iter_mut().enumerate().filter(|(_, source)| source.standing == Standing::Member);
+        for (at, source) in members {
             let (broker, consumer, stream) = (self.broker.clone(), self.consumer.clone(), source.source.clone());
             if source.due_at.is_some_and(|due| now >= due) {
                 source.due_at = None;
+                source.claims += 1;
                 lane.claims += 1;
                 let (broker, consumer, stream) = (broker.clone(), consumer.clone(), stream.clone());
                 self.io.push(Box::pin(async move {
@@ -111,6 +115,7 @@ impl Shard {
                 && let Some(from) = source.heirlooms.pop_front()
             {
                 lane.inheriting = true;
+                source.claims += 1;
                 lane.claims += 1;
                 self.io.push(Box::pin(async move {
                     let result = broker.claim_from(&stream, &consumer, &from.consumer, from.min_idle, count).await;
@@ -132,6 +137,7 @@ impl Shard {
             IoDone::Due { lane: lane_at, source, result } => {
                 let lane = &mut self.lanes[lane_at];
                 lane.claims -= 1;
+                lane.sources[source].claims -= 1;
                 let next = match &result {
                     Ok(claimed) if claimed.more => Duration::ZERO,
                     Ok(claimed) => claimed.next_due.unwrap_or(DUE_POLL).min(DUE_POLL),
@@ -149,6 +155,7 @@ impl Shard {
             IoDone::Heirlooms { lane: lane_at, source, from, result } => {
                 let lane = &mut self.lanes[lane_at];
                 lane.claims -= 1;
+                lane.sources[source].claims -= 1;
                 lane.inheriting = false;
                 match result {
                     Ok(claimed) => {
@@ -182,6 +189,7 @@ impl Shard {
             }
             IoDone::Group { lane, source, result: Err(error) } => self.failed(lane, source, error),
             IoDone::Settled(done) => self.settled(done),
+            IoDone::Left => {}
         }
     }
 

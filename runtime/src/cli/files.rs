@@ -1,23 +1,27 @@
 //! What lies in a project, and when that changes: the configuration, the sources of its handlers, components that are not
-//! built here, and events.
+//! built here, and events. For `wasmill dev`, and for `wasmill run --watch`, which looks at what it serves alone.
 //!
 //! The operating system only says that something has changed; what it was, two looks at the files say.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use wasmill::config::Config;
 use wasmill::config::ResolvedHandler;
 
-use crate::cli::Report;
-use crate::cli::test::fixtures::is_event;
+use super::Report;
+use super::test::fixtures::is_event;
 
 /// Folders in which tools keep what they made or fetched. Those with a leading dot are left out as well.
 const LEFT_OUT: [&str; 7] = ["build", "target", "node_modules", "dist", "zig-out", "zig-cache", "__pycache__"];
 /// What a build may write into a project for the first time without that being a change: the WIT, and files that pin versions.
 const WRITTEN_BY_BUILDS: [&str; 4] = ["Cargo.lock", "package-lock.json", "go.sum", "wit"];
+/// What is saved together is taken together.
+pub const QUIET: Duration = Duration::from_millis(100);
+/// The longest that changes are waited for to end.
+pub const MAX_QUIET: Duration = Duration::from_secs(2);
 /// The most files of a project, those left out not counted.
 const MAX_FILES: usize = 20_000;
 
@@ -56,6 +60,19 @@ impl Look {
             look.add_events(&events.join(&handler.name));
         }
         look.add_events(events);
+        Ok(look)
+    }
+
+    /// Looks at what a worker serves: the configuration, the schemas and the components.
+    pub fn served(file: &Path, config: &Config) -> Result<Look, String> {
+        let mut look = Look::default();
+        look.add_file(file, |look| &mut look.settings);
+        if let Some(schemas) = &config.schemas.directory {
+            look.settings.extend(look_below(schemas, &mut look.folders)?);
+        }
+        for handler in config.handlers() {
+            look.add_file(&handler.component, |look| look.handlers.entry(handler.name.clone()).or_default());
+        }
         Ok(look)
     }
 

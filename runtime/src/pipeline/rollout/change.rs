@@ -1,0 +1,104 @@
+//! Changing what is served, between two looks at the records: so a change and a rollout never meet half-way.
+
+use std::sync::Arc;
+
+use super::super::recover::create_group;
+use super::super::roster::{Change, ChangeError, Order, Roster, Wanted};
+use super::super::threads::Threads;
+use super::super::{Command, Deployment};
+use super::{Followed, Rollouts};
+use crate::broker::{Broker, BrokerError};
+use crate::deploy::Version;
+
+impl Rollouts {
+    /// Makes a change that is asked for.
+    pub(super) async fn obey(&mut self, order: Order, broker: &dyn Broker, roster: &Roster, threads: &Threads) {
+        let Order { change, answer } = order;
+        let result = self.change(change, broker, roster, threads).await;
+        // Whoever asked may have gone.
+        let _ = answer.send(result);
+    }
+
+    /// Everything that can fail comes first. Then versions are exchanged and the threads told; nothing waits in between.
+    async fn change(
+        &mut self,
+        change: Change,
+        broker: &dyn Broker,
+        roster: &Roster,
+        threads: &Threads,
+    ) -> Result<(), ChangeError> {
+        let served = roster.now();
+        let versions = change.handlers.iter().map(|wanted| self.version_of(wanted)).collect::<Result<Vec<_>, _>>()?;
+        let is_other = |deployment: &&Arc<Deployment>| {
+            served.member(deployment.name()).is_none_or(|member| !Arc::ptr_eq(&member.deployment, deployment))
+        };
+        let others: Vec<Arc<Deployment>> =
+            change.handlers.iter().map(|wanted| &wanted.deployment).filter(is_other).cloned().collect();
+        for subscription in others.iter().flat_map(|deployment| &deployment.sources) {
+            create_group(broker, &subscription.source).await?;
+        }
+        let is_new = |deployment: &Arc<Deployment>| served.member(deployment.name()).is_none();
+        let paused = if others.iter().any(is_new) { broker.paused().await? } else { Vec::new() };
+
+        for (wanted, version) in change.handlers.iter().zip(versions) {
+            if let Some(version) = version {
+                wanted.deployment.slot.swap(version);
+            }
+        }
+        let removed = change.removed.clone();
+        roster.replace(served.after(change));
+        let now = roster.now();
+        for name in removed {
+            self.handlers.retain(|followed| followed.deployment.name != name);
+            threads.tell_all(&Command::Leave { handler: name });
+        }
+        for member in others.iter().filter_map(|deployment| now.member(deployment.name())) {
+            if is_new(&member.deployment) {
+                member.set_paused(paused.iter().any(|name| name == member.deployment.name()));
+            }
+            match self.handlers.iter_mut().find(|followed| followed.deployment.name == member.deployment.name) {
+                Some(followed) => {
+                    followed.deployment = member.deployment.clone();
+                    if followed.has_begun {
+                        threads.serve(member);
+                    }
+                }
+                None => self.handlers.push(Followed::new(member.deployment.clone())),
+            }
+        }
+        Ok(())
+    }
+
+    /// The version to exchange for the one that serves, if it is another one.
+    fn version_of(&self, wanted: &Wanted) -> Result<Option<Arc<Version>>, ChangeError> {
+        let (Some(version), slot) = (&wanted.version, &wanted.deployment.slot) else { return Ok(None) };
+        let current = slot.current();
+        let next = match slot.is_deployed() {
+            false => version.clone(),
+            // What was deployed stays.
+            true => current.as_granted_to(&version.handler).map_err(|cause| ChangeError::Unfit {
+                handler: wanted.deployment.name().to_owned(),
+                digest: current.digest.clone(),
+                cause,
+            })?,
+        };
+        Ok((!Arc::ptr_eq(&next, &current)).then_some(next))
+    }
+
+    /// Has the threads begin with those that have come and have the version that is to serve.
+    pub(super) fn begin(&mut self, roster: &Roster, threads: &Threads) {
+        for followed in self.handlers.iter_mut().filter(|followed| followed.may_begin && !followed.has_begun) {
+            followed.has_begun = true;
+            if let Some(member) = roster.now().member(followed.deployment.name()) {
+                threads.serve(member);
+            }
+        }
+    }
+
+    /// Who may not see records serves what the configuration names.
+    pub(super) fn note_refusal(&mut self, error: &BrokerError) {
+        if matches!(error, BrokerError::Refused { .. }) {
+            self.handlers.iter_mut().for_each(|followed| followed.may_begin = true);
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! What a worker serves: looked at by everything that works beside the threads, and changed while it works.
+//!
+//! What stands on it is only ever replaced as a whole, so that whoever looks sees one state. Handlers are few words here:
+//! a change costs no thread, no connection and nothing to those that it does not concern.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::{Deployment, Intake, Retention, Stats};
+use crate::broker::BrokerError;
+use crate::deploy::Version;
+use crate::stats::HandlerStats;
+use crate::wasm::LoadError;
+
+/// Changes that may wait for their turn. Whoever asks for more waits to ask.
+const MAX_WAITING: usize = 16;
+
+/// A handler that is served.
+#[derive(Clone)]
+pub struct Member {
+    /// What it is.
+    pub deployment: Arc<Deployment>,
+    /// Its counters.
+    pub stats: Arc<HandlerStats>,
+    /// Which thread gets the larger share of its concurrency.
+    pub(super) turn: usize,
+    /// What the threads were last told.
+    paused: Arc<AtomicBool>,
+}
+
+impl Member {
+    /// Whether the threads begin nothing of it.
+    pub(super) fn is_paused(&self) -> bool {
+        self.paused.load(Ordering::Relaxed)
+    }
+
+    /// Notes what the threads are told, and says it.
+    pub(super) fn set_paused(&self, is_paused: bool) {
+        if self.paused.swap(is_paused, Ordering::Relaxed) == is_paused {
+            return;
+        }
+        let handler = self.deployment.name();
+        match is_paused {
+            true => tracing::warn!(handler, "the handler is paused"),
+            false => tracing::info!(handler, "the handler goes on"),
+        }
+    }
+}
+
+/// What is served at one time.
+#[derive(Clone, Default)]
+pub struct Served {
+    members: BTreeMap<Arc<str>, Member>,
+    /// The counters of all handlers.
+    pub stats: Arc<Stats>,
+    /// The streams that are kept short.
+    pub retention: Arc<[Retention]>,
+    /// The messages that become events.
+    pub intakes: Arc<[Arc<Intake>]>,
+    /// Counts the handlers that ever were on it.
+    turns: usize,
+}
+
+impl Served {
+    /// The handlers, by name.
+    pub fn members(&self) -> impl Iterator<Item = &Member> {
+        self.members.values()
+    }
+
+    /// The same without their counters.
+    pub fn deployments(&self) -> impl Iterator<Item = &Arc<Deployment>> {
+        self.members().map(|member| &member.deployment)
+    }
+
+    /// The handler of that name.
+    pub fn member(&self, name: &str) -> Option<&Member> {
+        self.members.get(name)
+    }
+
+    fn put(&mut self, deployment: Arc<Deployment>) {
+        match self.members.get_mut(&deployment.name) {
+            Some(member) => member.deployment = deployment,
+            None => {
+                let name = deployment.name.clone();
+                let (stats, paused) = (Arc::default(), Arc::default());
+                self.members.insert(name, Member { deployment, stats, turn: self.turns, paused });
+                self.turns += 1;
+            }
+        }
+    }
+
+    /// What is served after a change. Counters go on.
+    pub(super) fn after(&self, change: Change) -> Served {
+        let mut next = self.clone();
+        change.removed.iter().for_each(|name| drop(next.members.remove(name)));
+        change.handlers.into_iter().for_each(|handler| next.put(handler.deployment));
+        let known = |retention: Retention| match self.retention.iter().find(|known| known.key == retention.key) {
+            Some(known) => Retention { trimmed: known.trimmed.clone(), ..retention },
+            None => retention,
+        };
+        next.retention = change.retention.into_iter().map(known).collect();
+        next.intakes = change.intakes.into();
+        let stats = next.members().map(|member| (member.deployment.name().to_owned(), member.stats.clone()));
+        next.stats = Arc::new(stats.collect());
+        next
+    }
+}
+
+/// A handler that is to be served from now on as it says.
+pub struct Wanted {
+    /// What it is. If a handler of this name is served already, it has the same slot, and if it is the same object, only
+    /// the version changes.
+    pub deployment: Arc<Deployment>,
+    /// The version to serve; a deployed one keeps its component, and gets the grants, limits and isolation of this one.
+    /// `None`: the version stays.
+    pub version: Option<Arc<Version>>,
+}
+
+/// What is to be served from now on.
+#[derive(Default)]
+pub struct Change {
+    /// Handlers that are new, or other than before.
+    pub handlers: Vec<Wanted>,
+    /// Handlers that are not served any more.
+    pub removed: Vec<Arc<str>>,
+    /// All streams that are to be kept short.
+    pub retention: Vec<Retention>,
+    /// All intakes. Those that are there already, as the same objects, are not disturbed.
+    pub intakes: Vec<Arc<Intake>>,
+}
+
+/// A change that was not made: everything is as it was.
+#[derive(Debug, thiserror::Error)]
+pub enum ChangeError {
+    /// A deployed version may not do any more what it must.
+    #[error("handlers.{handler}: {digest}, which was deployed and serves, does not fit: {cause}")]
+    Unfit {
+        handler: String,
+        digest: String,
+        #[source]
+        cause: LoadError,
+    },
+    /// A consumer group could not be created.
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
+    /// The worker is shutting down.
+    #[error("the worker is shutting down")]
+    Ended,
+}
+
+/// A change that is asked for.
+pub(super) struct Order {
+    pub(super) change: Change,
+    pub(super) answer: oneshot::Sender<Result<(), ChangeError>>,
+}
+
+/// What a worker serves. Cheap to clone.
+#[derive(Clone)]
+pub struct Roster {
+    served: Arc<watch::Sender<Arc<Served>>>,
+    orders: mpsc::Sender<Order>,
+}
+
+/// The changes that are asked for: with them, [`super::serve`] gets what it serves.
+pub struct Orders {
+    pub(super) roster: Roster,
+    pub(super) queue: mpsc::Receiver<Order>,
+}
+
+impl Roster {
+    /// Serves these from the start.
+    pub fn new(
+        deployments: Vec<Arc<Deployment>>,
+        retention: Vec<Retention>,
+        intakes: Vec<Arc<Intake>>,
+    ) -> (Roster, Orders) {
+        let handlers = deployments.into_iter().map(|deployment| Wanted { deployment, version: None }).collect();
+        let change = Change { handlers, removed: Vec::new(), retention, intakes };
+        let served = Arc::new(watch::Sender::new(Arc::new(Served::default().after(change))));
+        let (orders, queue) = mpsc::channel(MAX_WAITING);
+        let roster = Roster { served, orders };
+        (roster.clone(), Orders { roster, queue })
+    }
+
+    /// What is served now.
+    pub fn now(&self) -> Arc<Served> {
+        self.served.borrow().clone()
+    }
+
+    /// Is told whenever that changes.
+    pub(super) fn changes(&self) -> watch::Receiver<Arc<Served>> {
+        self.served.subscribe()
+    }
+
+    pub(super) fn replace(&self, served: Served) {
+        self.served.send_replace(Arc::new(served));
+    }
+
+    /// Changes what is served, all of it or nothing. Returns when no delivery begins in the old way any more.
+    pub async fn change(&self, change: Change) -> Result<(), ChangeError> {
+        let (answer, done) = oneshot::channel();
+        self.orders.send(Order { change, answer }).await.map_err(|_| ChangeError::Ended)?;
+        done.await.map_err(|_| ChangeError::Ended)?
+    }
+}

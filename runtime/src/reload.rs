@@ -1,0 +1,340 @@
+//! Reading the configuration again while the worker runs.
+//!
+//! It goes as a deployment goes. Everything that can fail (reading, checking, compiling) is done beside the work, on a thread
+//! of its own; then what is served changes in one step ([`crate::pipeline::Roster::change`]). A fault anywhere leaves
+//! everything as it was. What is the same as before is not touched.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, oneshot, watch};
+use utoipa::ToSchema;
+
+use crate::app::{self, BuildError, ComponentFault};
+use crate::broker::Operate;
+use crate::broker::keys::Namespace;
+use crate::config::{Changes, Config, ConfigErrors, ResolvedHandler};
+use crate::deploy::{self, Slot, Version};
+use crate::envelope::Envelopes;
+use crate::ops::Operator;
+use crate::pipeline::{Change, ChangeError, Deployment, Intake, Roster, Wanted, beside};
+use crate::schema::Schemas;
+use crate::telemetry::{self, InvalidLevel};
+use crate::wasm::{CompiledCache, Engine};
+
+/// Those who wait for a reload at the same time. Whoever asks for one besides needs no other.
+const MAX_WAITING: usize = 64;
+
+/// What a reload has done.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+pub struct ReloadReport {
+    /// What is other than before: `handlers.NAME`, `intake.NAME`, `streams.NAME`, `schemas`, `log.level`.
+    pub changed: Vec<String>,
+    /// Handlers and intakes that are new.
+    pub added: Vec<String>,
+    /// Handlers and intakes that are gone.
+    pub removed: Vec<String>,
+    /// How many handlers were not touched.
+    pub unchanged: usize,
+    /// Settings that are other than before, and stay without effect until the worker is started again.
+    pub needs_restart: Vec<String>,
+}
+
+/// Nothing was reloaded: everything is as it was.
+#[derive(Debug, thiserror::Error)]
+pub enum ReloadError {
+    /// The configuration has faults.
+    #[error(transparent)]
+    Config(#[from] ConfigErrors),
+    /// There is nothing in it to do.
+    #[error("neither handlers nor intakes are configured: to stop the worker, send it SIGTERM")]
+    Empty,
+    /// `log.level`.
+    #[error("log.level: {0}")]
+    Level(#[from] InvalidLevel),
+    /// Something that it names cannot be used.
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    /// The pipeline cannot do it.
+    #[error(transparent)]
+    Change(#[from] ChangeError),
+    /// It could not be prepared at all.
+    #[error("{0}")]
+    Unable(String),
+    /// The worker is shutting down.
+    #[error("the worker is shutting down")]
+    Ended,
+}
+
+/// How a reload has ended, for all who waited for it.
+type Outcome = Result<ReloadReport, Arc<ReloadError>>;
+
+/// Asks for reloads. Cheap to clone.
+#[derive(Clone)]
+pub struct Reload(mpsc::Sender<Option<oneshot::Sender<Outcome>>>);
+
+impl Reload {
+    /// Reloads, after the reload that is under way if there is one. Goes on when the future is dropped.
+    pub async fn now(&self) -> Outcome {
+        let ended = || Arc::new(ReloadError::Ended);
+        let (answer, done) = oneshot::channel();
+        self.0.send(Some(answer)).await.map_err(|_| ended())?;
+        done.await.map_err(|_| ended())?
+    }
+
+    /// The same for one who does not wait.
+    pub fn ask(&self) {
+        // If it is full, a reload is to come anyway.
+        let _ = self.0.try_send(None);
+    }
+}
+
+/// Reads a configuration.
+pub type Read = Arc<dyn Fn() -> Result<Config, ConfigErrors> + Send + Sync>;
+
+/// What a reload works with.
+pub struct Parts {
+    /// Reads the configuration, each time anew.
+    pub read: Read,
+    /// Runs the components.
+    pub engine: Engine,
+    /// Keeps compiled ones.
+    pub cache: Option<CompiledCache>,
+    /// Where the streams lie.
+    pub namespace: Namespace,
+    /// What is served.
+    pub roster: Roster,
+    /// The broker of the operators.
+    pub broker: Arc<dyn Operate>,
+}
+
+/// Does the reloads, one at a time.
+pub struct Reloader {
+    parts: Arc<Parts>,
+    running: Arc<Running>,
+    operator: watch::Sender<Operator>,
+    asked: mpsc::Receiver<Option<oneshot::Sender<Outcome>>>,
+}
+
+/// What runs.
+struct Running {
+    config: Config,
+    schemas: Arc<Schemas>,
+    handlers: BTreeMap<String, Known>,
+}
+
+/// A handler that runs.
+#[derive(Clone)]
+struct Known {
+    deployment: Arc<Deployment>,
+    /// What it is by the configuration. What serves may have been deployed.
+    configured: Arc<Version>,
+}
+
+/// What is to run.
+struct Plan {
+    change: Change,
+    next: Running,
+    report: ReloadReport,
+    sets_level: bool,
+}
+
+impl Reloader {
+    /// Begins with what `config` says and is on the roster; nothing was deployed yet. Also gives what asks for reloads, and
+    /// the operator by the configuration that holds.
+    pub fn new(parts: Parts, config: Config, schemas: Arc<Schemas>) -> (Reloader, Reload, watch::Receiver<Operator>) {
+        let handlers = parts.roster.now();
+        let handlers = handlers.deployments().map(|deployment| {
+            let known = Known { deployment: deployment.clone(), configured: deployment.slot.current() };
+            (deployment.name().to_owned(), known)
+        });
+        let (operator, operators) = watch::channel(Operator::new(parts.broker.clone(), &config, schemas.clone()));
+        let running = Arc::new(Running { handlers: handlers.collect(), config, schemas });
+        let (asks, asked) = mpsc::channel(MAX_WAITING);
+        (Reloader { parts: Arc::new(parts), running, operator, asked }, Reload(asks), operators)
+    }
+
+    /// Reloads whenever that is asked for, until the future is dropped. What is being compiled then is given up.
+    pub async fn run(mut self) {
+        while let Some(first) = self.asked.recv().await {
+            // All who have asked by now get the same answer.
+            let mut waiting = vec![first];
+            while let Ok(other) = self.asked.try_recv() {
+                waiting.push(other);
+            }
+            let outcome = self.reload().await.map_err(Arc::new);
+            tell(&outcome);
+            for answer in waiting.into_iter().flatten() {
+                // Whoever asked may have gone.
+                let _ = answer.send(outcome.clone());
+            }
+        }
+        std::future::pending().await
+    }
+
+    async fn reload(&mut self) -> Result<ReloadReport, ReloadError> {
+        let (parts, running) = (self.parts.clone(), self.running.clone());
+        let plan = beside(&self.parts.engine, move || parts.plan(&running)).await.map_err(ReloadError::Unable)??;
+        self.parts.roster.change(plan.change).await?;
+        let Running { config, schemas, .. } = &plan.next;
+        if plan.sets_level {
+            telemetry::set_level(&config.log)?;
+        }
+        self.operator.send_replace(Operator::new(self.parts.broker.clone(), config, schemas.clone()));
+        self.running = Arc::new(plan.next);
+        Ok(plan.report)
+    }
+}
+
+impl Parts {
+    /// Reads, checks and compiles. Blocks the thread.
+    fn plan(&self, running: &Running) -> Result<Plan, ReloadError> {
+        let wanted = (self.read)()?;
+        if wanted.handlers.is_empty() && wanted.intake.is_empty() {
+            return Err(ReloadError::Empty);
+        }
+        telemetry::check_level(&wanted.log)?;
+        let changes = Changes::between(&running.config, &wanted);
+        let config = running.config.taking_over(wanted);
+        let schemas = app::schemas(&config).map_err(BuildError::from)?;
+        let has_new_schemas = schemas != running.schemas;
+        let schemas = if has_new_schemas { schemas } else { running.schemas.clone() };
+        let mut report = report(&changes, running, &config);
+        if has_new_schemas {
+            report.changed.push("schemas".to_owned());
+        }
+        let mut change = Change {
+            removed: changes.removed.iter().map(|name| name.as_str().into()).collect(),
+            retention: app::retention(&config, &self.namespace),
+            intakes: self.intakes(&changes, &config),
+            ..Change::default()
+        };
+        let (envelopes, mut handlers, mut faults) = (app::envelopes(&config), BTreeMap::new(), Vec::new());
+        for resolved in config.handlers() {
+            let known = running.handlers.get(&resolved.name);
+            let configured = match self.configured(&resolved, known, &envelopes, &schemas) {
+                Ok(configured) => configured,
+                Err(BuildError::Components(fault)) => {
+                    faults.extend(fault);
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
+            let deployment = self.deployment(&config, &resolved, known, &changes, &configured);
+            let version = known.is_none_or(|known| !Arc::ptr_eq(&known.configured, &configured));
+            let is_same = known.is_some_and(|known| Arc::ptr_eq(&known.deployment, &deployment)) && !version;
+            if is_same {
+                report.unchanged += 1;
+            } else {
+                if known.is_some() {
+                    report.changed.push(format!("handlers.{}", resolved.name));
+                }
+                let version = version.then(|| configured.clone());
+                change.handlers.push(Wanted { deployment: deployment.clone(), version });
+            }
+            handlers.insert(resolved.name, Known { deployment, configured });
+        }
+        if !faults.is_empty() {
+            return Err(BuildError::Components(faults).into());
+        }
+        report.changed.sort();
+        Ok(Plan { change, next: Running { config, schemas, handlers }, report, sets_level: changes.log_level })
+    }
+
+    /// The version that the configuration names; the one that is known, if that is the same.
+    fn configured(
+        &self,
+        resolved: &ResolvedHandler,
+        known: Option<&Known>,
+        envelopes: &Envelopes,
+        schemas: &Arc<Schemas>,
+    ) -> Result<Arc<Version>, BuildError> {
+        let policy = app::policy(resolved, &self.namespace, envelopes, schemas.clone())?;
+        let isolation = app::isolation(resolved.isolation);
+        let (cache, component) = (self.cache.as_ref(), &resolved.component);
+        let version = match known {
+            Some(known) => deploy::prepare_again(&known.configured, cache, component, policy, isolation),
+            None => deploy::prepare(&self.engine, cache, component, policy, isolation).map(Arc::new),
+        };
+        version.map_err(|cause| {
+            let (handler, path) = (resolved.name.clone(), component.clone());
+            BuildError::Components(vec![ComponentFault { handler, path, cause }])
+        })
+    }
+
+    /// The handler as it is to be served; the same object as before, if at most its version changes.
+    fn deployment(
+        &self,
+        config: &Config,
+        resolved: &ResolvedHandler,
+        known: Option<&Known>,
+        changes: &Changes,
+        configured: &Arc<Version>,
+    ) -> Arc<Deployment> {
+        let slot = match known {
+            Some(known) if !changes.lanes.contains(&resolved.name) => return known.deployment.clone(),
+            Some(known) => known.deployment.slot.clone(),
+            None => Arc::new(Slot::new(configured.clone())),
+        };
+        Arc::new(app::deployment(config, resolved, &self.namespace, slot))
+    }
+
+    /// All intakes; those that have not changed are the same objects as before, and counters go on.
+    fn intakes(&self, changes: &Changes, config: &Config) -> Vec<Arc<Intake>> {
+        let served = self.roster.now();
+        let again = |intake: Intake| match served.intakes.iter().find(|known| known.name == intake.name) {
+            Some(known) if !changes.intakes.contains(&intake.name) => known.clone(),
+            Some(known) => Arc::new(Intake { stats: known.stats.clone(), ..intake }),
+            None => Arc::new(intake),
+        };
+        app::intakes(config, &self.namespace).into_iter().map(again).collect()
+    }
+}
+
+/// What can be said of the settings alone.
+fn report(changes: &Changes, running: &Running, config: &Config) -> ReloadReport {
+    let Changes { added, removed, intakes, streams, log_level, needs_restart, .. } = changes;
+    let mut report = ReloadReport {
+        added: added.iter().map(|name| format!("handlers.{name}")).collect(),
+        removed: removed.iter().map(|name| format!("handlers.{name}")).collect(),
+        changed: streams.iter().map(|name| format!("streams.{name}")).collect(),
+        needs_restart: needs_restart.iter().cloned().collect(),
+        unchanged: 0,
+    };
+    for name in intakes {
+        let list = match (running.config.intake.contains_key(name), config.intake.contains_key(name)) {
+            (false, _) => &mut report.added,
+            (true, false) => &mut report.removed,
+            (true, true) => &mut report.changed,
+        };
+        list.push(format!("intake.{name}"));
+    }
+    report.changed.extend(log_level.then(|| "log.level".to_owned()));
+    report
+}
+
+/// Says in the log how it ended.
+fn tell(outcome: &Outcome) {
+    match outcome {
+        Ok(report) => {
+            let [added, changed, removed] =
+                [&report.added, &report.changed, &report.removed].map(|names| names.join(","));
+            tracing::info!(
+                added,
+                changed,
+                removed,
+                unchanged = report.unchanged,
+                "the configuration has been reloaded"
+            );
+            if !report.needs_restart.is_empty() {
+                let settings = report.needs_restart.join(",");
+                tracing::warn!(settings, "these settings have changed, and need a restart to take effect");
+            }
+        }
+        Err(error) => {
+            let why = error.to_string().replace('\n', "; ");
+            tracing::error!(alarm = "reload_failed", "nothing is reloaded, everything stays as it was: {why}");
+        }
+    }
+}
