@@ -145,15 +145,15 @@ pub struct Dedup {
 }
 
 impl Dedup {
-    /// The mark of an event for the consumer group of a handler.
-    pub fn mark(&self, group: &str, event: &Event) -> Mark {
+    /// The mark of an event for the consumer group of a handler; `marks` is what those of the group begin with.
+    pub fn mark(&self, marks: &str, event: &Event) -> Mark {
         let hash = match self.by {
             DedupBy::Id => event.identity_hash(),
             DedupBy::Content => event.content_hash(),
         };
         let mut half = [0; 16];
         half.copy_from_slice(&hash.0[..16]);
-        Mark { key: keys::seen(group, half), ttl: self.ttl, overrides: false }
+        Mark { key: keys::mark(marks, half), ttl: self.ttl, overrides: false }
     }
 }
 
@@ -168,12 +168,14 @@ pub struct Publication {
     pub envelope: Option<Arc<Envelope>>,
     /// When it enters the stream.
     pub when: Due,
+    /// The Redis key of the set that it waits in until then; `None` for that of the tenant `default`.
+    pub waits_in: Option<Arc<str>>,
 }
 
 impl Publication {
     /// An event that is to be written as soon as possible, as a CloudEvent.
     pub fn now(key: Arc<str>, event: Event) -> Publication {
-        Publication { key, event, when: Due::Now, envelope: None }
+        Publication { key, event, when: Due::Now, envelope: None, waits_in: None }
     }
 
     /// The same in another form.

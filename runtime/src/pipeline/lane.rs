@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::{Deployment, Heirloom, Subscription};
+use super::{Deployment, Heirloom};
 use crate::broker::{Entry, EntryId, Source};
 use crate::deploy::InUse;
 use crate::stats::HandlerStats;
@@ -34,8 +34,6 @@ pub(super) enum ReadState {
 /// One stream of a lane.
 pub(super) struct LaneSource {
     pub(super) source: Arc<Source>,
-    /// Entries are redriven dead letters: their original stands inside.
-    pub(super) is_inbox: bool,
     pub(super) state: ReadState,
     /// When parked entries may be due. `None` if none is known of.
     pub(super) due_at: Option<Instant>,
@@ -108,10 +106,9 @@ pub(super) struct Lane {
 
 impl LaneSource {
     /// `has_left`: entries of an earlier time may be pending under this consumer.
-    fn new(subscription: &Subscription, now: Instant, has_left: bool) -> LaneSource {
+    fn new(source: &Arc<Source>, now: Instant, has_left: bool) -> LaneSource {
         LaneSource {
-            source: subscription.source.clone(),
-            is_inbox: subscription.is_inbox,
+            source: source.clone(),
             state: ReadState::Ready,
             due_at: Some(now),
             lost: has_left,
@@ -196,19 +193,19 @@ impl Lane {
             stats.blocked.fetch_add(1, Ordering::Relaxed);
         }
         let now = Instant::now();
-        let is_named = |source: &LaneSource| deployment.sources.iter().any(|named| named.source == source.source);
+        let is_named = |source: &LaneSource| deployment.sources.iter().any(|named| *named == source.source);
         self.sources.iter_mut().filter(|source| !is_named(source)).for_each(LaneSource::leave);
-        for subscription in &deployment.sources {
-            let known = self.sources.iter_mut().find(|source| source.source == subscription.source);
+        for named in &deployment.sources {
+            let known = self.sources.iter_mut().find(|source| source.source == *named);
             match known {
                 Some(known) if known.standing == Standing::Member => {}
                 Some(known) if known.standing == Standing::Leaving => {
                     known.standing = Standing::Member;
                     known.due_at = Some(now);
                 }
-                Some(gone) => *gone = LaneSource::new(subscription, now, has_left(&subscription.source)),
+                Some(gone) => *gone = LaneSource::new(named, now, has_left(named)),
                 None => {
-                    let source = LaneSource::new(subscription, now, has_left(&subscription.source));
+                    let source = LaneSource::new(named, now, has_left(named));
                     // Requests and tickets name sources by their places: only those of the gone may be taken.
                     match self.sources.iter_mut().find(|source| source.standing == Standing::Gone) {
                         Some(gone) => *gone = source,

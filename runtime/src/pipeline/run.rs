@@ -7,7 +7,7 @@ use super::batch::{Counted, Ticket};
 use super::lane::{Lane, Ready};
 use super::observe::{How, Run, Seen};
 use super::{Deployment, Worker};
-use crate::broker::{EntryId, Fields, dead_letter};
+use crate::broker::{EntryId, Fields, Source, dead_letter};
 use crate::clock::now_ms;
 use crate::deploy::Version;
 use crate::envelope::Envelopes;
@@ -54,8 +54,7 @@ pub(super) struct Finished {
 /// Decodes and routes an entry.
 pub(super) fn prepare(worker: &Worker, lane: &mut Lane, ready: Ready) -> Prepared {
     let Ready { source: source_at, entry, suspect, duplicate } = ready;
-    let source = &lane.sources[source_at];
-    let (is_inbox, stream) = (source.is_inbox, source.source.clone());
+    let stream = lane.sources[source_at].source.clone();
     let ticket = Ticket { source_at, source: stream.clone(), entry: entry.id, suspect, counted: Counted::Handled };
     let bytes = entry.fields.iter().map(|(name, value)| name.len() + value.len()).sum();
     lane.saw_bytes(bytes);
@@ -75,8 +74,7 @@ pub(super) fn prepare(worker: &Worker, lane: &mut Lane, ready: Ready) -> Prepare
         let digest = version.digest.as_str();
         Evidence { digest, attempts, class, traceparent }
     };
-    let (origin, event) = match decode(&deployment.reading.envelopes, is_inbox, &stream.stream, entry.id, entry.fields)
-    {
+    let (origin, event) = match decode(&deployment.reading.envelopes, &stream, entry.id, entry.fields) {
         (origin, Ok(event)) => (origin, event),
         (origin, Err(message)) => {
             let evidence = evidence(FaultClass::Malformed, attempt, None);
@@ -103,7 +101,7 @@ pub(super) fn prepare(worker: &Worker, lane: &mut Lane, ready: Ready) -> Prepare
     }
     // A replay is wanted, and no reason to swallow an event that comes later.
     let dedup = deployment.dedup.filter(|_| origin.replay.is_none());
-    let mark = dedup.map(|dedup| Mark { overrides: is_inbox, ..dedup.mark(&stream.group, &event) });
+    let mark = dedup.map(|dedup| Mark { overrides: stream.is_inbox, ..dedup.mark(&deployment.marks, &event) });
     let event = Arc::new(GuestEvent::from(event));
     let tenant = deployment.tenant.clone();
     Prepared::Delivery(Box::new(Delivery { deployment, version, ticket, event, origin, attempt, tenant, mark }))
@@ -112,13 +110,12 @@ pub(super) fn prepare(worker: &Worker, lane: &mut Lane, ready: Ready) -> Prepare
 /// Where the entry comes from, and the event in it.
 pub(super) fn decode(
     envelopes: &Envelopes,
-    is_inbox: bool,
-    stream: &str,
+    source: &Source,
     id: EntryId,
     fields: Fields,
 ) -> (Origin, Result<Event, String>) {
-    let here = || Origin { stream: stream.to_owned(), entry: id, replay: None };
-    let (origin, fields) = if is_inbox {
+    let here = || Origin { stream: source.stream.clone(), entry: id, replay: None };
+    let (origin, fields) = if source.is_inbox {
         match dead_letter::parse_inbox(fields) {
             Some(inbox) => {
                 let replay = inbox.replay.map(Arc::from);

@@ -60,11 +60,11 @@ impl Shard {
         for (at, source) in lane.sources.iter_mut().enumerate().filter(|(_, source)| source.may_read(now)) {
             source.state = ReadState::Busy;
             let (broker, consumer, stream) = (self.broker.clone(), self.consumer.clone(), source.source.clone());
-            let (deployment, is_inbox) = (lane.deployment.clone(), source.is_inbox);
+            let deployment = lane.deployment.clone();
             self.io.push(Box::pin(async move {
                 let result = broker.read(&stream, &consumer, count).await;
                 let known = match &result {
-                    Ok(entries) => dedup::known(&*broker, &deployment, &stream, is_inbox, entries).await,
+                    Ok(entries) => dedup::known(&*broker, &deployment, &stream, entries).await,
                     Err(_) => Vec::new(),
                 };
                 IoDone::Read { lane: lane_at, source: at, known, result }
