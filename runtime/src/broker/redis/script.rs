@@ -25,6 +25,7 @@ pub(super) enum Script {
     TakeIn,
     DueDelayed,
     MoveDelayed,
+    /// The last one: there is room for as many.
     ChangeRecord,
 }
 
@@ -65,7 +66,8 @@ impl Script {
     }
 
     fn loaded(self) -> &'static Loaded {
-        static LOADED: [OnceLock<Loaded>; 15] = [const { OnceLock::new() }; 15];
+        const SCRIPTS: usize = Script::ChangeRecord as usize + 1;
+        static LOADED: [OnceLock<Loaded>; SCRIPTS] = [const { OnceLock::new() }; SCRIPTS];
         LOADED[self as usize].get_or_init(|| {
             let source = self.source();
             let text = match source.split_once('\n') {
