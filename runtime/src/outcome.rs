@@ -343,7 +343,7 @@ mod tests {
             data: data.into(),
             ..Event::default()
         };
-        let mark = |by, event| Dedup { by, ttl: Duration::from_secs(1) }.mark("g", &event).key;
+        let mark = |by, event| Dedup { by, ttl: Duration::from_secs(1) }.mark("seen:g:", &event).key;
         let first = event("1", "ab", "x");
         assert_eq!(mark(DedupBy::Id, first.clone()), mark(DedupBy::Id, event("1", "ab", "y")));
         assert_ne!(mark(DedupBy::Id, first.clone()), mark(DedupBy::Id, event("2", "ab", "x")));
@@ -351,7 +351,7 @@ mod tests {
         assert_eq!(mark(DedupBy::Content, first.clone()), mark(DedupBy::Content, event("2", "c", "x")));
         assert_ne!(mark(DedupBy::Content, first.clone()), mark(DedupBy::Content, event("1", "ab", "y")));
         let key = mark(DedupBy::Id, first);
-        assert!(key.starts_with("wasmill:seen:g:") && key.len() == "wasmill:seen:g:".len() + 32, "{key}");
+        assert!(key.starts_with("seen:g:") && key.len() == "seen:g:".len() + 32, "{key}");
     }
 
     proptest! {
