@@ -166,6 +166,7 @@ pub fn router(admin: Admin) -> Router {
         .layer(RequestBodyLimitLayer::new(MAX_COMPONENT_BYTES as usize));
     let versions = Router::new()
         .route("/v1/handlers/{handler}/rollback", post(versions::rollback))
+        .route("/v1/components/{digest}", get(versions::component))
         .route("/v1/gc", post(versions::gc));
     let usual = stream.merge(handler).merge(fleet).merge(versions).layer(RequestBodyLimitLayer::new(MAX_BODY));
     let guarded = usual.merge(version).layer(middleware::from_fn_with_state(admin.clone(), guard::check_token));

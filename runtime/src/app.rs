@@ -12,7 +12,7 @@ use crate::clock::now_ms;
 use crate::config::{
     CompileConfig, Config, IntakeConfig, Isolation as ConfiguredIsolation, ResolvedHandler, SecretError,
 };
-use crate::deploy::{self, Slot, Version};
+use crate::deploy::{self, Pinned, Slot, Version};
 use crate::envelope::Envelopes;
 use crate::pipeline::{Deployment, Intake, MAX_INSTANCES, Orders, Reading, Retention, Roster, Worker, new_worker_id};
 use crate::schema::Schemas;
@@ -182,7 +182,7 @@ pub fn deployments(
         match deploy::prepare(engine, cache, &resolved.component, policy, isolation(resolved.isolation)) {
             Ok(version) => {
                 let slot = Arc::new(Slot::new(version));
-                deployments.push(Arc::new(deployment(config, &resolved, namespace, slot)));
+                deployments.push(Arc::new(deployment(config, &resolved, namespace, (slot, Arc::default()))));
             }
             Err(cause) => {
                 faults.push(ComponentFault { handler: resolved.name, path: resolved.component, cause });
@@ -207,8 +207,13 @@ pub fn version(
     })
 }
 
-/// A handler of the default tenant, with the place of its versions.
-pub fn deployment(config: &Config, resolved: &ResolvedHandler, namespace: &Namespace, slot: Arc<Slot>) -> Deployment {
+/// A handler of the default tenant, with the places of its versions.
+pub fn deployment(
+    config: &Config,
+    resolved: &ResolvedHandler,
+    namespace: &Namespace,
+    (slot, pinned): (Arc<Slot>, Arc<Pinned>),
+) -> Deployment {
     let reading = Reading { envelopes: envelopes(config), check_schemas: config.schemas.on_read };
     let streams = resolved.streams.iter().map(|stream| Arc::new(namespace.source(stream, &resolved.group)));
     let inbox = Arc::new(namespace.inbox_source(&resolved.name, &resolved.group));
@@ -217,6 +222,7 @@ pub fn deployment(config: &Config, resolved: &ResolvedHandler, namespace: &Names
         name: resolved.name.as_str().into(),
         namespace: namespace.clone(),
         slot,
+        pinned,
         types: resolved.types.clone(),
         sources: streams.chain([inbox]).collect(),
         retry: resolved.retry,

@@ -475,9 +475,16 @@ pub trait Inspect: Send + Sync {
     /// Up to `count` entries from `from` on, oldest first. [`Entry::attempt`] is 0: they are not handed out.
     async fn range(&self, key: &str, from: EntryId, to: EntryId, count: usize) -> Result<Vec<Entry>, BrokerError>;
 
-    /// Moves the dead letter back to the inbox of its handler, in one step; `false` if it is no longer there. Fails with
+    /// Moves the dead letter back to the inbox of its handler, in one step; `false` if it is no longer there. `version` is
+    /// the digest of the one that is to run it, if not the one that serves by then. Fails with
     /// [`BrokerError::NotRedrivable`] for what is no dead letter, or holds no original.
-    async fn redrive(&self, dead_key: &str, entry: EntryId, inbox_key: &str) -> Result<bool, BrokerError>;
+    async fn redrive(
+        &self,
+        dead_key: &str,
+        entry: EntryId,
+        inbox_key: &str,
+        version: Option<&str>,
+    ) -> Result<bool, BrokerError>;
 
     /// Pauses a handler on all workers, or lets it go on; `true` if that is a change. Lasts until it is changed again.
     async fn set_paused(&self, handler: &str, paused: bool) -> Result<bool, BrokerError>;

@@ -34,6 +34,7 @@ mod report;
 mod run;
 mod schema;
 mod send;
+mod shadow;
 mod sources;
 mod stats;
 mod streams;
@@ -130,6 +131,8 @@ enum Verb {
     Deploy(deploy::Args),
     /// Go back to a version of a handler that was deployed before
     Rollback(deploy::RollbackArgs),
+    /// Compare a version that is not deployed with the one that serves, on live or past events
+    Shadow(shadow::Args),
     /// List the versions of a handler, and what each worker serves
     Versions(versions::Args),
     /// Delete components that nobody needs any more
@@ -287,6 +290,7 @@ pub fn dispatch(arguments: Arguments) -> Result<ExitCode, Report> {
         Verb::Resume(args) => pause::run(&context, &args, false),
         Verb::Deploy(args) => deploy::run(&context, &args),
         Verb::Rollback(args) => deploy::rollback(&context, &args),
+        Verb::Shadow(args) => shadow::run(&context, &args),
         Verb::Versions(args) => versions::run(&context, &args),
         Verb::Gc(args) => versions::gc(&context, &args),
         Verb::Stats(args) => stats::run(&context, &args),

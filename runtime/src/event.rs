@@ -28,6 +28,8 @@ pub const MAX_ATTRIBUTES: usize = 64;
 
 /// The attribute that names the event which led to this one.
 pub const CAUSATION_ID: &str = "causationid";
+/// The attribute that names the version of the handler which made this one: `sha256:` and 64 hexadecimal digits.
+pub const HANDLER_DIGEST: &str = "handlerdigest";
 /// The attribute that all events of one story share.
 pub const CORRELATION_ID: &str = "correlationid";
 /// The W3C trace context attribute.

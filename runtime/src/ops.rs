@@ -8,6 +8,7 @@ mod doctor;
 mod fleet;
 mod history;
 mod pending;
+mod pins;
 mod position;
 mod publish;
 mod replay;
@@ -29,7 +30,8 @@ pub use replay::{MAX_REPLAY_BACKLOG, MAX_REPLAY_PAGE, ReplayReport, ReplayReques
 pub use schemas::{SchemaDocument, SchemaQuery, SchemaReport, SchemaVersion};
 pub use streams::{GroupReport, StreamReport};
 pub use versions::{
-    DeployQuery, GcReport, RollbackRequest, VersionReport, VersionState, VersionsReport, WorkerVersion,
+    CanaryReport, DeployQuery, GcReport, PREPARE_TIME, RollbackRequest, VersionReport, VersionState, VersionsReport,
+    WorkerVersion,
 };
 
 use crate::app;
@@ -51,6 +53,9 @@ pub enum OpsError {
     /// There is no such dead letter.
     #[error("there is no dead letter {id} of {handler}")]
     UnknownDeadLetter { handler: String, id: String },
+    /// No component of that digest is kept.
+    #[error("the component of sha256:{digest} is not kept: deploy it again")]
+    UnknownComponent { digest: String },
     /// There is no schema of that type, or in that version.
     #[error("{0}")]
     UnknownSchema(String),
@@ -82,7 +87,7 @@ impl OpsError {
             OpsError::UnknownStream { .. } | OpsError::UnknownHandler { .. } | OpsError::UnknownDeadLetter { .. } => {
                 404
             }
-            OpsError::UnknownSchema(_) => 404,
+            OpsError::UnknownSchema(_) | OpsError::UnknownComponent { .. } => 404,
             OpsError::Invalid(_) => 400,
             OpsError::Schema { .. } => 422,
             OpsError::TooLarge(_) => 413,
@@ -100,6 +105,7 @@ impl OpsError {
             OpsError::UnknownHandler { .. } => "unknown-handler",
             OpsError::UnknownDeadLetter { .. } => "unknown-dead-letter",
             OpsError::UnknownSchema(_) => "unknown-schema",
+            OpsError::UnknownComponent { .. } => "unknown-component",
             OpsError::Invalid(_) => "invalid",
             OpsError::Schema { .. } => "schema",
             OpsError::TooLarge(_) => "too-large",

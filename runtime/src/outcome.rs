@@ -54,6 +54,8 @@ pub enum FaultClass {
     StackOverflow,
     /// The worker that ran the event died, at every attempt.
     WorkerLost,
+    /// The version that was to run the event is not held any more.
+    VersionGone,
 }
 
 impl FaultClass {
@@ -70,6 +72,7 @@ impl FaultClass {
             FaultClass::OutOfMemory => "out_of_memory",
             FaultClass::StackOverflow => "stack_overflow",
             FaultClass::WorkerLost => "worker_lost",
+            FaultClass::VersionGone => "version_gone",
         }
     }
 }

@@ -38,7 +38,7 @@ use crate::broker::memory::MemoryBroker;
 use crate::broker::pubsub::PubSub;
 use crate::broker::redis::{RedisBroker, RedisSettings};
 use crate::broker::{Broker, BrokerError, Source, keys};
-use crate::deploy::Slot;
+use crate::deploy::{Pinned, Slot};
 use crate::envelope::Envelopes;
 use crate::fleet::{HandlerReport, WorkerReport};
 use crate::outcome::{Dedup, RetryPolicy};
@@ -101,6 +101,8 @@ pub struct Deployment {
     pub namespace: Namespace,
     /// Code, grants and limits, in the version that serves. It goes on when other settings of the handler change.
     pub slot: Arc<Slot>,
+    /// Versions for dead letters that are to run on another one. They go on as well.
+    pub pinned: Arc<Pinned>,
     /// The event types that it wants.
     pub types: Types,
     /// What it reads: streams, and its inbox.
@@ -208,7 +210,7 @@ pub async fn serve(
         ready = recover::set_up(&worker, &backend, &roster, readiness) => ready?,
         () = &mut shutdown => return Ok(()),
     };
-    let mut rollouts = Rollouts::new(operate.clone(), &worker, roster.now().deployments());
+    let mut rollouts = Rollouts::new(operate.clone(), &worker, roster.now().members());
     tokio::select! {
         () = rollouts.catch_up() => {}
         () = &mut shutdown => return Ok(()),
@@ -258,7 +260,8 @@ pub async fn serve(
 fn report(worker: &Worker, served: &Served) -> WorkerReport {
     let handlers = served.members().map(|member| {
         let deployment = &member.deployment;
-        (deployment.name().to_owned(), HandlerReport::new(&deployment.slot.current().digest, &member.stats))
+        let report = HandlerReport::new(&deployment.slot.current().digest, &member.stats);
+        (deployment.name().to_owned(), HandlerReport { pinned: deployment.pinned.states(), ..report })
     });
     WorkerReport {
         worker: worker.id.to_string(),

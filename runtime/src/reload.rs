@@ -272,12 +272,12 @@ impl Parts {
         changes: &Changes,
         configured: &Arc<Version>,
     ) -> Arc<Deployment> {
-        let slot = match known {
-            Some(known) if !changes.lanes.contains(&resolved.name) => return known.deployment.clone(),
-            Some(known) => known.deployment.slot.clone(),
-            None => Arc::new(Slot::new(configured.clone())),
+        let places = match known.map(|known| &known.deployment) {
+            Some(known) if !changes.lanes.contains(&resolved.name) => return known.clone(),
+            Some(known) => (known.slot.clone(), known.pinned.clone()),
+            None => (Arc::new(Slot::new(configured.clone())), Arc::default()),
         };
-        Arc::new(app::deployment(config, resolved, &self.namespace, slot))
+        Arc::new(app::deployment(config, resolved, &self.namespace, places))
     }
 
     /// All intakes; those that have not changed are the same objects as before, and counters go on.

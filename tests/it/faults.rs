@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use redis::Connection;
 use serde_json::Value;
+use wasmill::wasm::Digest;
 use wasmill_tests::redis_server::{RedisServer, free_port};
 use wasmill_tests::worker::{Signal, Worker};
 use wasmill_tests::{eventually, guests};
@@ -218,6 +219,7 @@ fn a_worker_and_invoke_derive_the_same_follow_ups() {
     let out = mill.wait_for("faults.out", 3);
     let event = mill.place.write("e.json", br#"{"specversion":"1.0","id":"cause","source":"/t","type":"batch"}"#);
     let component = guests::component("faults");
+    let digest = Digest::of(&std::fs::read(&component).unwrap()).to_string();
     let (component, event) = (component.to_str().unwrap(), event.to_str().unwrap());
     let output = mill.run(&["invoke", component, "--event", event, "--handler", "faults", "--output", "json"]);
     let json: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", said(&output)));
@@ -228,6 +230,7 @@ fn a_worker_and_invoke_derive_the_same_follow_ups() {
             assert_eq!(event[name], text(entry, field), "{json}");
         }
         assert_eq!((text(entry, "ce_causationid"), text(entry, "ce_correlationid")), ("cause", "cause"));
+        assert_eq!((text(entry, "ce_handlerdigest"), &event["handlerdigest"]), (&*digest, &Value::from(&*digest)));
     }
     mill.wait_settled();
 }
@@ -323,12 +326,14 @@ fn what_a_guest_says_is_logged_with_its_delivery() {
     };
     let line = eventually("the line", DEADLINE, || find("hello from the guest"));
     let all = line.to_string();
+    let digest = Digest::of(&std::fs::read(guests::component("faults")).unwrap()).to_string();
     for (name, value) in [
         ("tenant", "default"),
         ("handler", "faults"),
         ("stream", "faults.in"),
         ("entry", &entry),
         ("event", "event-1"),
+        ("digest", &digest),
         ("outcome", "ack"),
     ] {
         assert!(all.contains(&format!("\"{name}\":\"{value}\"")), "{name} is missing in {line:#}");

@@ -56,6 +56,8 @@ pub struct Mill {
     address: String,
     dir: tempfile::TempDir,
     token: Option<String>,
+    /// What the configuration begins with.
+    head: String,
 }
 
 /// An answer of the HTTP API.
@@ -87,11 +89,20 @@ impl Mill {
         Mill::start_with(way, &faults_section(settings), None)
     }
 
+    /// The same with further arguments of the worker.
+    pub fn start_as(way: Way, arguments: &[&str], settings: &str) -> Mill {
+        Mill::launch(way, arguments, &faults_section(settings), None)
+    }
+
     /// The same with all sections of handlers as they are given, and a token for the HTTP API.
     ///
     /// # Panics
     /// When the worker does not become ready.
     pub fn start_with(way: Way, sections: &str, token: Option<&str>) -> Mill {
+        Mill::launch(way, &[], sections, token)
+    }
+
+    fn launch(way: Way, arguments: &[&str], sections: &str, token: Option<&str>) -> Mill {
         let server = (way != Way::Embedded).then(RedisServer::start);
         let dir = tempfile::tempdir().expect("a temporary directory");
         let url = server.as_ref().map_or_else(|| "redis://127.0.0.1:1/".to_owned(), RedisServer::url);
@@ -103,14 +114,15 @@ impl Mill {
             }
             None => String::new(),
         };
-        let config = format!(
+        let head = format!(
             "[redis]\nurl = \"{url}\"\n[admin]\nlisten = \"127.0.0.1:0\"\n{token_file}\
-             [worker]\nthreads = 2\nheartbeat = \"100ms\"\nheartbeat_ttl = \"2s\"\n{sections}"
+             [worker]\nthreads = 2\nheartbeat = \"100ms\"\nheartbeat_ttl = \"2s\"\n"
         );
+        let config = format!("{head}{sections}");
         let path = dir.path().join("wasmill.toml");
         std::fs::write(&path, &config).expect("the configuration can be written");
         let worker = Worker::spawn_with(&config, |command| {
-            command.current_dir(dir.path());
+            command.current_dir(dir.path()).args(arguments);
             if way == Way::Embedded {
                 command.arg("--embedded");
             }
@@ -120,7 +132,7 @@ impl Mill {
             let address = text.lines().find_map(|line| line.split("address=").nth(1))?.trim().to_owned();
             text.contains("ready").then_some(address)
         });
-        Mill { way, worker, server, address, dir, token: token.map(str::to_owned) }
+        Mill { way, worker, server, address, dir, token: token.map(str::to_owned), head }
     }
 
     /// The directory that the worker and the command line have in common; the configuration is in it.
@@ -134,6 +146,16 @@ impl Mill {
         Worker::spawn_with(&config, |command| {
             command.current_dir(self.dir.path());
         })
+    }
+
+    /// Writes other sections of handlers into the configuration, for the worker and the command line. It is not told.
+    ///
+    /// # Panics
+    /// When they cannot be written.
+    pub fn reconfigure(&self, sections: &str) {
+        let config = format!("{}{sections}", self.head);
+        self.worker.reconfigure(&config);
+        std::fs::write(self.dir.path().join("wasmill.toml"), config).expect("the configuration can be written");
     }
 
     /// The URL of the worker's HTTP API.

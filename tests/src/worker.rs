@@ -65,6 +65,16 @@ impl Worker {
         Worker { process, dir }
     }
 
+    /// Writes another configuration where it reads its own, in one step.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    pub fn reconfigure(&self, config_toml: &str) {
+        let new = self.dir.path().join("wasmill.toml.new");
+        fs::write(&new, config_toml).expect("the configuration can be written");
+        fs::rename(new, self.dir.path().join("wasmill.toml")).expect("it can be moved into place");
+    }
+
     /// The process id.
     pub fn pid(&self) -> u32 {
         self.process.pid()

@@ -7,7 +7,7 @@ use prometheus::{Encoder, TextEncoder};
 
 use super::AdminState;
 use crate::pipeline::{IntakeStats, Stats};
-use crate::stats::HandlerStats;
+use crate::stats::{HandlerStats, VersionStats};
 
 /// Upper bounds of the duration histogram, in seconds: from a reused instance to the usual deadline.
 const BOUNDS: [f64; 14] =
@@ -31,6 +31,15 @@ const COUNTERS: [CounterSpec; 10] = [
         stats.log_bytes_dropped.get()
     }),
     ("wasmill_http_denied_total", "HTTP requests of the handler that were refused.", |stats| stats.http_denied.get()),
+];
+
+/// What became of deliveries: the label, and where it is.
+type OutcomeSpec = (&'static str, fn(&VersionStats) -> u64);
+
+const OUTCOMES: [OutcomeSpec; 3] = [
+    ("ack", |counts| counts.acked.get()),
+    ("retry", |counts| counts.retried.get()),
+    ("dead-letter", |counts| counts.dead.get()),
 ];
 
 /// A metric of an intake: its name, what it says, and where it is.
@@ -59,6 +68,7 @@ pub(super) fn render(state: &AdminState) -> String {
             })
         })
         .collect();
+    families.push(by_version(stats));
     let blocked = "Threads on which the handler stands still because Redis refuses what it did.";
     families.push(family("wasmill_handler_blocked", blocked, MetricType::GAUGE, stats, |stats, metric| {
         let mut gauge = Gauge::default();
@@ -89,6 +99,25 @@ pub(super) fn render(state: &AdminState) -> String {
     String::from_utf8(text).unwrap_or_default()
 }
 
+/// Outcomes by version. Only the last versions are counted, so that there are never many.
+fn by_version(stats: &Stats) -> MetricFamily {
+    let mut metrics = Vec::new();
+    for (handler, stats) in stats {
+        for (digest, counts) in stats.versions() {
+            metrics.extend(OUTCOMES.iter().map(|(outcome, value)| {
+                let mut metric = Metric::default();
+                metric.set_label(vec![label("digest", &digest), label("handler", handler), label("outcome", outcome)]);
+                let mut counter = Counter::default();
+                counter.set_value(value(&counts) as f64);
+                metric.set_counter(counter);
+                metric
+            }));
+        }
+    }
+    let help = "Deliveries by what became of them and the version that they ran on.";
+    with_metrics("wasmill_version_deliveries_total", help, MetricType::COUNTER, metrics)
+}
+
 fn family(
     name: &str,
     help: &str,
@@ -104,12 +133,16 @@ fn family(
     with_metrics(name, help, kind, metrics.collect())
 }
 
-fn labelled(name: &str, value: &str) -> Metric {
+fn label(name: &str, value: &str) -> LabelPair {
     let mut label = LabelPair::default();
     label.set_name(name.to_owned());
     label.set_value(value.to_owned());
+    label
+}
+
+fn labelled(name: &str, value: &str) -> Metric {
     let mut metric = Metric::default();
-    metric.set_label(vec![label]);
+    metric.set_label(vec![label(name, value)]);
     metric
 }
 

@@ -3,6 +3,8 @@
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
+use axum::http::header;
+use axum::response::IntoResponse;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
@@ -44,7 +46,9 @@ pub(super) async fn versions(State(state): State<AdminState>, Path(handler): Pat
     Ok(Json(state.operator.versions(&handler).await?))
 }
 
-/// Go back to a version that was deployed before
+/// Go back to a version that was deployed before, or cancel the rollout that goes on
+///
+/// While a rollout goes on and no version is named, that rollout ends, and the version that serves stays.
 #[utoipa::path(post, path = "/v1/handlers/{handler}/rollback", tag = "versions", params(("handler" = String, Path)),
     request_body = RollbackRequest,
     responses((status = 200, body = VersionsReport), (status = "default", response = super::openapi::ProblemResponse)))]
@@ -54,6 +58,18 @@ pub(super) async fn rollback(
     Json(request): Json<RollbackRequest>,
 ) -> Answer<VersionsReport> {
     Ok(Json(state.operator.rollback(&handler, &request).await?))
+}
+
+/// The bytes of a component that was deployed and is kept
+#[utoipa::path(get, path = "/v1/components/{digest}", tag = "versions", params(("digest" = String, Path)),
+    responses((status = 200, body = Vec<u8>, content_type = "application/wasm"),
+        (status = "default", response = super::openapi::ProblemResponse)))]
+pub(super) async fn component(
+    State(state): State<AdminState>,
+    Path(digest): Path<String>,
+) -> Result<impl IntoResponse, Problem> {
+    let bytes = state.operator.component(&digest).await?;
+    Ok(([(header::CONTENT_TYPE, "application/wasm")], bytes))
 }
 
 /// Delete components that nobody needs any more

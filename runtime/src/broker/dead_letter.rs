@@ -86,6 +86,8 @@ pub struct InboxEntry {
     pub original: Fields,
     /// It is a replay: the value of [`REPLAY`].
     pub replay: Option<String>,
+    /// The version that is to run it: the value of [`VERSION`].
+    pub version: Option<String>,
 }
 
 /// Splits an entry of an inbox; `None` if it is not one.
@@ -94,8 +96,9 @@ pub fn parse_inbox(fields: Fields) -> Option<InboxEntry> {
     let find = |name: &str| head.iter().find(|(key, _)| key == name.as_bytes()).map(|(_, value)| value.clone());
     let stream = String::from_utf8(find(STREAM)?).ok()?;
     let entry = String::from_utf8(find(ENTRY)?).ok()?.parse().ok()?;
-    let replay = find(REPLAY).map(String::from_utf8).transpose().ok()?;
-    Some(InboxEntry { stream, entry, original, replay })
+    let text = |name: &str| find(name).map(String::from_utf8).transpose().ok();
+    let (replay, version) = (text(REPLAY)?, text(VERSION)?);
+    Some(InboxEntry { stream, entry, original, replay, version })
 }
 
 /// Evidence and original of a dead letter's or an inbox entry's fields.
@@ -110,6 +113,9 @@ fn split(mut fields: Fields) -> Option<(Fields, Fields)> {
 /// follow-ups, or empty to keep those of the first run.
 pub const REPLAY: &str = "wasmill_replay";
 
+/// The field of an inbox entry that names the version which is to run it: 64 hexadecimal digits.
+pub const VERSION: &str = "wasmill_version";
+
 /// The fields of an inbox entry. `replay` is the value of [`REPLAY`].
 pub fn inbox_fields(stream: &str, entry: EntryId, original: Fields, replay: Option<&str>) -> Fields {
     let count = original.len().to_string();
@@ -119,15 +125,17 @@ pub fn inbox_fields(stream: &str, entry: EntryId, original: Fields, replay: Opti
     head.map(|(name, value)| (name.as_bytes().to_vec(), value.as_bytes().to_vec())).chain(original).collect()
 }
 
-/// The fields of the inbox entry that a dead letter becomes; else why it cannot become one.
-pub fn to_inbox(fields: &Fields) -> Result<Fields, &'static str> {
+/// The fields of the inbox entry that a dead letter becomes; else why it cannot become one. `version` is the value of
+/// [`VERSION`].
+pub fn to_inbox(fields: &Fields, version: Option<&str>) -> Result<Fields, &'static str> {
     let at = original_at(fields).ok_or(NOT_A_DEAD_LETTER)?;
     if fields[at].1 == b"0" {
         return Err(NO_ORIGINAL);
     }
     let keep = |name: &[u8]| name == STREAM.as_bytes() || name == ENTRY.as_bytes();
     let head = fields[..at].iter().filter(|(name, _)| keep(name));
-    Ok(head.chain(&fields[at..]).cloned().collect())
+    let version = version.map(|digest| (VERSION.as_bytes().to_vec(), digest.as_bytes().to_vec()));
+    Ok(head.cloned().chain(version).chain(fields[at..].iter().cloned()).collect())
 }
 
 /// The fields of an inbox entry behind what wasmill wrote before them; all of them if it wrote nothing.
@@ -159,8 +167,25 @@ mod tests {
                 entry: EntryId { ms: 7, seq: 1 },
                 original: original.clone(),
                 replay: replay.map(str::to_owned),
+                version: None,
             };
             assert_eq!(parsed, expected);
+        }
+    }
+
+    #[test]
+    fn a_dead_letter_may_name_the_version_that_is_to_run_it() {
+        let field = |name: &str, value: &str| (name.as_bytes().to_vec(), value.as_bytes().to_vec());
+        // What the original says of a version is the producer's affair.
+        let original: Fields = vec![field(VERSION, "not this")];
+        let evidence =
+            vec![field(STREAM, "orders"), field("dl_class", "trap"), field(ENTRY, "7-1"), field(ORIGINAL, "1")];
+        let letter = [evidence, original.clone()].concat();
+        for version in [None, Some("abc")] {
+            let fields = to_inbox(&letter, version).expect("it holds the original");
+            assert_eq!(without_head(fields.clone()), original);
+            let parsed = parse_inbox(fields).expect("an inbox entry");
+            assert_eq!((parsed.version.as_deref(), parsed.replay, parsed.original), (version, None, original.clone()));
         }
     }
 }

@@ -279,8 +279,14 @@ impl Inspect for MemoryBroker {
         Ok(self.state().workers())
     }
 
-    async fn redrive(&self, dead_key: &str, entry: EntryId, inbox_key: &str) -> Result<bool, BrokerError> {
-        let moved = self.state().redrive(dead_key, entry, inbox_key)?;
+    async fn redrive(
+        &self,
+        dead_key: &str,
+        entry: EntryId,
+        inbox_key: &str,
+        version: Option<&str>,
+    ) -> Result<bool, BrokerError> {
+        let moved = self.state().redrive(dead_key, entry, inbox_key, version)?;
         self.shared.appended.notify_waiters();
         Ok(moved)
     }

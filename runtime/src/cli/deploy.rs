@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use clap::Parser;
 use serde_json::json;
-use wasmill::config::units::parse_duration;
-use wasmill::deploy::record::{Ended, Preparation};
+use wasmill::config::units::{format_duration, parse_duration};
+use wasmill::deploy::canary::Percent;
+use wasmill::deploy::record::{Ended, Rollout};
 use wasmill::ops::{DeployQuery, RollbackRequest, VersionsReport};
 use wasmill::wasm::MAX_COMPONENT_BYTES;
 
@@ -18,6 +19,8 @@ use super::{Context, Report, block_on, print_json, progress};
 
 /// How often the workers' progress is looked at.
 const POLL: Duration = Duration::from_millis(100);
+/// The same while the version runs its share: workers say once a second how it does.
+const CANARY_POLL: Duration = Duration::from_millis(500);
 /// How long workers may take to say that they serve what they were told to; their heartbeats say so.
 const SWITCH_TIME: Duration = Duration::from_secs(30);
 
@@ -34,6 +37,18 @@ pub struct Args {
     /// How long workers may take to prepare it, at most an hour
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "5m")]
     prepare_time: Duration,
+    /// Run this part of the events on it first, and all of them only if it does well, e.g. 5%
+    ///
+    /// The part is chosen by the partition key of the event, or its id if it has none, so that all events of a key run on
+    /// the same version.
+    #[arg(long, value_name = "SHARE")]
+    canary: Option<Percent>,
+    /// How long it runs that part, a second to a day [default: 10m]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, requires = "canary")]
+    promote_after: Option<Duration>,
+    /// The part of its deliveries that may fail meanwhile: to be tried again, or dead letters [default: 1%]
+    #[arg(long, value_name = "SHARE", requires = "canary")]
+    max_error_rate: Option<Percent>,
     /// Do not wait until all workers have switched
     #[arg(long)]
     no_wait: bool,
@@ -44,7 +59,8 @@ pub struct Args {
 pub struct RollbackArgs {
     /// The handler
     handler: String,
-    /// The version, by its digest or how that begins [default: the one that served before]
+    /// The version, by its digest or how that begins [default: the one that served before; while a rollout goes on, that is
+    /// cancelled]
     #[arg(long, value_name = "DIGEST")]
     to: Option<String>,
     /// Who asks for it, as `wasmill versions` shows it [default: the user of this machine]
@@ -59,7 +75,10 @@ pub fn run(context: &Context, args: &Args) -> Result<ExitCode, Report> {
     let query = DeployQuery {
         by: Some(args.by.clone().unwrap_or_else(user)),
         source: Some(short(&args.component)),
-        prepare_ms: Some(u64::try_from(args.prepare_time.as_millis()).unwrap_or(u64::MAX)),
+        prepare_ms: Some(millis(args.prepare_time)),
+        canary: args.canary,
+        promote_after_ms: args.promote_after.map(millis),
+        max_error_rate: args.max_error_rate,
     };
     block_on(async {
         let target = context.target(&config).await?;
@@ -78,6 +97,9 @@ pub fn rollback(context: &Context, args: &RollbackArgs) -> Result<ExitCode, Repo
     block_on(async {
         let target = context.target(&config).await?;
         let begun = target.rollback(&args.handler, &request).await?;
+        if let Some(last) = begun.last.as_ref().filter(|last| last.cancelled && begun.rollout.is_none()) {
+            return Ok(print_cancelled(context, &begun, last));
+        }
         follow(context, &target, begun).await
     })
 }
@@ -86,6 +108,18 @@ fn print_begun(context: &Context, begun: &VersionsReport) -> ExitCode {
     match context.is_json() {
         true => print_json(&json!(begun)),
         false => say!("begun; `wasmill versions {}` shows how far it is", begun.handler),
+    }
+    ExitCode::SUCCESS
+}
+
+fn print_cancelled(context: &Context, report: &VersionsReport, last: &Ended) -> ExitCode {
+    match context.is_json() {
+        true => print_json(&json!(report)),
+        false => {
+            let stays = report.current.as_ref().map(|digest| format!("sha256:{digest}"));
+            let stays = stays.unwrap_or_else(|| "the component of the configuration".to_owned());
+            say!("the rollout of sha256:{} is cancelled: {} goes on with {stays}", last.digest, report.handler);
+        }
     }
     ExitCode::SUCCESS
 }
@@ -100,6 +134,8 @@ async fn follow(context: &Context, target: &Target, begun: VersionsReport) -> Re
     let progress = progress::saying();
     let mut deadline = None;
     let mut report = begun;
+    let interrupted = tokio::signal::ctrl_c();
+    tokio::pin!(interrupted);
     loop {
         match &report.last {
             Some(Ended { id: ended, failed: Some(why), .. }) if *ended == id => {
@@ -115,9 +151,16 @@ async fn follow(context: &Context, target: &Target, begun: VersionsReport) -> Re
                 }
                 progress.set_message(format!("{} to switch", counted(behind, "worker")));
             }
-            _ => progress.set_message(preparing(&report)),
+            _ => progress.set_message(going_on(&report)),
         }
-        tokio::time::sleep(POLL).await;
+        let pause = if report.canary.is_some() { CANARY_POLL } else { POLL };
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            _ = &mut interrupted => {
+                progress.finish_and_clear();
+                return Err(not_waited_for(&report));
+            }
+        }
         progress.tick();
         report = target.versions(&handler).await?;
     }
@@ -142,18 +185,50 @@ fn finished(context: &Context, report: &VersionsReport, digest: &str, behind: us
     Ok(ExitCode::SUCCESS)
 }
 
+/// What remains when nobody waits any more.
+fn not_waited_for(report: &VersionsReport) -> Report {
+    let handler = &report.handler;
+    Report::failure(match report.rollout {
+        Some(_) => format!(
+            "interrupted, but the rollout goes on: `wasmill versions {handler}` shows it, `wasmill rollback {handler}` \
+             cancels it"
+        ),
+        None => format!("interrupted; the version serves, and workers switch: see `wasmill versions {handler}`"),
+    })
+}
+
+/// How far a rollout is, in words.
+fn going_on(report: &VersionsReport) -> String {
+    canary(report).unwrap_or_else(|| preparing(report))
+}
+
+/// How the version does that runs a share of the events, if one does.
+pub fn canary(report: &VersionsReport) -> Option<String> {
+    let (status, asked) = (report.canary?, report.rollout.as_ref().and_then(Rollout::running_canary)?);
+    let left = format_duration(Duration::from_secs(status.left_ms.div_ceil(1000)));
+    let (share, allowed) = (asked.share, asked.max_error_rate);
+    let (total, failed) = (status.tally.total(), status.tally.failed);
+    Some(format!(
+        "canary on {share} of the events: {failed} of {total} deliveries failed, {allowed} allowed; {left} left"
+    ))
+}
+
 /// How many workers are prepared.
 fn preparing(report: &VersionsReport) -> String {
-    let is_prepared = |state: &Preparation| matches!(state, Preparation::Prepared | Preparation::Serving);
-    let prepared = report.workers.iter().filter(|worker| worker.rollout.as_ref().is_some_and(is_prepared)).count();
+    let states = report.workers.iter().filter_map(|worker| worker.rollout.as_ref());
+    let prepared = states.filter(|state| state.is_prepared()).count();
     match report.workers.len() {
         0 => "no worker serves the handler: waiting for one".to_owned(),
         workers => format!("{prepared} of {workers} workers prepared"),
     }
 }
 
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// The bytes of a component; no more than one may have.
-fn read(path: &Path) -> Result<Vec<u8>, Report> {
+pub fn read(path: &Path) -> Result<Vec<u8>, Report> {
     let unreadable = |error: std::io::Error| Report::usage(format!("cannot read {}: {error}", path.display()));
     let mut bytes = Vec::new();
     let file = std::fs::File::open(path).map_err(unreadable)?;
@@ -169,6 +244,6 @@ fn short(path: &Path) -> String {
     path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().chars().filter(|c| !c.is_control()).collect()
 }
 
-fn user() -> String {
+pub fn user() -> String {
     ["USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok()).unwrap_or_default()
 }

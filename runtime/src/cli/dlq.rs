@@ -1,19 +1,22 @@
 //! `wasmill dlq`: dead letters with all their evidence, and the way back.
 
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
 use serde_json::{Value, json};
 use wasmill::broker::EntryId;
 use wasmill::envelope::format_time;
-use wasmill::ops::{DeadLetterQuery, DeadLetterReport, MovedReport, RawBytes, Selection};
+use wasmill::ops::{DeadLetterQuery, DeadLetterReport, MovedReport, PREPARE_TIME, RawBytes, Selection};
 
 use super::table::{self, plain};
 use super::target::Target;
-use super::{Context, Report, block_on, print_json};
+use super::{Context, Report, block_on, deploy, print_json, progress};
 
 /// Dead letters that are asked for, or moved, at a time.
 const PAGE: usize = 500;
+/// How often it is asked whether the workers have a version.
+const POLL: Duration = Duration::from_millis(200);
 /// The most characters of a message in the table.
 const MESSAGE_CHARS: usize = 300;
 
@@ -42,7 +45,16 @@ enum Verb {
         id: EntryId,
     },
     /// Send dead letters back to their handler, with the id that the event had; doing it twice does it once
-    Redrive(Chosen),
+    Redrive {
+        #[command(flatten)]
+        chosen: Chosen,
+        /// Run them on this version, by its digest or how that begins, whatever serves [default: what serves by then]
+        #[arg(long, value_name = "DIGEST")]
+        to: Option<String>,
+        /// Who asks for it, as the record of the versions shows it [default: the user of this machine]
+        #[arg(long, value_name = "NAME", requires = "to")]
+        by: Option<String>,
+    },
     /// Delete dead letters for good
     Drop(Chosen),
 }
@@ -60,9 +72,12 @@ struct Chosen {
 }
 
 /// Where chosen dead letters go.
-#[derive(Clone, Copy)]
 enum Way {
-    Redrive,
+    /// Back, to run on the version of that digest if one is named, as somebody asks.
+    Redrive {
+        to: Option<String>,
+        by: Option<String>,
+    },
     Drop,
 }
 
@@ -74,8 +89,11 @@ pub fn run(context: &Context, args: Args) -> Result<ExitCode, Report> {
         match args.verb {
             Verb::Ls { handler, limit } => list(context, &target, handler, limit).await,
             Verb::Show { handler, id } => show(context, &target, &handler, id).await,
-            Verb::Redrive(chosen) => move_all(context, &target, &chosen, Way::Redrive).await,
-            Verb::Drop(chosen) => move_all(context, &target, &chosen, Way::Drop).await,
+            Verb::Redrive { chosen, to, by } => {
+                let by = to.as_ref().map(|_| by.unwrap_or_else(deploy::user));
+                move_all(context, &target, &chosen, &Way::Redrive { to, by }).await
+            }
+            Verb::Drop(chosen) => move_all(context, &target, &chosen, &Way::Drop).await,
         }
     })
 }
@@ -165,7 +183,7 @@ fn shown(bytes: &RawBytes) -> String {
     }
 }
 
-async fn move_all(context: &Context, target: &Target, chosen: &Chosen, way: Way) -> Result<ExitCode, Report> {
+async fn move_all(context: &Context, target: &Target, chosen: &Chosen, way: &Way) -> Result<ExitCode, Report> {
     let mut total = MovedReport::default();
     if chosen.all {
         let mut query = DeadLetterQuery { limit: Some(PAGE), brief: true, ..DeadLetterQuery::default() };
@@ -183,7 +201,7 @@ async fn move_all(context: &Context, target: &Target, chosen: &Chosen, way: Way)
         move_some(target, &chosen.handler, ids, way, &mut total).await?;
     }
     let done = match way {
-        Way::Redrive => "redriven",
+        Way::Redrive { .. } => "redriven",
         Way::Drop => "dropped",
     };
     // What was done before is no failure.
@@ -203,16 +221,38 @@ async fn move_some(
     target: &Target,
     handler: &str,
     ids: Vec<String>,
-    way: Way,
+    way: &Way,
     total: &mut MovedReport,
 ) -> Result<(), Report> {
-    let selection = Selection { ids };
     let moved = match way {
-        Way::Redrive => target.redrive(handler, &selection).await?,
-        Way::Drop => target.drop_dead_letters(handler, &selection).await?,
+        Way::Redrive { to, by } => redrive(target, handler, &Selection { ids, to: to.clone(), by: by.clone() }).await?,
+        Way::Drop => target.drop_dead_letters(handler, &Selection { ids, ..Selection::default() }).await?,
     };
     total.done.extend(moved.done);
     total.absent.extend(moved.absent);
     total.refused.extend(moved.refused);
     Ok(())
+}
+
+/// Sends dead letters back, as soon as every worker has the version that they are to run on.
+async fn redrive(target: &Target, handler: &str, selection: &Selection) -> Result<MovedReport, Report> {
+    let progress = progress::saying();
+    let deadline = Instant::now() + PREPARE_TIME;
+    loop {
+        let moved = target.redrive(handler, selection).await?;
+        if moved.waiting.is_empty() {
+            progress.finish_and_clear();
+            return Ok(moved);
+        }
+        let waiting = moved.waiting.iter().map(|worker| plain(worker)).collect::<Vec<_>>().join(", ");
+        if Instant::now() >= deadline {
+            progress.finish_and_clear();
+            let problem =
+                format!("the version was not prepared within {PREPARE_TIME:?} by {waiting}; nothing was redriven");
+            return Err(Report::failure(problem));
+        }
+        progress.set_message(format!("the version is prepared by {waiting}"));
+        progress.tick();
+        tokio::time::sleep(POLL).await;
+    }
 }

@@ -130,6 +130,13 @@ impl Client {
     }
 
     async fn answer<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, Report> {
+        let body = self.body(request).await?;
+        serde_json::from_slice(&body)
+            .map_err(|error| Report::failure(format!("{}: an answer of another version? {error}", self.base)))
+    }
+
+    /// The body of an answer, whatever it is; of a problem, its words.
+    async fn body(&self, request: RequestBuilder) -> Result<bytes::Bytes, Report> {
         let request = match &self.token {
             Some(token) => request.bearer_auth(token),
             None => request,
@@ -139,17 +146,17 @@ impl Client {
         let status = response.status();
         let body = response.bytes().await.map_err(failed)?;
         if status.is_success() {
-            return serde_json::from_slice(&body)
-                .map_err(|error| Report::failure(format!("{}: an answer of another version? {error}", self.base)));
+            return Ok(body);
         }
         let problem: Problem = serde_json::from_slice(&body).unwrap_or_default();
         let detail = if problem.detail.is_empty() { status.to_string() } else { problem.detail };
         // What is wrong with the question is told apart from what is wrong with the answer.
         let kind = problem.r#type.strip_prefix(PROBLEM_PREFIX).unwrap_or_default();
         Err(match (status, kind) {
-            (_, "schema" | "unknown-dead-letter" | "not-redrivable" | "conflict" | "not-reloaded") => {
-                Report::failure(detail)
-            }
+            (
+                _,
+                "schema" | "unknown-component" | "unknown-dead-letter" | "not-redrivable" | "conflict" | "not-reloaded",
+            ) => Report::failure(detail),
             (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, _) => self.failure(&detail),
             _ if status.is_client_error() => Report::usage(detail),
             (_, "broker-refuses") => self.failure(&detail),
@@ -345,6 +352,16 @@ impl Target {
         }
     }
 
+    /// The bytes of a component that was deployed.
+    pub async fn component(&self, digest: &str) -> Result<Vec<u8>, Report> {
+        match self {
+            Target::Broker(operator) => Ok(operator.component(digest).await?),
+            Target::Worker(client) => {
+                Ok(client.body(client.http.get(client.url(&["components", digest])?)).await?.into())
+            }
+        }
+    }
+
     /// Deletes components that nobody needs.
     pub async fn gc(&self, keep_last: usize) -> Result<GcReport, Report> {
         match self {
@@ -405,9 +422,10 @@ impl From<OpsError> for Report {
     fn from(error: OpsError) -> Report {
         match error {
             OpsError::Broker(error) => error.into(),
-            failed @ (OpsError::Schema { .. } | OpsError::UnknownDeadLetter { .. } | OpsError::Conflict(_)) => {
-                Report::failure(failed)
-            }
+            failed @ (OpsError::Schema { .. }
+            | OpsError::UnknownComponent { .. }
+            | OpsError::UnknownDeadLetter { .. }
+            | OpsError::Conflict(_)) => Report::failure(failed),
             wrong => Report::usage(wrong),
         }
     }

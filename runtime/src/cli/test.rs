@@ -19,7 +19,7 @@ use wasmill::event::Event;
 use wasmill::schema::Schemas;
 use wasmill::wasm::{CompiledCache, Component, Engine, Execution, GuestDelivery, GuestEvent, Handler, Isolation};
 
-use self::expected::Expectation;
+pub use self::expected::Expectation;
 use self::fixtures::{Choice, Fixture};
 use super::execution::{as_json, log_text};
 use super::paint::Paint;

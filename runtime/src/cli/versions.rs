@@ -43,12 +43,18 @@ pub fn run(context: &Context, args: &Args) -> Result<ExitCode, Report> {
     } else {
         say!("{}", versions(&report));
     }
+    if let Some(canary) = super::deploy::canary(&report) {
+        say!("{canary}");
+    }
     for worker in &report.workers {
         let doing = match &worker.rollout {
-            Some(Preparation::Preparing) => ", preparing",
-            Some(Preparation::Prepared) => ", prepared",
-            Some(Preparation::Failed(_)) => ", cannot serve the last version",
-            _ => "",
+            Some(Preparation::Preparing) => ", preparing".to_owned(),
+            Some(Preparation::Prepared) => ", prepared".to_owned(),
+            Some(Preparation::Canary(tally)) if report.canary.is_some() => {
+                format!(", and the canary: {} of {} deliveries failed", tally.failed, tally.total())
+            }
+            Some(Preparation::Failed(_)) => ", cannot serve the last version".to_owned(),
+            _ => String::new(),
         };
         say!("{} serves {}{doing}", plain(&worker.worker), short(&worker.serves));
     }
@@ -79,6 +85,7 @@ fn word(state: VersionState) -> &'static str {
         VersionState::Current => "current",
         VersionState::Previous => "previous",
         VersionState::Preparing => "preparing",
+        VersionState::Canary => "canary",
         VersionState::Kept => "kept",
         VersionState::Gone => "gone",
     }

@@ -9,8 +9,14 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::canary::{Canary, Judgement, Tally};
+
 /// The versions that a record remembers; older ones are forgotten, unless one of them serves.
 pub const MAX_VERSIONS: usize = 50;
+/// Versions of a handler that may be pinned at the same time: each takes memory on every worker.
+pub const MAX_PINS: usize = 4;
+/// How long a version stays pinned after it was last asked for, in milliseconds: a day.
+pub const PIN_MS: u64 = 24 * 60 * 60 * 1000;
 /// The longest text that a record takes over from elsewhere, in characters.
 const MAX_TEXT: usize = 500;
 
@@ -28,6 +34,18 @@ pub struct Record {
     pub rollout: Option<Rollout>,
     /// How the last rollout ended.
     pub last: Option<Ended>,
+    /// Versions that workers hold besides, for dead letters that are to run on them, by their digests.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub pins: BTreeMap<String, Pin>,
+}
+
+/// A version that is held although it does not serve.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+pub struct Pin {
+    /// Until when, in milliseconds since the Unix epoch.
+    pub until_ms: u64,
+    /// Who asked for it last.
+    pub by: String,
 }
 
 /// A version that was deployed at some time.
@@ -58,6 +76,25 @@ pub struct Rollout {
     pub started_ms: u64,
     /// When it is given up, if not every worker is prepared.
     pub until_ms: u64,
+    /// How the version has to prove itself, if it does not serve as soon as every worker is prepared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub canary: Option<Canary>,
+}
+
+impl Rollout {
+    /// The canary, while the version runs its share of the events.
+    pub fn running_canary(&self) -> Option<&Canary> {
+        self.canary.as_ref().filter(|canary| canary.since_ms.is_some())
+    }
+}
+
+/// How a rollout is to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// When it is given up if not every worker is prepared, in milliseconds since the Unix epoch.
+    pub until_ms: u64,
+    /// How the version has to prove itself first.
+    pub canary: Option<Canary>,
 }
 
 /// How a rollout ended.
@@ -71,6 +108,9 @@ pub struct Ended {
     pub at_ms: u64,
     /// Why the version does not serve; `None` if it does.
     pub failed: Option<String>,
+    /// Somebody did not want it any more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cancelled: bool,
 }
 
 /// What a worker says of a rollout.
@@ -90,10 +130,19 @@ pub enum Preparation {
     Preparing,
     /// It can switch at any time.
     Prepared,
+    /// It runs a share of the events on the version, and this is what became of them on this worker.
+    Canary(Tally),
     /// It has switched.
     Serving,
     /// It cannot, and says why.
     Failed(String),
+}
+
+impl Preparation {
+    /// Whether it can switch at any time.
+    pub fn is_prepared(&self) -> bool {
+        matches!(self, Preparation::Prepared | Preparation::Canary(_) | Preparation::Serving)
+    }
 }
 
 /// A rollout cannot begin.
@@ -101,14 +150,22 @@ pub enum Preparation {
 pub enum CannotBegin {
     /// Only one at a time.
     #[error(
-        "{by} is deploying {digest} already. Wait until that has ended: it is given up by itself when a worker cannot \
-         prepare it"
+        "{by} is deploying {digest} already. Wait until that has ended, which it does by itself when a worker cannot \
+         prepare it, or cancel it with `wasmill rollback HANDLER`"
     )]
     Busy { by: String, digest: String },
     /// Nothing would change.
     #[error("{0} serves already")]
     Serves(String),
 }
+
+/// A version cannot be pinned.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{MAX_PINS} other versions are held for dead letters already, and more would take too much memory: {0}; the first of \
+         them goes when nobody has asked for it for a day. Redrive to one of them, or deploy the version"
+)]
+pub struct TooManyPins(String);
 
 impl Record {
     /// The record of a handler, from its text.
@@ -128,8 +185,8 @@ impl Record {
         found.next().filter(|_| found.next().is_none())
     }
 
-    /// With a rollout of this version. `until_ms` is when it is given up.
-    pub fn begin(&self, version: KnownVersion, id: String, until_ms: u64) -> Result<Record, CannotBegin> {
+    /// With a rollout of this version.
+    pub fn begin(&self, version: KnownVersion, id: String, terms: Terms) -> Result<Record, CannotBegin> {
         if let Some(rollout) = &self.rollout {
             return Err(CannotBegin::Busy { by: rollout.by.clone(), digest: rollout.digest.clone() });
         }
@@ -141,7 +198,8 @@ impl Record {
             digest: version.digest.clone(),
             by: version.by.clone(),
             started_ms: version.deployed_ms,
-            until_ms,
+            until_ms: terms.until_ms,
+            canary: terms.canary.map(|canary| Canary { since_ms: None, ..canary }),
         };
         let mut next = Record { rollout: Some(rollout), ..self.clone() };
         next.versions.retain(|known| known.digest != version.digest);
@@ -153,11 +211,56 @@ impl Record {
     fn forget_old(&mut self) {
         let (current, previous) = (self.current.clone(), self.previous.clone());
         let mut kept = 0;
+        let pins = &self.pins;
         self.versions.retain(|version| {
             kept += 1;
             let digest = Some(&version.digest);
-            kept <= MAX_VERSIONS || digest == current.as_ref() || digest == previous.as_ref()
+            let is_used = digest == current.as_ref() || digest == previous.as_ref();
+            kept <= MAX_VERSIONS || is_used || pins.contains_key(&version.digest)
         });
+    }
+
+    /// Whether workers have a use for the version of that digest.
+    pub fn wants(&self, digest: &str) -> bool {
+        self.current.as_deref() == Some(digest)
+            || self.rollout.as_ref().is_some_and(|rollout| rollout.digest == digest)
+            || self.pins.contains_key(digest)
+    }
+
+    /// With this version pinned from `now_ms` on for [`PIN_MS`], and without pins that are over.
+    pub fn pin(&self, digest: &str, by: &str, now_ms: u64) -> Result<Record, TooManyPins> {
+        let mut next = self.without_old_pins(now_ms).unwrap_or_else(|| self.clone());
+        if !next.pins.contains_key(digest) && next.pins.len() >= MAX_PINS {
+            return Err(TooManyPins(next.pins.keys().map(String::as_str).collect::<Vec<_>>().join(", ")));
+        }
+        let pin = Pin { until_ms: now_ms.saturating_add(PIN_MS), by: by.to_owned() };
+        next.pins.insert(digest.to_owned(), pin);
+        Ok(next)
+    }
+
+    /// Without the pin of this version.
+    pub fn unpin(&self, digest: &str) -> Record {
+        let mut next = self.clone();
+        next.pins.remove(digest);
+        next
+    }
+
+    /// Without pins that are over; `None` if there are none such.
+    pub fn without_old_pins(&self, now_ms: u64) -> Option<Record> {
+        let mut next = self.clone();
+        next.pins.retain(|_, pin| now_ms < pin.until_ms);
+        (next.pins.len() < self.pins.len()).then_some(next)
+    }
+
+    /// What became of the deliveries that ran on the version of the rollout. What workers have said that are gone counts.
+    pub fn tally(&self, said: &BTreeMap<String, Progress>) -> Tally {
+        let Some(rollout) = &self.rollout else { return Tally::default() };
+        let of_canary = said.values().filter(|progress| progress.rollout == rollout.id);
+        let tallies = of_canary.filter_map(|progress| match progress.state {
+            Preparation::Canary(tally) => Some(tally),
+            _ => None,
+        });
+        tallies.sum()
     }
 
     /// What becomes of the rollout: `None` as long as it has to wait. `workers` are those that are alive and serve the
@@ -170,16 +273,45 @@ impl Record {
                 return Some(self.end(now_ms, Some(format!("{worker}: {why}"))));
             }
         }
-        let is_prepared = |worker: &&str| {
-            state(worker).is_some_and(|said| matches!(said.state, Preparation::Prepared | Preparation::Serving))
-        };
+        let judgement = rollout.running_canary().map(|canary| canary.judge(self.tally(said), now_ms));
+        match judgement {
+            Some(Judgement::Wait) => return None,
+            Some(Judgement::GiveUp(why)) => return Some(self.end(now_ms, Some(why))),
+            Some(Judgement::Promote) | None => {}
+        }
+        // Those who came while the version ran its share may need as long as the others had.
+        let ends_ms = rollout.running_canary().and_then(Canary::ends_ms);
+        let until_ms = ends_ms
+            .map_or(rollout.until_ms, |ends| ends.saturating_add(rollout.until_ms.saturating_sub(rollout.started_ms)));
+        let is_prepared = |worker: &&str| state(worker).is_some_and(|said| said.state.is_prepared());
         let waiting: Vec<&str> = workers.iter().copied().filter(|worker| !is_prepared(worker)).collect();
         match (workers.is_empty(), waiting.is_empty()) {
+            (false, true) if rollout.canary.is_some() && judgement.is_none() => Some(self.begin_canary(now_ms)),
             (false, true) => Some(self.end(now_ms, None)),
-            _ if now_ms < rollout.until_ms => None,
+            _ if now_ms < until_ms => None,
             (true, _) => Some(self.end(now_ms, Some("no worker serves the handler".to_owned()))),
             (false, false) => Some(self.end(now_ms, Some(format!("not prepared in time: {}", waiting.join(", "))))),
         }
+    }
+
+    /// With the version running its share from now on.
+    fn begin_canary(&self, now_ms: u64) -> Record {
+        let mut next = self.clone();
+        if let Some(canary) = next.rollout.as_mut().and_then(|rollout| rollout.canary.as_mut()) {
+            canary.since_ms = Some(now_ms);
+        }
+        next
+    }
+
+    /// Without its rollout, since `by` does not want it any more; `None` if there is none.
+    pub fn cancel(&self, by: &str, now_ms: u64) -> Option<Record> {
+        self.rollout.as_ref()?;
+        let why = if by.is_empty() { "cancelled".to_owned() } else { format!("cancelled by {by}") };
+        let mut next = self.end(now_ms, Some(why));
+        if let Some(last) = &mut next.last {
+            last.cancelled = true;
+        }
+        Some(next)
     }
 
     /// Without its rollout: the version serves, or `failed` says why it does not.
@@ -190,7 +322,7 @@ impl Record {
             next.previous = next.current.replace(rollout.digest.clone());
         }
         let failed = failed.map(|why| why.chars().take(MAX_TEXT).collect());
-        next.last = Some(Ended { id: rollout.id, digest: rollout.digest, at_ms: now_ms, failed });
+        next.last = Some(Ended { id: rollout.id, digest: rollout.digest, at_ms: now_ms, failed, cancelled: false });
         next
     }
 }
@@ -198,6 +330,7 @@ impl Record {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::deploy::canary::Percent;
 
     fn version(digest: &str) -> KnownVersion {
         KnownVersion { digest: digest.into(), size: 1, deployed_ms: 10, by: "me".into(), source: "x.wasm".into() }
@@ -208,8 +341,39 @@ mod tests {
         states.iter().map(|(worker, state)| ((*worker).to_owned(), progress(state))).collect()
     }
 
+    fn until(until_ms: u64) -> Terms {
+        Terms { until_ms, canary: None }
+    }
+
     fn begun(digest: &str) -> Record {
-        Record::default().begin(version(digest), "r".into(), 100).expect("nothing is going on")
+        Record::default().begin(version(digest), "r".into(), until(100)).expect("nothing is going on")
+    }
+
+    fn percent(text: &str) -> Percent {
+        text.parse().expect("a percentage")
+    }
+
+    /// A rollout that has begun at 10 and may take until 100, with 1000 on a twentieth of the events.
+    fn begun_canary() -> Record {
+        let canary =
+            Canary { share: percent("5%"), promote_after_ms: 1000, max_error_rate: percent("1%"), since_ms: Some(7) };
+        let record = Record { current: Some("old".into()), ..Record::default() };
+        let terms = Terms { until_ms: 100, canary: Some(canary) };
+        record.begin(version("a"), "r".into(), terms).expect("nothing is going on")
+    }
+
+    /// The same where both workers have been prepared at 50.
+    fn running_canary() -> Record {
+        let states = [("1", Preparation::Prepared), ("2", Preparation::Prepared)];
+        begun_canary().advance(&["1", "2"], &said("r", &states), 50).expect("all are prepared")
+    }
+
+    fn tally(acked: u64, failed: u64) -> Preparation {
+        Preparation::Canary(Tally { acked, failed })
+    }
+
+    fn why(record: Option<Record>) -> Option<String> {
+        record.and_then(|record| record.last).and_then(|last| last.failed)
     }
 
     #[test]
@@ -229,7 +393,7 @@ mod tests {
     #[test]
     fn one_that_cannot_ends_it_and_the_old_version_stays() {
         let record = Record { current: Some("old".into()), ..Record::default() };
-        let record = record.begin(version("a"), "r".into(), 100).expect("nothing is going on");
+        let record = record.begin(version("a"), "r".into(), until(100)).expect("nothing is going on");
         let states = [("1", Preparation::Prepared), ("2", Preparation::Failed("no export".into()))];
         let next = record.advance(&["1", "2"], &said("r", &states), 50).expect("it has ended");
         assert_eq!(next.current.as_deref(), Some("old"));
@@ -250,12 +414,74 @@ mod tests {
     }
 
     #[test]
+    fn a_canary_begins_when_all_are_prepared_and_serves_at_its_time() {
+        let record = running_canary();
+        let since = |record: &Record| record.rollout.as_ref().and_then(|rollout| rollout.canary?.since_ms);
+        assert_eq!((since(&begun_canary()), since(&record), record.current.as_deref()), (None, Some(50), Some("old")));
+        // Nothing of what is prepared or said makes it earlier.
+        let good = said("r", &[("1", tally(60, 0)), ("2", tally(40, 1))]);
+        assert_eq!(record.advance(&["1", "2"], &good, 1049), None);
+        let next = record.advance(&["1", "2"], &good, 1050).expect("its time has come");
+        assert_eq!((next.current.as_deref(), next.previous.as_deref()), (Some("a"), Some("old")));
+        assert_eq!((next.rollout.clone(), why(Some(next))), (None, None));
+    }
+
+    #[test]
+    fn a_canary_that_fails_too_often_ends_at_once_and_the_old_version_stays() {
+        let record = running_canary();
+        let bad = said("r", &[("1", tally(18, 0)), ("2", tally(1, 1))]);
+        let next = record.advance(&["1", "2"], &bad, 60).expect("it has failed");
+        assert_eq!((next.current.as_deref(), &next.rollout), (Some("old"), &None));
+        assert_eq!(why(Some(next)).as_deref(), Some("5% of 20 deliveries failed, 1% is allowed"));
+        // A worker that is gone has said what happened all the same; of another rollout it says nothing.
+        assert!(why(record.advance(&["1"], &bad, 60)).is_some());
+        assert_eq!(record.advance(&["1", "2"], &said("q", &[("1", tally(0, 100))]), 60), None);
+    }
+
+    #[test]
+    fn a_canary_that_ran_too_little_is_not_promoted() {
+        let next = running_canary().advance(&["1", "2"], &said("r", &[("1", tally(19, 0)), ("2", tally(0, 0))]), 1050);
+        assert!(why(next.clone()).is_some_and(|why| why.starts_with("only 19 deliveries")), "{next:?}");
+        assert_eq!(next.and_then(|next| next.current).as_deref(), Some("old"));
+    }
+
+    #[test]
+    fn a_canary_waits_for_those_who_come_late_but_not_for_ever() {
+        let record = running_canary();
+        let states = [("1", tally(100, 0)), ("2", tally(100, 0)), ("3", Preparation::Preparing)];
+        let workers = ["1", "2", "3"];
+        assert_eq!(record.advance(&workers, &said("r", &states), 1050), None);
+        assert_eq!(record.advance(&workers, &said("r", &states), 1139), None);
+        let late = why(record.advance(&workers, &said("r", &states), 1140));
+        assert_eq!(late.as_deref(), Some("not prepared in time: 3"));
+        let states = [("1", tally(100, 0)), ("3", Preparation::Prepared)];
+        let next = record.advance(&["1", "3"], &said("r", &states), 1050).expect("all can switch");
+        assert_eq!(next.current.as_deref(), Some("a"));
+        let failed = said("r", &[("1", tally(100, 0)), ("3", Preparation::Failed("no".into()))]);
+        assert_eq!(why(record.advance(&["1", "3"], &failed, 60)).as_deref(), Some("3: no"));
+        let nobody = why(record.advance(&[], &said("r", &[("1", tally(100, 0))]), 1140));
+        assert_eq!(nobody.as_deref(), Some("no worker serves the handler"));
+    }
+
+    #[test]
+    fn a_rollout_can_be_cancelled_at_any_time() {
+        for record in [begun("a"), begun_canary(), running_canary()] {
+            let next = record.cancel("me", 70).expect("it goes on");
+            assert_eq!((&next.current, &next.rollout), (&record.current, &None));
+            assert!(next.last.as_ref().is_some_and(|last| last.cancelled));
+            assert_eq!(why(Some(next.clone())).as_deref(), Some("cancelled by me"));
+            assert_eq!(next.cancel("me", 71), None);
+            assert!(record.wants("a") && !next.wants("a"));
+        }
+    }
+
+    #[test]
     fn only_one_at_a_time_and_nothing_twice() {
         let record = begun("a");
-        assert!(matches!(record.begin(version("b"), "s".into(), 9), Err(CannotBegin::Busy { .. })));
+        assert!(matches!(record.begin(version("b"), "s".into(), until(9)), Err(CannotBegin::Busy { .. })));
         let serving = record.end(20, None);
-        assert_eq!(serving.begin(version("a"), "s".into(), 9), Err(CannotBegin::Serves("a".into())));
-        let back = serving.begin(version("b"), "s".into(), 9).expect("another one").end(30, None);
+        assert_eq!(serving.begin(version("a"), "s".into(), until(9)), Err(CannotBegin::Serves("a".into())));
+        let back = serving.begin(version("b"), "s".into(), until(9)).expect("another one").end(30, None);
         assert_eq!((back.current.as_deref(), back.previous.as_deref()), (Some("b"), Some("a")));
     }
 
@@ -264,14 +490,42 @@ mod tests {
         let mut record = begun("first").end(20, None);
         for number in 0..MAX_VERSIONS {
             let digest = format!("{number:064x}");
-            record =
-                record.begin(version(&digest), "r".into(), 9).expect("one after the other").end(20, Some("no".into()));
+            record = record
+                .begin(version(&digest), "r".into(), until(9))
+                .expect("one after the other")
+                .end(20, Some("no".into()));
         }
         assert_eq!(record.versions.len(), MAX_VERSIONS + 1);
         assert!(record.find("first").is_some());
-        record = record.begin(version("last"), "r".into(), 9).expect("one after the other");
+        record = record.begin(version("last"), "r".into(), until(9)).expect("one after the other");
         assert_eq!(record.versions.len(), MAX_VERSIONS + 1);
         assert!(record.find(&format!("{:064x}", 0)).is_none() && record.find("sha256:last").is_some());
+    }
+
+    #[test]
+    fn pins_last_a_day_and_are_few() {
+        let mut record = begun("first");
+        for number in 0..MAX_PINS {
+            record = record.pin(&number.to_string(), "me", 10 + number as u64).expect("room for another");
+        }
+        let refused = record.pin("more", "me", 20).expect_err("one more").to_string();
+        assert!(refused.contains("0, 1, 2, 3"), "{refused}");
+        let renewed = record.pin("0", "you", 20).expect("it is pinned already");
+        assert_eq!(renewed.pins["0"], Pin { until_ms: 20 + PIN_MS, by: "you".into() });
+        assert_eq!(record.without_old_pins(9 + PIN_MS), None);
+        let later = record.without_old_pins(10 + PIN_MS).expect("one is over");
+        assert!(!later.wants("0") && later.wants("1"));
+        assert!(record.pin("more", "me", 10 + PIN_MS).is_ok_and(|record| record.pins.len() == MAX_PINS));
+        assert!(record.unpin("0").pin("more", "me", 20).is_ok_and(|record| !record.wants("0")));
+        // A rollout does not touch them, and what is pinned is not forgotten.
+        let mut ended = begun("a").pin("a", "me", 20).expect("room").end(30, Some("no".into()));
+        for number in 0..MAX_VERSIONS {
+            ended = ended
+                .begin(version(&format!("{number:064x}")), "r".into(), until(9))
+                .expect("free")
+                .end(20, Some("no".into()));
+        }
+        assert!(ended.find("a").is_some() && Record::parse(&ended.text()).ok() == Some(ended));
     }
 
     #[test]
@@ -286,6 +540,10 @@ mod tests {
     fn records_survive_their_text_and_old_ones_may_lack_fields() {
         let record = begun("a").end(20, Some("why".into()));
         assert_eq!(Record::parse(&record.text()).ok(), Some(record));
+        let record = running_canary();
+        assert_eq!(Record::parse(&record.text()).ok(), Some(record));
+        let old = r#"{"rollout":{"id":"r","digest":"a","by":"","started_ms":1,"until_ms":2}}"#;
+        assert!(Record::parse(old).is_ok_and(|record| record.rollout.is_some_and(|rollout| rollout.canary.is_none())));
         assert_eq!(Record::parse("{}").ok(), Some(Record::default()));
         assert!(Record::parse("1").is_err());
     }

@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 
+use super::pins::Pinning;
+use super::versions::name;
 use super::{Operator, OpsError, about};
 use crate::broker::dead_letter::{self, StoredDeadLetter};
 use crate::broker::{BrokerError, EntryId, keys};
@@ -106,6 +108,12 @@ pub struct DeadLetterReport {
 pub struct Selection {
     /// Their ids, at most 1000.
     pub ids: Vec<String>,
+    /// Redriven, they run on this version: its digest, or how it begins; on the one that serves by then if there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
+    /// Who asks for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
 }
 
 /// What became of them.
@@ -118,6 +126,9 @@ pub struct MovedReport {
     /// Why others could not be redriven.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub refused: Vec<String>,
+    /// Workers that prepare the version which is to run them: nothing was moved yet, ask again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub waiting: Vec<String>,
 }
 
 impl Operator {
@@ -151,17 +162,26 @@ impl Operator {
         own.ok_or_else(|| OpsError::UnknownDeadLetter { handler: handler.to_owned(), id: id.to_owned() })
     }
 
-    /// Sends dead letters back to their handler. Doing it twice does it once.
+    /// Sends dead letters back to their handler. Doing it twice does it once. If they are to run on a certain version, they
+    /// are sent when every worker that serves the handler has it; the report says for whom that has to wait.
     pub async fn redrive(&self, handler: &str, selection: &Selection) -> Result<MovedReport, OpsError> {
         let key = self.dead_key(handler)?;
         let inbox = self.namespace.inbox(handler);
         let mut report = MovedReport::default();
-        for (text, id) in parsed(selection)? {
+        let chosen = parsed(selection)?;
+        let version = match &selection.to {
+            None => None,
+            Some(to) => match self.pin(handler, to, &name("by", selection.by.as_deref())?).await? {
+                Pinning::Held(digest) => Some(digest),
+                Pinning::Waiting(waiting) => return Ok(MovedReport { waiting, ..report }),
+            },
+        };
+        for (text, id) in chosen {
             if self.is_foreign(handler, &key, id).await? {
                 report.absent.push(text);
                 continue;
             }
-            match self.broker.redrive(&key, id, &inbox).await {
+            match self.broker.redrive(&key, id, &inbox, version.as_deref()).await {
                 Ok(true) => report.done.push(text),
                 Ok(false) => report.absent.push(text),
                 // The others can be redriven all the same.
@@ -174,6 +194,11 @@ impl Operator {
 
     /// Deletes dead letters for good.
     pub async fn drop_dead_letters(&self, handler: &str, selection: &Selection) -> Result<MovedReport, OpsError> {
+        if selection.to.is_some() {
+            return Err(OpsError::Invalid(
+                "`to` says where dead letters are redriven to: it does not go with dropping".to_owned(),
+            ));
+        }
         let key = self.dead_key(handler)?;
         let mut report = MovedReport::default();
         for (text, id) in parsed(selection)? {

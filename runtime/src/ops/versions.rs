@@ -9,7 +9,10 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::{Operator, OpsError};
-use crate::deploy::record::{Ended, KnownVersion, Preparation, Progress, Record, Rollout};
+use crate::deploy::canary::{
+    Canary, MAX_ERROR_RATE, MAX_PROMOTE_AFTER_MS, MIN_PROMOTE_AFTER_MS, PROMOTE_AFTER_MS, Percent, Tally,
+};
+use crate::deploy::record::{Ended, KnownVersion, Preparation, Progress, Record, Rollout, Terms};
 use crate::wasm::{Digest, MAX_COMPONENT_BYTES};
 
 /// How long workers may take to prepare a version, if nothing else is asked for: compiling a Python component takes many
@@ -36,6 +39,47 @@ pub struct DeployQuery {
     /// How long workers may take to prepare it, in milliseconds, 1 to 3,600,000 [default: 300,000]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prepare_ms: Option<u64>,
+    /// Run this part of the events on it first, such as 5%, and go on only if it does well
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[param(value_type = Option<String>)]
+    pub canary: Option<Percent>,
+    /// How long it runs that part, in milliseconds, 1,000 to 86,400,000 [default: 600,000]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub promote_after_ms: Option<u64>,
+    /// The part of its deliveries that may fail meanwhile [default: 1%]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[param(value_type = Option<String>)]
+    pub max_error_rate: Option<Percent>,
+}
+
+impl DeployQuery {
+    fn prepare(&self) -> Result<Duration, OpsError> {
+        let prepare = self.prepare_ms.map_or(PREPARE_TIME, Duration::from_millis);
+        if prepare.is_zero() || prepare > MAX_PREPARE_TIME {
+            return Err(OpsError::Invalid("`prepare_ms` must be 1 to 3600000, that is an hour".to_owned()));
+        }
+        Ok(prepare)
+    }
+
+    fn canary(&self) -> Result<Option<Canary>, OpsError> {
+        let Some(share) = self.canary else {
+            if self.promote_after_ms.is_some() || self.max_error_rate.is_some() {
+                let problem = "`promote_after_ms` and `max_error_rate` say something of a `canary`, which is missing";
+                return Err(OpsError::Invalid(problem.to_owned()));
+            }
+            return Ok(None);
+        };
+        if share.is_zero() {
+            return Err(OpsError::Invalid("`canary` must be more than 0%: none would run on it".to_owned()));
+        }
+        let promote_after_ms = self.promote_after_ms.unwrap_or(PROMOTE_AFTER_MS);
+        if !(MIN_PROMOTE_AFTER_MS..=MAX_PROMOTE_AFTER_MS).contains(&promote_after_ms) {
+            let problem = "`promote_after_ms` must be 1000 to 86400000, that is a second to a day";
+            return Err(OpsError::Invalid(problem.to_owned()));
+        }
+        let max_error_rate = self.max_error_rate.unwrap_or(MAX_ERROR_RATE);
+        Ok(Some(Canary { share, promote_after_ms, max_error_rate, since_ms: None }))
+    }
 }
 
 /// Where to go back to.
@@ -66,11 +110,24 @@ pub struct VersionsReport {
     /// What is going on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rollout: Option<Rollout>,
+    /// How the version does that runs a share of the events.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub canary: Option<CanaryReport>,
     /// How the last rollout ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last: Option<Ended>,
     /// The workers that serve the handler.
     pub workers: Vec<WorkerVersion>,
+}
+
+/// How a version does that runs a share of the events.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+pub struct CanaryReport {
+    /// What became of its deliveries on all workers, those included that are gone.
+    #[serde(flatten)]
+    pub tally: Tally,
+    /// Milliseconds until it serves, if it does well.
+    pub left_ms: u64,
 }
 
 /// One version.
@@ -93,6 +150,8 @@ pub enum VersionState {
     Previous,
     /// Workers prepare it.
     Preparing,
+    /// It runs a share of the events.
+    Canary,
     /// It is kept, and can be gone back to.
     Kept,
     /// Its component has been deleted.
@@ -126,10 +185,7 @@ impl Operator {
     /// Keeps the component, and asks all workers to prepare it and then to serve it.
     pub async fn deploy(&self, handler: &str, bytes: &[u8], query: &DeployQuery) -> Result<VersionsReport, OpsError> {
         self.handler(handler)?;
-        let prepare = query.prepare_ms.map_or(PREPARE_TIME, Duration::from_millis);
-        if prepare.is_zero() || prepare > MAX_PREPARE_TIME {
-            return Err(OpsError::Invalid("`prepare_ms` must be 1 to 3600000, that is an hour".to_owned()));
-        }
+        let (prepare, canary) = (query.prepare()?, query.canary()?);
         if bytes.len() as u64 > MAX_COMPONENT_BYTES {
             let problem = format!("the component has {} bytes; {MAX_COMPONENT_BYTES} are allowed", bytes.len());
             return Err(OpsError::TooLarge(problem));
@@ -147,32 +203,32 @@ impl Operator {
             by: name("by", query.by.as_deref())?,
             source: name("source", query.source.as_deref())?,
         };
-        begin(&record, version.clone(), prepare)?;
+        begin(&record, version.clone(), prepare, canary)?;
         self.broker.put_component(&digest, bytes).await?;
-        self.change(handler, |record| begin(record, version.clone(), prepare)).await?;
+        self.change(handler, |record| begin(record, version.clone(), prepare, canary)).await?;
         self.versions(handler).await
     }
 
-    /// Asks all workers to go back to a version that was deployed before.
+    /// Asks all workers to go back to a version that was deployed before. While a rollout goes on, and no version is named, it
+    /// is that rollout which ends, and the version that serves stays.
     pub async fn rollback(&self, handler: &str, request: &RollbackRequest) -> Result<VersionsReport, OpsError> {
         self.handler(handler)?;
+        let by = name("by", request.by.as_deref())?;
         let (_, record) = self.record(handler).await?;
+        if record.rollout.is_some() && request.to.is_none() {
+            let now_ms = self.broker.time_ms().await?;
+            let ended =
+                || OpsError::Conflict(format!("the rollout has ended meanwhile: see `wasmill versions {handler}`"));
+            self.change(handler, |record| record.cancel(&by, now_ms).ok_or_else(ended)).await?;
+            return self.versions(handler).await;
+        }
         let Some(wanted) = request.to.as_deref().or(record.previous.as_deref()) else {
             let problem = format!("no version of {handler} served before: name one of `wasmill versions` with --to");
             return Err(OpsError::Invalid(problem));
         };
-        let Some(known) = record.find(wanted).cloned() else {
-            let problem =
-                format!("`{wanted}` is no version of {handler}, or several; see `wasmill versions {handler}`");
-            return Err(OpsError::Invalid(problem));
-        };
-        if !self.broker.components().await?.contains_key(&known.digest) {
-            let problem = format!("the component of {} has been deleted: deploy it again", known.digest);
-            return Err(OpsError::Invalid(problem));
-        }
-        let by = name("by", request.by.as_deref())?;
+        let known = self.kept_version(handler, wanted).await?;
         let version = KnownVersion { by, deployed_ms: self.broker.time_ms().await?, ..known };
-        self.change(handler, |record| begin(record, version.clone(), PREPARE_TIME)).await?;
+        self.change(handler, |record| begin(record, version.clone(), PREPARE_TIME, None)).await?;
         self.versions(handler).await
     }
 
@@ -184,25 +240,48 @@ impl Operator {
         let said = self.said(handler).await?;
         let workers: Vec<WorkerVersion> = self.worker_versions(handler, &said, &record).await?;
         let names: Vec<&str> = workers.iter().map(|worker| worker.worker.as_str()).collect();
-        if let Some(next) = record.advance(&names, &said, self.broker.time_ms().await?)
+        let now_ms = self.broker.time_ms().await?;
+        if let Some(next) = record.advance(&names, &said, now_ms)
             && self.broker.change_record(handler, text.as_deref(), &next.text()).await?
         {
             record = next;
         }
+        let running = record.rollout.as_ref().and_then(Rollout::running_canary);
+        let canary = running.map(|canary| CanaryReport {
+            tally: record.tally(&said),
+            left_ms: canary.ends_ms().map_or(0, |ends| ends.saturating_sub(now_ms)),
+        });
         let kept = self.broker.components().await?;
         let versions = record
             .versions
             .iter()
             .map(|version| VersionReport { state: state(&record, version, &kept), version: version.clone() });
-        Ok(VersionsReport { handler: handler.to_owned(), versions: versions.collect(), workers, ..shown(record) })
+        Ok(VersionsReport {
+            handler: handler.to_owned(),
+            versions: versions.collect(),
+            workers,
+            canary,
+            ..shown(record)
+        })
     }
 
-    /// Deletes components that no handler serves, has served before, or is about to serve. With `keep_last`, the newest so
+    /// The bytes of a component that is kept, by its digest.
+    pub async fn component(&self, digest: &str) -> Result<Vec<u8>, OpsError> {
+        let digest = digest.strip_prefix("sha256:").unwrap_or(digest);
+        if Digest::parse(digest).is_none() {
+            return Err(OpsError::Invalid(format!("`{digest}` is no digest: it has 64 hexadecimal digits")));
+        }
+        let bytes = self.broker.component(digest).await?;
+        bytes.ok_or_else(|| OpsError::UnknownComponent { digest: digest.to_owned() })
+    }
+
+    /// Deletes components that no handler serves, has served before, is about to serve, or holds for dead letters. With `keep_last`, the newest so
     /// many of each handler stay as well.
     pub async fn gc(&self, keep_last: usize) -> Result<GcReport, OpsError> {
-        let mut wanted = BTreeSet::new();
+        let (mut wanted, now_ms) = (BTreeSet::new(), self.broker.time_ms().await?);
         for text in self.broker.records().await?.into_values() {
             let record = parse(&text)?;
+            wanted.extend(record.pins.into_iter().filter(|(_, pin)| now_ms < pin.until_ms).map(|(digest, _)| digest));
             wanted.extend(record.versions.iter().take(keep_last).map(|version| version.digest.clone()));
             wanted.extend(
                 [record.current, record.previous, record.rollout.map(|rollout| rollout.digest)].into_iter().flatten(),
@@ -221,14 +300,18 @@ impl Operator {
     }
 
     /// The record of a handler, and its text if there is one.
-    async fn record(&self, handler: &str) -> Result<(Option<String>, Record), OpsError> {
+    pub(super) async fn record(&self, handler: &str) -> Result<(Option<String>, Record), OpsError> {
         let text = self.broker.records().await?.remove(handler);
         let record = text.as_deref().map(parse).transpose()?.unwrap_or_default();
         Ok((text, record))
     }
 
     /// Changes the record, as often as others change it meanwhile.
-    async fn change(&self, handler: &str, next: impl Fn(&Record) -> Result<Record, OpsError>) -> Result<(), OpsError> {
+    pub(super) async fn change(
+        &self,
+        handler: &str,
+        next: impl Fn(&Record) -> Result<Record, OpsError>,
+    ) -> Result<(), OpsError> {
         for _ in 0..TRIES {
             let (text, record) = self.record(handler).await?;
             if self.broker.change_record(handler, text.as_deref(), &next(&record)?.text()).await? {
@@ -271,13 +354,18 @@ fn parse(text: &str) -> Result<Record, OpsError> {
     Record::parse(text).map_err(|error| OpsError::Invalid(format!("the record in `wasmill:deployments`: {error}")))
 }
 
-fn begin(record: &Record, version: KnownVersion, prepare: Duration) -> Result<Record, OpsError> {
+fn begin(
+    record: &Record,
+    version: KnownVersion,
+    prepare: Duration,
+    canary: Option<Canary>,
+) -> Result<Record, OpsError> {
     let until_ms = version.deployed_ms.saturating_add(prepare.as_millis() as u64);
     let id = uuid::Uuid::now_v7().to_string();
-    record.begin(version, id, until_ms).map_err(|error| OpsError::Conflict(error.to_string()))
+    record.begin(version, id, Terms { until_ms, canary }).map_err(|error| OpsError::Conflict(error.to_string()))
 }
 
-fn name(field: &str, text: Option<&str>) -> Result<String, OpsError> {
+pub(super) fn name(field: &str, text: Option<&str>) -> Result<String, OpsError> {
     let text = text.unwrap_or_default();
     if text.len() > MAX_TEXT || text.chars().any(char::is_control) {
         return Err(OpsError::Invalid(format!("`{field}` has at most {MAX_TEXT} bytes and no control characters")));
@@ -289,7 +377,10 @@ fn state(record: &Record, version: &KnownVersion, kept: &BTreeMap<String, u64>) 
     let is = |digest: Option<&String>| digest == Some(&version.digest);
     match () {
         () if is(record.current.as_ref()) => VersionState::Current,
-        () if is(record.rollout.as_ref().map(|rollout| &rollout.digest)) => VersionState::Preparing,
+        () if is(record.rollout.as_ref().map(|rollout| &rollout.digest)) => {
+            let canary = record.rollout.as_ref().and_then(Rollout::running_canary);
+            canary.map_or(VersionState::Preparing, |_| VersionState::Canary)
+        }
         () if !kept.contains_key(&version.digest) => VersionState::Gone,
         () if is(record.previous.as_ref()) => VersionState::Previous,
         () => VersionState::Kept,

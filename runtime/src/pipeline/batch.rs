@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::shard::backoff;
 use crate::broker::{Broker, EntryId, Settled, Source};
 use crate::outcome::{Decision, Settlement};
+use crate::stats::VersionStats;
 
 /// Decisions that are written together. Measured: more do not make a call cheaper.
 const MAX_DELIVERIES: usize = 100;
@@ -21,6 +22,8 @@ pub(super) struct Ticket {
     pub(super) entry: EntryId,
     pub(super) suspect: bool,
     pub(super) counted: Counted,
+    /// The counters of the version that it ran on, if it was run.
+    pub(super) ran: Option<Arc<VersionStats>>,
 }
 
 /// How an ack is counted.
@@ -35,12 +38,13 @@ pub(super) enum Counted {
 }
 
 /// What the thread has to remember about a settlement.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) struct Note {
     pub(super) lane: usize,
     pub(super) source: usize,
     pub(super) suspect: bool,
     pub(super) counted: Counted,
+    pub(super) ran: Option<Arc<VersionStats>>,
 }
 
 /// Decisions that have not been sent.
@@ -58,9 +62,9 @@ impl Batch {
         if let Decision::Ack { publishes, .. } = &decision {
             self.bytes += publishes.iter().map(|publication| publication.event.size()).sum::<usize>();
         }
-        let Ticket { source_at, source, entry, suspect, counted } = ticket;
+        let Ticket { source_at, source, entry, suspect, counted, ran } = ticket;
         self.settlements.push(Settlement { source, entry, decision });
-        self.notes.push(Note { lane, source: source_at, suspect, counted });
+        self.notes.push(Note { lane, source: source_at, suspect, counted, ran });
         self.since.get_or_insert_with(Instant::now);
     }
 

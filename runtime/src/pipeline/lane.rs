@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::{Deployment, Heirloom};
 use crate::broker::{Entry, EntryId, Source};
-use crate::deploy::InUse;
+use crate::deploy::{InUse, Version};
 use crate::stats::HandlerStats;
 use crate::wasm::WarmInstance;
 
@@ -49,6 +49,8 @@ pub(super) struct LaneSource {
     pub(super) claims: usize,
     /// Whether it is still read.
     pub(super) standing: Standing,
+    /// By what the rest of it is handled, if it is not read any more.
+    under: Option<Arc<Deployment>>,
 }
 
 /// Whether a source is still read.
@@ -75,13 +77,13 @@ pub(super) struct Ready {
 /// A handler on a thread.
 pub(super) struct Lane {
     pub(super) deployment: Arc<Deployment>,
-    /// The version that deliveries begin with.
+    /// The versions that deliveries begin with.
     pub(super) version: InUse,
     pub(super) stats: Arc<HandlerStats>,
     pub(super) sources: Vec<LaneSource>,
     pub(super) ready: VecDeque<Ready>,
-    /// Instances of that version between two deliveries.
-    pub(super) warm: Vec<WarmInstance>,
+    /// Instances of those versions between two deliveries.
+    pub(super) warm: Vec<(Arc<Version>, WarmInstance)>,
     /// Deliveries begun and not finished.
     pub(super) running: usize,
     /// The most deliveries that may be running on this thread. At least 1.
@@ -117,16 +119,24 @@ impl LaneSource {
             open: 0,
             claims: 0,
             standing: Standing::Member,
+            under: None,
         }
     }
 
     /// Asks for nothing more, but for what was lost.
-    fn leave(&mut self) {
+    fn leave(&mut self, under: &Arc<Deployment>) {
         if self.standing == Standing::Member {
             self.standing = Standing::Leaving;
+            self.under = Some(under.clone());
             self.due_at = None;
             self.heirlooms.clear();
         }
+    }
+
+    /// Lets go of everything: it has finished.
+    pub(super) fn end(&mut self) {
+        self.standing = Standing::Gone;
+        self.under = None;
     }
 
     /// Whether it is leaving and nothing of it is left to do.
@@ -153,7 +163,7 @@ impl LaneSource {
 impl Lane {
     /// A lane that reads nothing yet: see [`Lane::renew`].
     pub(super) fn new(deployment: Arc<Deployment>, stats: Arc<HandlerStats>, paused: bool) -> Lane {
-        let version = deployment.slot.hold();
+        let version = deployment.slot.hold(&stats);
         Lane {
             deployment,
             version,
@@ -176,7 +186,7 @@ impl Lane {
     }
 
     /// Goes on as the deployment says. What was read and not begun is handled in the new way; sources that it does not name
-    /// any more are left. `has_left` says of which ones there may be entries of an earlier time.
+    /// any more are left, and what was read of them is handled as before. `has_left` says of which ones there may be entries of an earlier time.
     pub(super) fn renew(
         &mut self,
         deployment: Arc<Deployment>,
@@ -185,7 +195,7 @@ impl Lane {
         has_left: impl Fn(&Source) -> bool,
     ) {
         if !Arc::ptr_eq(&deployment.slot, &self.deployment.slot) {
-            self.version = deployment.slot.hold();
+            self.version = deployment.slot.hold(&stats);
             self.warm.clear();
         }
         if self.held > 0 {
@@ -194,13 +204,15 @@ impl Lane {
         }
         let now = Instant::now();
         let is_named = |source: &LaneSource| deployment.sources.iter().any(|named| *named == source.source);
-        self.sources.iter_mut().filter(|source| !is_named(source)).for_each(LaneSource::leave);
+        let left = self.sources.iter_mut().filter(|source| !is_named(source));
+        left.for_each(|source| source.leave(&self.deployment));
         for named in &deployment.sources {
             let known = self.sources.iter_mut().find(|source| source.source == *named);
             match known {
                 Some(known) if known.standing == Standing::Member => {}
                 Some(known) if known.standing == Standing::Leaving => {
                     known.standing = Standing::Member;
+                    known.under = None;
                     known.due_at = Some(now);
                 }
                 Some(gone) => *gone = LaneSource::new(named, now, has_left(named)),
@@ -220,7 +232,7 @@ impl Lane {
     /// Reads nothing more; what was read is finished.
     pub(super) fn leave(&mut self) {
         self.leaving = true;
-        self.sources.iter_mut().for_each(LaneSource::leave);
+        self.sources.iter_mut().for_each(|source| source.leave(&self.deployment));
     }
 
     /// Lets go of what was read and not begun, or is to be looked for: it stays pending. Says of which sources.
@@ -244,11 +256,26 @@ impl Lane {
         self.leaving && self.sources.iter().all(|source| source.standing == Standing::Gone) && self.is_quiet()
     }
 
-    /// Begins with the version that serves now. Instances of another one are dropped.
+    /// What holds for the entries of a source.
+    pub(super) fn deployment_of(&self, source: usize) -> &Arc<Deployment> {
+        self.sources[source].under.as_ref().unwrap_or(&self.deployment)
+    }
+
+    /// Begins with the versions that are in use now. Instances of others are dropped.
     pub(super) fn refresh(&mut self) {
-        if self.version.refresh(&self.deployment.slot) {
-            self.warm.clear();
+        if self.version.refresh(&self.deployment.slot, &self.stats) {
+            self.warm.retain(|(version, _)| self.version.has(version));
         }
+    }
+
+    /// An instance of this version for one more delivery, if there is one. What would be too much beside that delivery is
+    /// dropped: instances that wait and those that run are never more than may run.
+    pub(super) fn take_warm(&mut self, version: &Arc<Version>) -> Option<WarmInstance> {
+        let at = self.warm.iter().rposition(|(of, _)| Arc::ptr_eq(of, version));
+        if at.is_none() && self.warm.len() + self.running >= self.share && !self.warm.is_empty() {
+            self.warm.swap_remove(0);
+        }
+        at.map(|at| self.warm.swap_remove(at).1)
     }
 
     /// Whether a delivery can be started.

@@ -12,18 +12,24 @@ use std::time::{Duration, Instant};
 
 use tokio::task;
 
+use super::roster::Member;
 use super::threads::Threads;
 use super::{Deployment, Orders, Worker};
 use crate::broker::{Broker, BrokerError, Operate};
-use crate::deploy::Version;
-use crate::deploy::record::{Preparation, Progress, Record};
+use crate::clock::now_ms;
+use crate::deploy::canary::{Canary, Tally};
+use crate::deploy::record::{Preparation, Progress, Record, Rollout};
+use crate::deploy::{Candidate, Version};
 use crate::fleet::WorkerReport;
+use crate::stats::HandlerStats;
 use crate::wasm::{CompiledCache, Engine};
 
 /// How often a worker looks whether another version is wanted: a rollback is not noticed later than that.
 const POLL: Duration = Duration::from_millis(100);
 /// The same while something is going on.
 const BUSY_POLL: Duration = Duration::from_millis(10);
+/// How often a worker says how a canary does, and looks what others say.
+const CANARY_LOOK: Duration = Duration::from_secs(1);
 /// How long a version that could not be prepared, though it is to serve, is left alone.
 const RETRY: Duration = Duration::from_secs(10);
 /// Versions of a handler that are held ready besides the one that serves.
@@ -42,10 +48,13 @@ pub(super) struct Rollouts {
 /// One handler.
 struct Followed {
     deployment: Arc<Deployment>,
+    stats: Arc<HandlerStats>,
     /// Versions that can be swapped in at any time, the newest last.
     prepared: Vec<Arc<Version>>,
     /// What was last said, and of which rollout.
     said: Option<Progress>,
+    /// The version that runs a share of the events.
+    trial: Option<Trial>,
     /// Versions that cannot be prepared, with the reason, and when to try again.
     failed: BTreeMap<String, (String, Instant)>,
     /// The record that could not be read, so that it is told once.
@@ -56,10 +65,23 @@ struct Followed {
     may_begin: bool,
 }
 
+/// A version that runs a share of the events.
+struct Trial {
+    rollout: String,
+    /// What had become of its deliveries before: it may have served at some time.
+    before: Tally,
+    /// When it was last said how it does.
+    looked: Option<Instant>,
+}
+
 /// A version in preparation.
 struct Job {
     handler: Arc<str>,
     digest: String,
+    /// What it compiles with.
+    engine: Engine,
+    /// Nobody wants it any more: it has been told to stop.
+    is_unwanted: bool,
     task: task::JoinHandle<Result<Version, String>>,
 }
 
@@ -82,9 +104,9 @@ impl Rollouts {
     pub(super) fn new<'a>(
         store: Arc<dyn Operate>,
         worker: &Worker,
-        deployments: impl Iterator<Item = &'a Arc<Deployment>>,
+        members: impl Iterator<Item = &'a Member>,
     ) -> Rollouts {
-        let handlers = deployments.map(|deployment| Followed { has_begun: true, ..Followed::new(deployment.clone()) });
+        let handlers = members.map(|member| Followed { has_begun: true, ..Followed::new(member) });
         let (worker, cache) = (worker.id.clone(), worker.cache.clone());
         Rollouts { store, worker, cache, handlers: handlers.collect(), job: None }
     }
@@ -141,8 +163,10 @@ impl Rollouts {
             let is_settled =
                 match records.get(self.handlers[at].deployment.name()).map(|text| (text, Record::parse(text))) {
                     Some((text, Ok(record))) => {
-                        step.is_busy |= record.rollout.is_some();
-                        self.follow_record(at, text, &record).await?
+                        self.stop_unwanted(at, &record);
+                        let is_settled = self.follow_record(at, text, &record).await?;
+                        step.is_busy |= record.rollout.is_some_and(|rollout| rollout.running_canary().is_none());
+                        is_settled
                     }
                     Some((text, Err(error))) => {
                         self.handlers[at].note_unreadable(text, &error);
@@ -150,6 +174,7 @@ impl Rollouts {
                     }
                     None => {
                         self.handlers[at].deployment.slot.set_deployed(false);
+                        self.handlers[at].end_trial();
                         true
                     }
                 };
@@ -160,6 +185,18 @@ impl Rollouts {
         Ok(step)
     }
 
+    /// Stops preparing what the handler has no use for any more.
+    fn stop_unwanted(&mut self, at: usize, record: &Record) {
+        if let Some(job) = &mut self.job
+            && job.handler == self.handlers[at].deployment.name
+            && !job.is_unwanted
+            && !record.wants(&job.digest)
+        {
+            job.is_unwanted = true;
+            job.engine.stop_compiling();
+        }
+    }
+
     /// Takes over what has been prepared meanwhile.
     async fn take_prepared(&mut self) {
         let Some(job) = self.job.take_if(|job| job.task.is_finished()) else { return };
@@ -168,9 +205,14 @@ impl Rollouts {
         let Some(followed) = self.handlers.iter_mut().find(|followed| followed.deployment.name == job.handler) else {
             return;
         };
-        match result {
+        // What the handler may do may have changed meanwhile.
+        let current = followed.deployment.slot.current();
+        let fitting =
+            |version: Version| Arc::new(version).as_granted_to(&current.handler).map_err(|error| error.to_string());
+        match result.and_then(fitting) {
+            _ if job.is_unwanted => {}
             Ok(version) => {
-                followed.hold(Arc::new(version));
+                followed.hold(version);
                 followed.failed.remove(&job.digest);
             }
             Err(why) => {
@@ -186,10 +228,52 @@ impl Rollouts {
             Some(current) if *current != self.handlers[at].serving() => self.switch(at, current, record).await?,
             _ => true,
         };
+        let has_candidate = self.follow_canary(at, record);
         if record.rollout.is_some() {
             self.prepare_rollout(at, text, record).await?;
         }
-        Ok(is_settled)
+        Ok(self.hold_pinned(at, text, record).await? && is_settled && has_candidate)
+    }
+
+    /// Has the version of a canary run its share, or ends that. Says whether nothing remains to be done: a key must not see
+    /// the version on one worker and another one on the next.
+    fn follow_canary(&mut self, at: usize, record: &Record) -> bool {
+        let running = record.rollout.as_ref().and_then(|rollout| Some((rollout, rollout.running_canary()?)));
+        let Some((rollout, canary)) = running else {
+            self.handlers[at].end_trial();
+            return true;
+        };
+        match self.want(at, &rollout.digest, record) {
+            Wanted::Ready(version) => {
+                self.handlers[at].try_out(rollout, canary, version);
+                true
+            }
+            Wanted::Pending => false,
+            // This is said, and ends the rollout.
+            Wanted::Failed(_) => true,
+        }
+    }
+
+    /// Holds the versions that are pinned, and no others; says whether each of them is there or cannot be had.
+    async fn hold_pinned(&mut self, at: usize, text: &str, record: &Record) -> Result<bool, BrokerError> {
+        let deployment = self.handlers[at].deployment.clone();
+        deployment.pinned.keep(|digest| record.pins.contains_key(digest));
+        // This clock only saves asking for the one that counts.
+        if record.pins.values().any(|pin| pin.until_ms <= now_ms())
+            && let Some(next) = record.without_old_pins(self.store.time_ms().await?)
+        {
+            // Unless another worker has done it, or somebody has renewed them: the next look shows it.
+            self.store.change_record(deployment.name(), Some(text), &next.text()).await?;
+        }
+        let mut has_all = true;
+        for digest in record.pins.keys().filter(|digest| deployment.pinned.get(digest).is_none()) {
+            match self.want(at, digest, record) {
+                Wanted::Ready(version) => deployment.pinned.hold(digest, Ok(version)),
+                Wanted::Failed(why) => deployment.pinned.hold(digest, Err(why)),
+                Wanted::Pending => has_all = false,
+            }
+        }
+        Ok(has_all)
     }
 
     /// Swaps the version in that is to serve, if it is ready.
@@ -217,11 +301,14 @@ impl Rollouts {
         Ok(true)
     }
 
-    /// Prepares the version of a rollout, says so, and ends the rollout if everybody has said so.
+    /// Prepares the version of a rollout, says how far it is, and has the rollout go on if everybody has said so.
     async fn prepare_rollout(&mut self, at: usize, text: &str, record: &Record) -> Result<(), BrokerError> {
         let Some(rollout) = &record.rollout else { return Ok(()) };
+        if !self.handlers[at].may_look() {
+            return Ok(());
+        }
         let state = match self.want(at, &rollout.digest, record) {
-            Wanted::Ready(_) => Preparation::Prepared,
+            Wanted::Ready(_) => self.handlers[at].tally().map_or(Preparation::Prepared, Preparation::Canary),
             Wanted::Pending => Preparation::Preparing,
             Wanted::Failed(why) => Preparation::Failed(why),
         };
@@ -231,17 +318,17 @@ impl Rollouts {
         let said = self.store.reports(&handler).await?;
         let parsed = said.iter().filter_map(|(worker, text)| Some((worker.clone(), serde_json::from_str(text).ok()?)));
         let names: Vec<&str> = alive.iter().map(String::as_str).collect();
-        let Some(next) = record.advance(&names, &parsed.collect(), self.store.time_ms().await?) else { return Ok(()) };
+        let next = record.advance(&names, &parsed.collect(), self.store.time_ms().await?);
+        if let Some(trial) = &mut self.handlers[at].trial {
+            trial.looked = Some(Instant::now());
+        }
+        let Some(next) = next else { return Ok(()) };
         if self.store.change_record(&handler, Some(text), &next.text()).await? {
-            let failed = next.last.as_ref().and_then(|last| last.failed.as_deref());
-            match failed {
-                Some(why) => tracing::warn!(handler, digest = rollout.digest, "a version is not deployed: {why}"),
-                None => {
-                    tracing::info!(handler, digest = rollout.digest, "every worker is prepared: the version serves")
-                }
+            tell(&handler, rollout, &next);
+            if next.rollout.is_none() {
+                let gone: Vec<String> = said.into_keys().filter(|worker| !alive.contains(worker)).collect();
+                self.store.forget_reports(&handler, &gone).await?;
             }
-            let gone: Vec<String> = said.into_keys().filter(|worker| !alive.contains(worker)).collect();
-            self.store.forget_reports(&handler, &gone).await?;
         }
         Ok(())
     }
@@ -271,12 +358,7 @@ impl Rollouts {
     fn want(&mut self, at: usize, digest: &str, record: &Record) -> Wanted {
         let followed = &self.handlers[at];
         if let Some(version) = followed.version(digest) {
-            // What it may do may have changed since it was prepared.
-            let current = followed.deployment.slot.current();
-            return match version.as_granted_to(&current.handler) {
-                Ok(version) => Wanted::Ready(version),
-                Err(error) => Wanted::Failed(error.to_string()),
-            };
+            return Wanted::Ready(version);
         }
         if let Some((why, until)) = followed.failed.get(digest)
             && Instant::now() < *until
@@ -287,8 +369,10 @@ impl Rollouts {
             let size = record.find(digest).map_or(0, |version| version.size);
             let (store, cache, digest) = (self.store.clone(), self.cache.clone(), digest.to_owned());
             let current = followed.deployment.slot.current();
-            let task = tokio::spawn(prepare(store, cache, current, digest.clone(), size));
-            self.job = Some(Job { handler: followed.deployment.name.clone(), digest, task });
+            let engine = current.handler.component.engine().apart();
+            let task = tokio::spawn(prepare(store, cache, engine.clone(), current, digest.clone(), size));
+            self.job =
+                Some(Job { handler: followed.deployment.name.clone(), digest, engine, is_unwanted: false, task });
         }
         Wanted::Pending
     }
@@ -303,11 +387,13 @@ impl Drop for Rollouts {
 }
 
 impl Followed {
-    fn new(deployment: Arc<Deployment>) -> Followed {
+    fn new(member: &Member) -> Followed {
         Followed {
-            deployment,
+            deployment: member.deployment.clone(),
+            stats: member.stats.clone(),
             prepared: Vec::new(),
             said: None,
+            trial: None,
             failed: BTreeMap::new(),
             unreadable: String::new(),
             has_begun: false,
@@ -321,9 +407,61 @@ impl Followed {
     }
 
     fn version(&self, digest: &str) -> Option<Arc<Version>> {
-        let current = self.deployment.slot.current();
-        let mut known = self.prepared.iter().chain([&current]);
+        let slot = &self.deployment.slot;
+        let (current, candidate) = (slot.current(), slot.candidate().map(|candidate| candidate.version));
+        let mut known = self.prepared.iter().chain([&current]).chain(&candidate);
         known.find(|version| version.handler.component.digest.hex() == digest).cloned()
+    }
+
+    /// Exchanges the version that serves for one with other grants, limits or isolation, or with another component that was
+    /// not deployed. What is held ready gets the same grants; what cannot have them goes. A version that runs a share goes on.
+    fn exchange(&mut self, next: Arc<Version>) {
+        let fitting = |version: &Arc<Version>| version.as_granted_to(&next.handler).ok();
+        self.prepared = self.prepared.iter().filter_map(fitting).collect();
+        self.failed.clear();
+        let slot = &self.deployment.slot;
+        let candidate = slot.candidate().and_then(|candidate| {
+            let digest = &candidate.version.digest;
+            let held = self.prepared.iter().find(|held| held.digest == *digest).cloned();
+            Some(Candidate { version: held.or_else(|| fitting(&candidate.version))?, ..candidate })
+        });
+        self.deployment.pinned.exchange(&next.handler);
+        slot.replace(next, candidate);
+    }
+
+    /// Has a version run its share of the events, unless it does.
+    fn try_out(&mut self, rollout: &Rollout, canary: &Canary, version: Arc<Version>) {
+        if self.trial.as_ref().is_none_or(|trial| trial.rollout != rollout.id) {
+            let before = self.stats.version(&version.digest).tally();
+            self.trial = Some(Trial { rollout: rollout.id.clone(), before, looked: None });
+        }
+        let slot = &self.deployment.slot;
+        if slot.candidate().is_none_or(|candidate| !Arc::ptr_eq(&candidate.version, &version)) {
+            let (handler, digest, share) = (self.deployment.name(), &version.digest, canary.share);
+            tracing::info!(handler, digest, "a version runs {share} of the events from now on");
+            slot.try_out(Some(Candidate { version, share }));
+        }
+    }
+
+    fn end_trial(&mut self) {
+        if self.trial.take().is_some() && self.deployment.slot.candidate().is_some() {
+            self.deployment.slot.try_out(None);
+        }
+    }
+
+    /// What became of deliveries on the version that runs a share of the events.
+    fn tally(&self) -> Option<Tally> {
+        let trial = self.trial.as_ref()?;
+        let tally = self.stats.version(&self.deployment.slot.candidate()?.version.digest).tally();
+        let since = |now: u64, before: u64| now.saturating_sub(before);
+        let (acked, failed) = (since(tally.acked, trial.before.acked), since(tally.failed, trial.before.failed));
+        Some(Tally { acked, failed })
+    }
+
+    /// Whether it is time to say how the rollout goes. How a canary does need not be said all the time.
+    fn may_look(&self) -> bool {
+        let looked = self.trial.as_ref().and_then(|trial| trial.looked);
+        looked.is_none_or(|looked| looked.elapsed() >= CANARY_LOOK)
     }
 
     /// Keeps a version that has served: it may be gone back to.
@@ -351,22 +489,34 @@ impl Followed {
     }
 }
 
+/// Writes into the log how a rollout has gone on.
+fn tell(handler: &str, rollout: &Rollout, next: &Record) {
+    let digest = &rollout.digest;
+    let failed = next.last.as_ref().and_then(|last| last.failed.as_deref());
+    match (&next.rollout, failed) {
+        (Some(_), _) => tracing::info!(handler, digest, "every worker is prepared: the version runs its share"),
+        (None, Some(why)) => tracing::warn!(handler, digest, "a version is not deployed: {why}"),
+        (None, None) => tracing::info!(handler, digest, "the version serves"),
+    }
+}
+
 /// Gets a component, compiles and checks it: beside the work, and from the compiled cache if it is there.
 async fn prepare(
     store: Arc<dyn Operate>,
     cache: Option<CompiledCache>,
+    engine: Engine,
     current: Arc<Version>,
     digest: String,
     size: u64,
 ) -> Result<Version, String> {
-    let engine = current.handler.component.engine().clone();
     let (like, wanted, known) = (current.clone(), digest.clone(), cache.clone());
     if let Some(version) = beside(&engine, move || like.from_cache(known.as_ref(), &wanted, size)).await? {
         return version.map_err(|error| error.to_string());
     }
     let bytes = store.component(&digest).await.map_err(|error| error.to_string())?;
     let bytes = bytes.ok_or("its component is not kept any more")?;
-    let prepared = beside(&engine, move || current.successor(cache.as_ref(), &digest, &bytes)).await?;
+    let compiler = engine.clone();
+    let prepared = beside(&engine, move || current.successor(&compiler, cache.as_ref(), &digest, &bytes)).await?;
     prepared.map_err(|error| error.to_string())
 }
 

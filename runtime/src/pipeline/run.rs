@@ -9,7 +9,7 @@ use super::observe::{How, Run, Seen};
 use super::{Deployment, Worker};
 use crate::broker::{EntryId, Fields, Source, dead_letter};
 use crate::clock::now_ms;
-use crate::deploy::Version;
+use crate::deploy::{Serving, Version};
 use crate::envelope::Envelopes;
 use crate::event::{Event, TRACEPARENT};
 use crate::outcome::{Consequence, DeadLetter, Decision, FaultClass, Mark, Verdict, bounded, decide};
@@ -35,12 +35,28 @@ pub(super) struct Delivery {
     mark: Option<Mark>,
 }
 
+impl Delivery {
+    /// The version that it runs on.
+    pub(super) fn version(&self) -> &Arc<Version> {
+        &self.version
+    }
+}
+
 /// Where an event was first published.
 pub(super) struct Origin {
     stream: String,
     entry: EntryId,
     /// It is a replay: what makes the ids of follow-ups differ from those of the first run, or empty.
     replay: Option<Arc<str>>,
+    /// It is to run on this version, by its digest, whatever serves.
+    version: Option<String>,
+}
+
+impl Origin {
+    /// An entry in the stream that it was published to.
+    fn published(stream: &str, entry: EntryId) -> Origin {
+        Origin { stream: stream.to_owned(), entry, replay: None, version: None }
+    }
 }
 
 /// A handler that has come to its end.
@@ -55,29 +71,35 @@ pub(super) struct Finished {
 pub(super) fn prepare(worker: &Worker, lane: &mut Lane, ready: Ready) -> Prepared {
     let Ready { source: source_at, entry, suspect, duplicate } = ready;
     let stream = lane.sources[source_at].source.clone();
-    let ticket = Ticket { source_at, source: stream.clone(), entry: entry.id, suspect, counted: Counted::Handled };
+    let counted = Counted::Handled;
+    let ticket = Ticket { source_at, source: stream.clone(), entry: entry.id, suspect, counted, ran: None };
     let bytes = entry.fields.iter().map(|(name, value)| name.len() + value.len()).sum();
     lane.saw_bytes(bytes);
     if duplicate {
         let (ticket, decision) = (Ticket { counted: Counted::Duplicate, ..ticket }, Decision::ack(Vec::new()));
         if let Some(observer) = &worker.observer {
-            let origin = Origin { stream: stream.stream.to_string(), entry: entry.id, replay: None };
+            let origin = Origin::published(&stream.stream, entry.id);
             let how = How::Duplicate;
             observer.decided(&seen(&lane.deployment, &origin, ("", ""), entry.attempt, how, &decision));
         }
         return Prepared::Decided { decision, ticket };
     }
     lane.refresh();
-    let (deployment, version) = (lane.deployment.clone(), lane.version.version().clone());
-    let attempt = entry.attempt;
-    let evidence = |class, attempts, traceparent| {
-        let digest = version.digest.as_str();
-        Evidence { digest, attempts, class, traceparent }
+    let (deployment, attempt) = (lane.deployment_of(source_at).clone(), entry.attempt);
+    let (origin, event) = decode(&deployment.reading.envelopes, &stream, entry.id, entry.fields);
+    let pinned = match &origin.version {
+        None => None,
+        Some(digest) => match deployment.pinned.get(digest) {
+            Some(version) => Some(Serving { counts: lane.stats.version(&version.digest), version }),
+            None => return without_version(worker, &deployment, ticket, &origin, digest, attempt),
+        },
     };
-    let (origin, event) = match decode(&deployment.reading.envelopes, &stream, entry.id, entry.fields) {
-        (origin, Ok(event)) => (origin, event),
-        (origin, Err(message)) => {
-            let evidence = evidence(FaultClass::Malformed, attempt, None);
+    let event = match event {
+        Ok(event) => event,
+        Err(message) => {
+            let version = pinned.as_ref().map_or(lane.version.version(), |pinned| &pinned.version);
+            let digest = version.digest.as_str();
+            let evidence = Evidence { digest, attempts: attempt, class: FaultClass::Malformed, traceparent: None };
             return give_up(worker, &deployment, ticket, &origin, None, evidence, message);
         }
     };
@@ -89,6 +111,12 @@ pub(super) fn prepare(worker: &Worker, lane: &mut Lane, ready: Ready) -> Prepare
         }
         return Prepared::Decided { decision, ticket };
     }
+    let chosen = || lane.version.for_key(event.partition_key.as_deref().unwrap_or(&event.id)).clone();
+    let Serving { version, counts } = pinned.unwrap_or_else(chosen);
+    let evidence = |class, attempts, traceparent| {
+        let digest = version.digest.as_str();
+        Evidence { digest, attempts, class, traceparent }
+    };
     let trace = event.attribute(TRACEPARENT).map(str::to_owned);
     if let Some((class, message)) = version.handler.policy.refusal(&event, deployment.reading.check_schemas) {
         let evidence = evidence(class, attempt, trace);
@@ -103,6 +131,7 @@ pub(super) fn prepare(worker: &Worker, lane: &mut Lane, ready: Ready) -> Prepare
     let dedup = deployment.dedup.filter(|_| origin.replay.is_none());
     let mark = dedup.map(|dedup| Mark { overrides: stream.is_inbox, ..dedup.mark(&deployment.marks, &event) });
     let event = Arc::new(GuestEvent::from(event));
+    let ticket = Ticket { ran: Some(counts), ..ticket };
     let tenant = deployment.tenant.clone();
     Prepared::Delivery(Box::new(Delivery { deployment, version, ticket, event, origin, attempt, tenant, mark }))
 }
@@ -114,12 +143,13 @@ pub(super) fn decode(
     id: EntryId,
     fields: Fields,
 ) -> (Origin, Result<Event, String>) {
-    let here = || Origin { stream: source.stream.clone(), entry: id, replay: None };
+    let here = || Origin::published(&source.stream, id);
     let (origin, fields) = if source.is_inbox {
         match dead_letter::parse_inbox(fields) {
             Some(inbox) => {
                 let replay = inbox.replay.map(Arc::from);
-                (Origin { stream: inbox.stream, entry: inbox.entry, replay }, inbox.original)
+                let origin = Origin { stream: inbox.stream, entry: inbox.entry, replay, version: inbox.version };
+                (origin, inbox.original)
             }
             None => return (here(), Err("the entry of the inbox was not written by wasmill".to_owned())),
         }
@@ -129,6 +159,31 @@ pub(super) fn decode(
     // A redriven event has the form of the stream that it was first published to.
     let event = envelopes.decode(&origin.stream, fields, origin.entry).map_err(|error| error.to_string());
     (origin, event)
+}
+
+/// Puts an entry off whose version is not here, and gives it up when no attempt is left. This worker may only be about to
+/// get the version.
+fn without_version(
+    worker: &Worker,
+    deployment: &Deployment,
+    ticket: Ticket,
+    origin: &Origin,
+    digest: &str,
+    attempt: u32,
+) -> Prepared {
+    let class = FaultClass::VersionGone;
+    let message = format!(
+        "it was to run on sha256:{digest}, which is held for a day after `wasmill dlq redrive --to`, and is not any more; \
+         redrive it again"
+    );
+    match decide(Verdict::Fault { class, message }, attempt, &deployment.retry, rand::random()) {
+        Consequence::GiveUp(class, message) => {
+            let evidence = Evidence { digest: "", attempts: attempt, class, traceparent: None };
+            give_up(worker, deployment, ticket, origin, None, evidence, message)
+        }
+        Consequence::Retry(pause) => Prepared::Decided { decision: Decision::Park { pause }, ticket },
+        Consequence::Ack => Prepared::Decided { decision: Decision::ack(Vec::new()), ticket },
+    }
 }
 
 /// What a dead letter says besides where it comes from.
@@ -155,6 +210,7 @@ fn give_up(
         handler = deployment.name(),
         stream = origin.stream,
         entry = %origin.entry,
+        digest = evidence.digest,
         attempt = attempts,
         class = evidence.class.as_str(),
         "dead letter: {message}"
@@ -210,18 +266,26 @@ pub(super) async fn run(lane: usize, delivery: Delivery, warm: Option<WarmInstan
 }
 
 /// Decides what becomes of the event, and reports.
-pub(super) fn conclude(worker: &Worker, lane: &Lane, finished: Finished) -> (Decision, Ticket, Option<WarmInstance>) {
+pub(super) fn conclude(
+    worker: &Worker,
+    lane: &Lane,
+    finished: Finished,
+) -> (Decision, Ticket, Option<(Arc<Version>, WarmInstance)>) {
     let Finished { execution, delivery, warm, .. } = finished;
     let Delivery { deployment, version, ticket, event, origin, attempt, mark, .. } = delivery;
     let Execution { verdict, publishes, logs, logs_dropped, wall, peak_memory, http_denied } = execution;
     lane.stats.record(wall);
+    if let Some(ran) = &ticket.ran {
+        ran.runs.add(1);
+    }
     lane.stats.log_bytes_dropped.add(logs_dropped);
     if http_denied > 0 {
         lane.stats.http_denied.add(http_denied);
     }
     // Instances of a version that has been exchanged end with their delivery.
-    let warm = warm.filter(|_| Arc::ptr_eq(&version, lane.version.version()));
-    let report = Report { deployment: &deployment, origin: &origin, event: &event, attempt, wall };
+    let warm = warm.filter(|_| lane.version.has(&version)).map(|warm| (version.clone(), warm));
+    let digest = version.digest.as_str();
+    let report = Report { deployment: &deployment, digest, origin: &origin, event: &event, attempt, wall };
     let decision = if verdict == Verdict::Ack {
         report.write("ack", "", &logs, logs_dropped);
         Decision::Ack { publishes, mark }
@@ -236,14 +300,13 @@ pub(super) fn conclude(worker: &Worker, lane: &Lane, finished: Finished) -> (Dec
                 report.write(class.as_str(), &text, &logs, logs_dropped);
                 let trace = event.attributes.iter().find(|(name, _)| name == TRACEPARENT);
                 let trace = trace.map(|(_, value)| value.clone());
-                let evidence = Evidence { digest: &version.digest, attempts: attempt, class, traceparent: trace };
+                let evidence = Evidence { digest, attempts: attempt, class, traceparent: trace };
                 Decision::DeadLetter(Box::new(letter(worker, &deployment, &origin, evidence, text)))
             }
         }
     };
     if let Some(observer) = &worker.observer {
         let (id, r#type) = (event.id.as_str(), event.type_.as_str());
-        let digest = version.digest.as_str();
         let run = Run { digest, verdict: &verdict, logs: &logs, logs_dropped, wall, peak_memory };
         observer.decided(&seen(&deployment, &origin, (id, r#type), attempt, How::Run(run), &decision));
     }
@@ -271,6 +334,7 @@ fn message(verdict: &Verdict) -> &str {
 /// What the log says of a delivery.
 struct Report<'a> {
     deployment: &'a Deployment,
+    digest: &'a str,
     origin: &'a Origin,
     event: &'a GuestEvent,
     attempt: u32,
@@ -292,6 +356,7 @@ impl Report<'_> {
             stream = self.origin.stream,
             entry = %self.origin.entry,
             event = self.event.id,
+            digest = self.digest,
             attempt = self.attempt,
             outcome,
             duration_us = self.wall.as_micros() as u64,

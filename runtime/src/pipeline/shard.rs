@@ -274,8 +274,9 @@ impl Shard {
                 self.batch.push(lane_at, ticket, decision);
             }
             Prepared::Delivery(delivery) => {
+                let warm = lane.take_warm(delivery.version());
                 lane.running += 1;
-                let mut run: Run = Box::pin(super::run::run(lane_at, *delivery, lane.warm.pop()));
+                let mut run: Run = Box::pin(super::run::run(lane_at, *delivery, warm));
                 // Most handlers return without waiting: then no task, timer or queue was needed.
                 match (&mut run).now_or_never() {
                     Some(finished) => self.finish(finished),
@@ -365,14 +366,25 @@ fn count(lane: &mut Lane, settlement: &Settlement, note: &Note) {
                 Counted::Duplicate => &lane.stats.duplicate,
             };
             counter.add(1);
+            if let Some(ran) = &note.ran {
+                ran.acked.add(1);
+            }
             lane.stats.published.add(publishes.len() as u64);
         }
         Decision::Park { pause } => {
             lane.stats.retried.add(1);
+            if let Some(ran) = &note.ran {
+                ran.retried.add(1);
+            }
             let due = Instant::now() + *pause;
             let source = &mut lane.sources[note.source];
             source.due_at = Some(source.due_at.map_or(due, |known| known.min(due)));
         }
-        Decision::DeadLetter(_) => lane.stats.dead.add(1),
+        Decision::DeadLetter(_) => {
+            lane.stats.dead.add(1);
+            if let Some(ran) = &note.ran {
+                ran.dead.add(1);
+            }
+        }
     }
 }

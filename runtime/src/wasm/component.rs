@@ -145,6 +145,8 @@ pub struct Component {
     pub(super) entry: Arc<Entry>,
     /// The identity of its bytes.
     pub digest: Digest,
+    /// The same as text: each follow-up carries it.
+    pub(super) digest_text: Arc<str>,
     /// The size of its bytes.
     pub size: usize,
     /// What it imports, such as `wasi:cli/stdout@0.2.6`.
@@ -216,7 +218,8 @@ impl Component {
             Exported::Messaging => MessagingCorePre::new(pre).map(Entry::Messaging),
         });
         let entry = linked.map_err(|error| LoadError::Mismatch(told(&error)))?;
-        Ok(Component { engine: engine.clone(), entry: Arc::new(entry), digest, size, imports })
+        let digest_text = digest.to_string().into();
+        Ok(Component { engine: engine.clone(), entry: Arc::new(entry), digest, digest_text, size, imports })
     }
 }
 

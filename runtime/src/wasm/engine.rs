@@ -88,7 +88,12 @@ impl Engine {
         Engine { compiler, ..self }
     }
 
-    /// Gives up what is being compiled in child processes, now and later: the process is to end.
+    /// The same engine for one piece of work: what it compiles can be stopped without stopping others.
+    pub fn apart(&self) -> Engine {
+        Engine { stop_compiling: Arc::default(), ..self.clone() }
+    }
+
+    /// Gives up what this engine and its clones compile in child processes, now and later.
     pub fn stop_compiling(&self) {
         self.stop_compiling.store(true, Ordering::Relaxed);
     }

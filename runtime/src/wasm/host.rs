@@ -19,7 +19,9 @@ use super::interfaces::Interfaces;
 use super::limiter::Limiter;
 use super::logs::{LogBuffer, LogLevel};
 use crate::envelope::Envelope;
-use crate::event::{self, CAUSATION_ID, CORRELATION_ID, Event, MAX_ATTRIBUTES, TRACEPARENT, TRACESTATE};
+use crate::event::{
+    self, CAUSATION_ID, CORRELATION_ID, Event, HANDLER_DIGEST, MAX_ATTRIBUTES, TRACEPARENT, TRACESTATE,
+};
 use crate::outcome::{Due, FaultClass, MAX_DELAY, Publication, bounded};
 use crate::schema::Schemas;
 
@@ -27,12 +29,14 @@ use crate::schema::Schemas;
 const MAX_RESOURCES: usize = 256;
 /// The longest type, subject, key or media type of a draft, in bytes.
 const MAX_TEXT: usize = 4096;
-/// Attributes that a draft may carry: the host adds four.
-const MAX_DRAFT_ATTRIBUTES: usize = MAX_ATTRIBUTES - 4;
+/// Attributes that the host adds to a draft.
+const HOST_ATTRIBUTES: usize = 5;
+/// Attributes that a draft may carry.
+const MAX_DRAFT_ATTRIBUTES: usize = MAX_ATTRIBUTES - HOST_ATTRIBUTES;
 /// Under this name a handler reads the key of its next HTTP request.
 const IDEMPOTENCY_KEY: &str = "wasmill.idempotency-key";
 /// Attribute names that CloudEvents or the host define.
-pub(super) const RESERVED: [&str; 14] = [
+pub(super) const RESERVED: [&str; 15] = [
     "id",
     "source",
     "type",
@@ -44,6 +48,7 @@ pub(super) const RESERVED: [&str; 14] = [
     "partitionkey",
     "data",
     CAUSATION_ID,
+    HANDLER_DIGEST,
     CORRELATION_ID,
     TRACEPARENT,
     TRACESTATE,
@@ -126,6 +131,8 @@ impl Policy {
 /// What one store knows. Most of it is about the delivery that is running.
 pub(super) struct Host {
     pub(super) policy: Arc<Policy>,
+    /// The digest of the component, as text.
+    digest: Arc<str>,
     pub(super) limiter: Limiter,
     pub(super) logs: LogBuffer,
     pub(super) scope: Option<Scope>,
@@ -160,7 +167,7 @@ impl Scope {
 }
 
 impl Host {
-    pub(super) fn new(policy: Arc<Policy>) -> Host {
+    pub(super) fn new(policy: Arc<Policy>, digest: Arc<str>) -> Host {
         let mut table = ResourceTable::new();
         table.set_max_capacity(MAX_RESOURCES);
         let now = Instant::now();
@@ -176,6 +183,7 @@ impl Host {
             table,
             message_bytes: 0,
             policy,
+            digest,
         }
     }
 
@@ -223,8 +231,9 @@ impl Host {
         let cause = &scope.event;
         let hash = derived_hash(&self.policy, cause, ordinal, &scope.replay_run, "");
         let mut attributes = draft.attributes;
-        attributes.reserve_exact(4);
+        attributes.reserve_exact(HOST_ATTRIBUTES);
         attributes.push((CAUSATION_ID.to_owned(), cause.id.clone()));
+        attributes.push((HANDLER_DIGEST.to_owned(), self.digest.to_string()));
         let inherited = |name: &str| cause.attributes.iter().find(|(key, _)| key == name).map(|(_, value)| value);
         let correlation = inherited(CORRELATION_ID).unwrap_or(&cause.id);
         attributes.push((CORRELATION_ID.to_owned(), correlation.clone()));
@@ -451,9 +460,9 @@ pub(super) mod tests {
             schemas: Arc::default(),
             interfaces: Interfaces::default(),
         };
-        let mut host = Host::new(Arc::new(policy));
-        let attributes =
-            vec![(TRACEPARENT.to_owned(), PARENT.to_owned()), (CORRELATION_ID.to_owned(), "story".to_owned())];
+        let mut host = Host::new(Arc::new(policy), "sha256:d".into());
+        let attributes = [(TRACEPARENT, PARENT), (CORRELATION_ID, "story"), (HANDLER_DIGEST, "sha256:before")];
+        let attributes = attributes.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
         let event =
             Event { id: "cause".to_owned(), partition_key: Some("key".to_owned()), attributes, ..Event::default() };
         host.scope = Some(Scope::new(Arc::new(event.into()), 7, "".into()));
@@ -491,6 +500,9 @@ pub(super) mod tests {
         assert_eq!(event.partition_key.as_deref(), Some("key"));
         assert_eq!((event.attribute(CAUSATION_ID), event.attribute(CORRELATION_ID)), (Some("cause"), Some("story")));
         assert!(event.attribute(TRACEPARENT).is_some_and(|parent| parent.starts_with(&PARENT[..36])));
+        // Of the version that made it, not of the one that made its cause.
+        let made_by: Vec<_> = event.attributes.iter().filter(|(name, _)| name == HANDLER_DIGEST).collect();
+        assert_eq!(made_by, [&(HANDLER_DIGEST.to_owned(), "sha256:d".to_owned())]);
     }
 
     #[test]
@@ -537,6 +549,7 @@ pub(super) mod tests {
             Draft { type_: "x".repeat(MAX_TEXT + 1), ..draft("out", b"") },
             Draft { delay_ms: Some(MAX_DELAY.as_millis() as u64 + 1), ..draft("out", b"") },
             Draft { attributes: attribute("id"), ..draft("out", b"") },
+            Draft { attributes: attribute(HANDLER_DIGEST), ..draft("out", b"") },
             Draft { attributes: attribute("Upper"), ..draft("out", b"") },
             Draft { attributes: [attribute("a"), attribute("a")].concat(), ..draft("out", b"") },
             Draft {

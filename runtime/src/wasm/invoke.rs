@@ -164,7 +164,8 @@ impl Handler {
     }
 
     async fn instantiate(&self, deadline: Instant) -> Result<WarmInstance, (wasmtime::Error, Store<Host>)> {
-        let mut store = Store::new(&self.component.engine.engine, Host::new(self.policy.clone()));
+        let host = Host::new(self.policy.clone(), self.component.digest_text.clone());
+        let mut store = Store::new(&self.component.engine.engine, host);
         let largest = self.policy.event_bytes.max(self.policy.publish_bytes);
         store.set_hostcall_fuel(usize::try_from(largest.saturating_mul(2).max(MIN_COPY)).unwrap_or(usize::MAX));
         store.limiter(|host| &mut host.limiter);

@@ -83,8 +83,8 @@ pub async fn a_redriven_event_comes_back_once_and_begins_anew(f: &Fixture) {
     let inbox = Arc::new(Namespace::default().inbox_source("billing", "billing"));
     let letter = only_letter(f, "dead").await;
     assert!(f.broker().create_group(&inbox).await.unwrap());
-    assert!(f.inspect().redrive("dead", letter.id, &inbox.key).await.unwrap());
-    assert!(!f.inspect().redrive("dead", letter.id, &inbox.key).await.unwrap());
+    assert!(f.inspect().redrive("dead", letter.id, &inbox.key, None).await.unwrap());
+    assert!(!f.inspect().redrive("dead", letter.id, &inbox.key, None).await.unwrap());
     assert!(f.all("dead").await.is_empty());
 
     let mut entries = f.read(&inbox, B, 10).await;
@@ -106,13 +106,13 @@ pub async fn a_redriven_event_that_dies_again_keeps_its_original(f: &Fixture) {
     let entry = give_up(f, &original).await;
     let inbox = Arc::new(Namespace::default().inbox_source("billing", "billing"));
     assert!(f.broker().create_group(&inbox).await.unwrap());
-    for _ in 0..3 {
+    for version in [None, Some("abc"), None] {
         let letter = only_letter(f, "dead").await;
         assert_eq!((&letter.original, letter.get("stream")), (&original, "orders"));
-        assert!(f.inspect().redrive("dead", letter.id, &inbox.key).await.unwrap());
+        assert!(f.inspect().redrive("dead", letter.id, &inbox.key, version).await.unwrap());
         let delivered = f.read(&inbox, B, 10).await.remove(0);
         let parsed = dead_letter::parse_inbox(delivered.fields).expect("an inbox entry");
-        assert_eq!((parsed.entry, &parsed.original), (entry, &original));
+        assert_eq!((parsed.entry, &parsed.original, parsed.version.as_deref()), (entry, &original, version));
         let decision = bury("dead", &source("orders", "billing"), entry);
         assert_eq!(f.settle_one(B, &inbox, delivered.id, decision).await, Applied);
     }
@@ -124,7 +124,7 @@ pub async fn a_dead_letter_without_its_original_is_not_redriven(f: &Fixture) {
     f.cut("orders", 0).await;
     f.settle_one(A, &source, entries[0].id, bury("dead", &source, entries[0].id)).await;
     let letter = only_letter(f, "dead").await.id;
-    let error = f.inspect().redrive("dead", letter, "inbox").await.expect_err("there is nothing to run");
+    let error = f.inspect().redrive("dead", letter, "inbox", None).await.expect_err("there is nothing to run");
     assert!(matches!(error, BrokerError::NotRedrivable { entry, .. } if entry == letter), "{error}");
     let text = error.to_string();
     assert!(text.contains(&letter.to_string()) && text.contains("wasmill dlq drop"), "{text}");
@@ -135,10 +135,10 @@ pub async fn a_dead_letter_without_its_original_is_not_redriven(f: &Fixture) {
 
 pub async fn only_dead_letters_are_redriven(f: &Fixture) {
     let published = f.publish(&"orders".into(), 1).await[0];
-    let error = f.inspect().redrive("orders", published, "inbox").await.expect_err("it is none");
+    let error = f.inspect().redrive("orders", published, "inbox", None).await.expect_err("it is none");
     assert!(matches!(error, BrokerError::NotRedrivable { entry, .. } if entry == published), "{error}");
-    assert!(!f.inspect().redrive("orders", published.next(), "inbox").await.unwrap());
-    assert!(!f.inspect().redrive("absent", published, "inbox").await.unwrap());
+    assert!(!f.inspect().redrive("orders", published.next(), "inbox", None).await.unwrap());
+    assert!(!f.inspect().redrive("absent", published, "inbox", None).await.unwrap());
     assert_eq!(f.all("orders").await.len(), 1);
     assert!(f.inspect().stream("inbox").await.unwrap().is_none());
     assert!(f.inspect().stream(&source("absent", "x").key).await.unwrap().is_none());

@@ -54,7 +54,7 @@ pub async fn of_many_who_redrive_at_once_one_moves_it(f: &Fixture) {
     for (round, entry) in entries.iter().enumerate() {
         f.settle_one(A, &source, entry.id, bury("dead", &source, entry.id)).await;
         let letter = f.all("dead").await[0].id;
-        let redrive = async || usize::from(f.inspect().redrive("dead", letter, &inbox.key).await.unwrap());
+        let redrive = async || usize::from(f.inspect().redrive("dead", letter, &inbox.key, None).await.unwrap());
         let (a, b, c, d) = tokio::join!(redrive(), redrive(), redrive(), redrive());
         assert_eq!((a + b + c + d, f.all(&inbox.key).await.len(), f.all("dead").await.len()), (1, round + 1, 0));
     }
@@ -126,7 +126,7 @@ async fn every_forgotten_script_is_loaded_again() {
             3 => assert_eq!(f.settle_one(B, &source, id(0), bury("dead", &source, id(0))).await, Applied),
             4 => {
                 let letter = f.all("dead").await[0].id;
-                assert!(f.inspect().redrive("dead", letter, &inbox.key).await.unwrap());
+                assert!(f.inspect().redrive("dead", letter, &inbox.key, None).await.unwrap());
             }
             _ => assert!(!f.broker().remove_consumer(&source, A).await.unwrap()),
         }

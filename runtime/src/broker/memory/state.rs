@@ -344,10 +344,17 @@ impl State {
         Ok(is_idle)
     }
 
-    pub(super) fn redrive(&mut self, dead_key: &str, entry: EntryId, inbox: &str) -> Result<bool, BrokerError> {
+    pub(super) fn redrive(
+        &mut self,
+        dead_key: &str,
+        entry: EntryId,
+        inbox: &str,
+        version: Option<&str>,
+    ) -> Result<bool, BrokerError> {
         let Some(stream) = self.streams.get_mut(dead_key) else { return Ok(false) };
         let Some(fields) = stream.entries.get(&entry) else { return Ok(false) };
-        let moved = dead_letter::to_inbox(fields).map_err(|reason| BrokerError::NotRedrivable { entry, reason })?;
+        let moved = dead_letter::to_inbox(fields, version);
+        let moved = moved.map_err(|reason| BrokerError::NotRedrivable { entry, reason })?;
         stream.entries.remove(&entry);
         self.append(inbox, moved);
         Ok(true)

@@ -158,10 +158,16 @@ impl Inspect for RedisBroker {
         reply::entries(self.requests.query(&command).await?, 0)
     }
 
-    async fn redrive(&self, dead_key: &str, entry: EntryId, inbox_key: &str) -> Result<bool, BrokerError> {
+    async fn redrive(
+        &self,
+        dead_key: &str,
+        entry: EntryId,
+        inbox_key: &str,
+        version: Option<&str>,
+    ) -> Result<bool, BrokerError> {
         let reply = Script::Redrive
             .run(&self.requests, &[dead_key, inbox_key], |command| {
-                command.arg(entry.to_string());
+                command.arg(entry.to_string()).arg(version.unwrap_or_default());
             })
             .await?;
         let refused = |reason| Err(BrokerError::NotRedrivable { entry, reason });

@@ -51,7 +51,8 @@ impl Session {
         let deployments: Vec<Arc<Deployment>> = handlers
             .filter_map(|handler| {
                 let version = versions.remove(&handler.name)?;
-                Some(Arc::new(app::deployment(config, &handler, &namespace, Arc::new(Slot::new(version)))))
+                let slot = Arc::new(Slot::new(version));
+                Some(Arc::new(app::deployment(config, &handler, &namespace, (slot, Arc::default()))))
             })
             .collect();
         let (backend, broker): (Backend, Arc<dyn Operate>) = match memory {

@@ -1,12 +1,12 @@
 //! What a fixture expects, as it stands in `NAME.expected.json`: the outcome, and of each follow-up what the handler chose.
-//! What the host derives (id, time, source, causation, correlation, trace) is not in it.
+//! What the host derives (id, time, source, causation, digest, correlation, trace) is not in it.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use wasmill::envelope::structured;
-use wasmill::event::{CAUSATION_ID, CORRELATION_ID, TRACEPARENT, TRACESTATE};
+use wasmill::event::{CAUSATION_ID, CORRELATION_ID, HANDLER_DIGEST, TRACEPARENT, TRACESTATE};
 use wasmill::outcome::{Due, Publication, Verdict};
 use wasmill::wasm::Execution;
 
@@ -15,7 +15,7 @@ use crate::cli::execution::outcome;
 /// The media type that goes without saying.
 const USUAL_MEDIA_TYPE: &str = "application/json";
 /// Attributes that the host sets.
-const DERIVED: [&str; 4] = [CAUSATION_ID, CORRELATION_ID, TRACEPARENT, TRACESTATE];
+const DERIVED: [&str; 5] = [CAUSATION_ID, HANDLER_DIGEST, CORRELATION_ID, TRACEPARENT, TRACESTATE];
 
 /// What comes of an event.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -178,7 +178,7 @@ mod tests {
             schema_version: Some(text("2")),
             partition_key: Some(text("k")),
             content_type: text("application/json"),
-            attributes: vec![(text("causationid"), text("c")), (text("priority"), text("high"))],
+            attributes: ["causationid", "handlerdigest", "priority"].map(|name| (text(name), text("high"))).to_vec(),
             data: br#"{"b": 1, "a": {"d": 2, "c": null}}"#.to_vec(),
         };
         let said = follow_up(event.clone());
@@ -186,7 +186,7 @@ mod tests {
             "stream": "out", "subject": "o-1", "dataschema": "2", "attributes": {"priority": "high"},
             "datacontenttype": "application/json", "delay_ms": 2000}]}"#;
         assert_eq!(Expectation::parse(expected.as_bytes()).unwrap().to_text(), said);
-        assert!(!said.contains("partitionkey") && !said.contains("causationid"), "{said}");
+        assert!(["partitionkey", "causationid", "handlerdigest"].iter().all(|name| !said.contains(name)), "{said}");
         let other = follow_up(Event { partition_key: Some(text("other")), content_type: String::new(), ..event });
         assert!(other.contains(r#""partitionkey": "other""#) && other.contains(r#""datacontenttype": """#), "{other}");
     }

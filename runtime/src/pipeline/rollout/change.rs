@@ -42,7 +42,10 @@ impl Rollouts {
 
         for (wanted, version) in change.handlers.iter().zip(versions) {
             if let Some(version) = version {
-                wanted.deployment.slot.swap(version);
+                match self.handlers.iter_mut().find(|followed| followed.deployment.name == wanted.deployment.name) {
+                    Some(followed) => followed.exchange(version),
+                    None => drop(wanted.deployment.slot.swap(version)),
+                }
             }
         }
         let removed = change.removed.clone();
@@ -50,6 +53,10 @@ impl Rollouts {
         let now = roster.now();
         for name in removed {
             self.handlers.retain(|followed| followed.deployment.name != name);
+            if let Some(job) = self.job.as_mut().filter(|job| job.handler == name && !job.is_unwanted) {
+                job.is_unwanted = true;
+                job.engine.stop_compiling();
+            }
             threads.tell_all(&Command::Leave { handler: name });
         }
         for member in others.iter().filter_map(|deployment| now.member(deployment.name())) {
@@ -63,7 +70,7 @@ impl Rollouts {
                         threads.serve(member);
                     }
                 }
-                None => self.handlers.push(Followed::new(member.deployment.clone())),
+                None => self.handlers.push(Followed::new(member)),
             }
         }
         Ok(())

@@ -51,7 +51,7 @@ impl Shard {
                 self.left.extend(lane.abandon());
             }
             for source in lane.sources.iter_mut().filter(|source| source.has_finished()) {
-                source.standing = Standing::Gone;
+                source.end();
                 let (broker, consumer, source) = (self.broker.clone(), self.consumer.clone(), source.source.clone());
                 self.io.push(Box::pin(async move {
                     // One that still has entries stays.
