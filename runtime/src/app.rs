@@ -219,6 +219,7 @@ pub fn deployment(
     let inbox = Arc::new(namespace.inbox_source(&resolved.name, &resolved.group));
     Deployment {
         tenant: keys::DEFAULT_TENANT.into(),
+        weight: 1,
         name: resolved.name.as_str().into(),
         namespace: namespace.clone(),
         slot,

@@ -16,6 +16,7 @@ mod retention;
 mod rollout;
 mod roster;
 mod run;
+mod runs;
 mod shard;
 mod threads;
 mod watch;
@@ -95,6 +96,8 @@ pub struct Reading {
 pub struct Deployment {
     /// The tenant that it belongs to.
     pub tenant: Arc<str>,
+    /// How much of a thread's time the tenant gets beside others, at least 1.
+    pub weight: u32,
     /// Its name.
     pub name: Arc<str>,
     /// Where its streams lie.

@@ -115,6 +115,23 @@ impl Schedule {
         }
     }
 
+    /// Whether some lane can run; those that cannot leave the queue.
+    pub fn has_next(&mut self, mut can_run: impl FnMut(usize) -> bool) -> bool {
+        while let Some(&at) = self.turns.front() {
+            let tenant = &mut self.tenants[at];
+            while let Some(&lane) = tenant.turns.front() {
+                if can_run(lane) {
+                    return true;
+                }
+                tenant.turns.pop_front();
+                self.lanes[lane].share.rest();
+            }
+            tenant.share.rest();
+            self.turns.pop_front();
+        }
+        false
+    }
+
     /// The lane has used this much time, in nanoseconds.
     pub fn charge(&mut self, lane: usize, nanos: u64) {
         let nanos = i64::try_from(nanos).unwrap_or(i64::MAX);

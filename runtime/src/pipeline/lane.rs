@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use super::runs::Runs;
 use super::{Deployment, Heirloom};
 use crate::broker::{Entry, EntryId, Source};
 use crate::deploy::{InUse, Version};
@@ -86,6 +87,10 @@ pub(super) struct Lane {
     pub(super) warm: Vec<(Arc<Version>, WarmInstance)>,
     /// Deliveries begun and not finished.
     pub(super) running: usize,
+    /// Those of them that wait for something.
+    pub(super) runs: Runs,
+    /// It was a delivery's turn that had been begun before; the next one is a new one's.
+    pub(super) went_on: bool,
     /// The most deliveries that may be running on this thread. At least 1.
     pub(super) share: usize,
     /// Deliveries finished and not settled.
@@ -162,7 +167,7 @@ impl LaneSource {
 
 impl Lane {
     /// A lane that reads nothing yet: see [`Lane::renew`].
-    pub(super) fn new(deployment: Arc<Deployment>, stats: Arc<HandlerStats>, paused: bool) -> Lane {
+    pub(super) fn new(deployment: Arc<Deployment>, stats: Arc<HandlerStats>, paused: bool, runs: Runs) -> Lane {
         let version = deployment.slot.hold(&stats);
         Lane {
             deployment,
@@ -172,6 +177,8 @@ impl Lane {
             ready: VecDeque::new(),
             warm: Vec::new(),
             running: 0,
+            runs,
+            went_on: false,
             share: 0,
             unsettled: 0,
             suspects: 0,
@@ -278,9 +285,14 @@ impl Lane {
         at.map(|at| self.warm.swap_remove(at).1)
     }
 
-    /// Whether a delivery can be started.
-    pub(super) fn can_run(&self) -> bool {
+    /// Whether a delivery can be begun.
+    pub(super) fn can_begin(&self) -> bool {
         !self.ready.is_empty() && self.running < self.share && self.held == 0 && !self.paused
+    }
+
+    /// Whether it can use the thread.
+    pub(super) fn can_run(&self) -> bool {
+        self.runs.can_go_on() || self.can_begin()
     }
 
     /// Everything that was read has been settled.
