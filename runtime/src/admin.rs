@@ -34,7 +34,7 @@ pub use self::guard::Token;
 pub use self::openapi::document as openapi_document;
 pub use self::problem::{PREFIX as PROBLEM_PREFIX, Problem};
 use crate::ops::Operator;
-use crate::pipeline::{Intake, Retention, Roster, Stats};
+use crate::pipeline::{Intake, Retention, Roster, Served, Stats};
 use crate::readiness::{Phase, Readiness};
 use crate::reload::Reload;
 use crate::wasm::MAX_COMPONENT_BYTES;
@@ -67,6 +67,7 @@ impl FromRef<Admin> for AdminState {
         let served = admin.roster.now();
         AdminState {
             stats: served.stats.clone(),
+            served: served.clone(),
             readiness: admin.readiness.clone(),
             operator: admin.operator.borrow().clone(),
             token: admin.token.clone(),
@@ -82,6 +83,8 @@ impl FromRef<Admin> for AdminState {
 pub struct AdminState {
     /// The counters of all handlers.
     pub stats: Arc<Stats>,
+    /// What is served.
+    pub served: Arc<Served>,
     /// Whether the worker takes events.
     pub readiness: Arc<Readiness>,
     /// Does what is asked for.
@@ -167,6 +170,7 @@ pub fn router(admin: Admin) -> Router {
     let versions = Router::new()
         .route("/v1/handlers/{handler}/rollback", post(versions::rollback))
         .route("/v1/components/{digest}", get(versions::component))
+        .route("/v1/smoke-tests", post(versions::put_smoke))
         .route("/v1/gc", post(versions::gc));
     let usual = stream.merge(handler).merge(fleet).merge(versions).layer(RequestBodyLimitLayer::new(MAX_BODY));
     let guarded = usual.merge(version).layer(middleware::from_fn_with_state(admin.clone(), guard::check_token));

@@ -12,13 +12,14 @@ use crate::clock::now_ms;
 use crate::config::{
     CompileConfig, Config, IntakeConfig, Isolation as ConfiguredIsolation, ResolvedHandler, SecretError,
 };
-use crate::deploy::{self, Pinned, Slot, Version};
+use crate::deploy::signature::KeyError;
+use crate::deploy::{self, Pinned, PublicKeys, Slot, SourceError, Version};
 use crate::envelope::Envelopes;
 use crate::pipeline::{Deployment, Intake, MAX_INSTANCES, Orders, Reading, Retention, Roster, Worker, new_worker_id};
 use crate::schema::Schemas;
 use crate::wasm::{
     CacheError, CompileLimits, CompiledCache, Engine, EngineError, EngineSettings, Grant, Grants, Interfaces,
-    Isolation, LoadError, Policy,
+    Isolation, Policy,
 };
 
 pub use schemas::{SchemaFolderFault, SchemaFolderFaults};
@@ -41,6 +42,9 @@ pub enum BuildError {
     /// The schema folder.
     #[error(transparent)]
     Schemas(#[from] SchemaFolderFaults),
+    /// A public key by which components must be signed.
+    #[error(transparent)]
+    Key(#[from] KeyError),
     /// One or more components.
     #[error("{}", .0.iter().map(ComponentFault::to_string).collect::<Vec<_>>().join("\n"))]
     Components(Vec<ComponentFault>),
@@ -52,11 +56,11 @@ pub enum BuildError {
 pub struct ComponentFault {
     /// The handler.
     pub handler: String,
-    /// The file of its component.
+    /// The file of its component, or the reference to it.
     pub path: PathBuf,
     /// What is wrong with it.
     #[source]
-    pub cause: LoadError,
+    pub cause: SourceError,
 }
 
 /// How to reach the Redis of the configuration.
@@ -72,7 +76,7 @@ pub fn redis_settings(config: &Config) -> Result<RedisSettings, BuildError> {
     Ok(settings.with_timeouts(redis.connect_timeout, redis.response_timeout))
 }
 
-/// This process as a worker, without a compiled cache and without an observer.
+/// This process as a worker, without a compiled cache, without public keys and without an observer.
 pub fn worker(config: &Config) -> Worker {
     let cores = || std::thread::available_parallelism().map_or(1, usize::from);
     Worker {
@@ -84,6 +88,7 @@ pub fn worker(config: &Config) -> Worker {
         threads: if config.worker.threads == 0 { cores() } else { config.worker.threads },
         started_ms: now_ms(),
         cache: None,
+        keys: PublicKeys::default(),
         observer: None,
     }
 }
@@ -158,6 +163,11 @@ pub fn cache(config: &Config) -> Result<Option<CompiledCache>, CacheError> {
     directory.map(|directory| CompiledCache::open(&directory)).transpose()
 }
 
+/// The keys by which every component must be signed; empty if none is configured.
+pub fn public_keys(config: &Config) -> Result<PublicKeys, KeyError> {
+    PublicKeys::load(&config.deploy.public_keys)
+}
+
 /// The envelopes of the streams of the configuration.
 pub fn envelopes(config: &Config) -> Envelopes {
     Envelopes::new(config.streams.iter().map(|(name, stream)| (name.as_str(), stream.envelope_settings())))
@@ -175,11 +185,11 @@ pub fn deployments(
     engine: &Engine,
     cache: Option<&CompiledCache>,
 ) -> Result<Vec<Arc<Deployment>>, BuildError> {
-    let (schemas, envelopes) = (schemas(config)?, envelopes(config));
+    let (schemas, envelopes, keys) = (schemas(config)?, envelopes(config), public_keys(config)?);
     let (mut deployments, mut faults) = (Vec::new(), Vec::new());
     for resolved in config.handlers() {
         let policy = policy(&resolved, namespace, &envelopes, schemas.clone())?;
-        match deploy::prepare(engine, cache, &resolved.component, policy, isolation(resolved.isolation)) {
+        match deploy::prepare(engine, cache, &keys, &resolved.component, policy, isolation(resolved.isolation)) {
             Ok(version) => {
                 let slot = Arc::new(Slot::new(version));
                 deployments.push(Arc::new(deployment(config, &resolved, namespace, (slot, Arc::default()))));
@@ -201,7 +211,8 @@ pub fn version(
     cache: Option<&CompiledCache>,
 ) -> Result<Version, BuildError> {
     let policy = policy(resolved, namespace, &envelopes(config), schemas(config)?)?;
-    deploy::prepare(engine, cache, &resolved.component, policy, isolation(resolved.isolation)).map_err(|cause| {
+    let keys = public_keys(config)?;
+    deploy::prepare(engine, cache, &keys, &resolved.component, policy, isolation(resolved.isolation)).map_err(|cause| {
         let (handler, path) = (resolved.name.clone(), resolved.component.clone());
         BuildError::Components(vec![ComponentFault { handler, path, cause }])
     })

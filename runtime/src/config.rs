@@ -1,6 +1,6 @@
 //! Configuration: one TOML file, strict, with overrides from the environment. `config/wasmill.toml` is the reference.
 //!
-//! - [`sections`], [`compile`], [`schemas`], [`streams`], [`intake`], [`interfaces`]: the shape of the file and its defaults;
+//! - [`sections`], [`compile`], [`deploy`], [`schemas`], [`streams`], [`intake`], [`interfaces`]: the shape of the file and its defaults;
 //!   [`redis`]: the section that has to do with secrets
 //! - [`units`]: durations and sizes
 //! - `parse`, `env`: text and variables -> [`Config`], with every fault and its place
@@ -10,6 +10,7 @@
 
 pub mod changes;
 pub mod compile;
+pub mod deploy;
 mod env;
 mod errors;
 pub mod intake;
@@ -33,6 +34,7 @@ use serde::{Deserialize, Serialize};
 
 pub use changes::Changes;
 pub use compile::CompileConfig;
+pub use deploy::DeployConfig;
 pub use env::{PREFIX, environment};
 pub use errors::{ConfigError, ConfigErrors};
 pub use intake::IntakeConfig;
@@ -44,6 +46,8 @@ pub use secret::SecretError;
 pub use sections::*;
 pub use streams::StreamConfig;
 pub(crate) use validate::is_handler_name;
+
+use crate::oci;
 
 /// The whole configuration. `Default` is that of an empty file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
@@ -59,6 +63,8 @@ pub struct Config {
     pub log: LogConfig,
     /// What compiling a component may use.
     pub compile: CompileConfig,
+    /// What may be deployed.
+    pub deploy: DeployConfig,
     /// What one delivery may use, for all handlers that do not say otherwise.
     pub limits: Limits,
     /// How failures are tried again, for all handlers that do not say otherwise.
@@ -118,7 +124,7 @@ impl Config {
             &mut self.admin.token_file,
             &mut self.schemas.directory,
         ];
-        let paths = optional.into_iter().flatten();
+        let paths = optional.into_iter().flatten().chain(&mut self.deploy.public_keys);
         let of_handlers = self.handlers.values_mut().flat_map(|handler| {
             let files = handler.config.values_mut().filter_map(|value| match value {
                 ConfigValue::File { file } => Some(file),
@@ -127,6 +133,8 @@ impl Config {
             let sources = handler.build.as_mut().map(|build| &mut build.directory);
             files.chain([&mut handler.component]).chain(sources)
         });
-        paths.chain(of_handlers).for_each(|path: &mut PathBuf| *path = directory.join(&*path));
+        let is_file = |path: &PathBuf| !path.to_str().is_some_and(oci::is_reference);
+        let all = paths.chain(of_handlers).filter(|path| is_file(path));
+        all.for_each(|path: &mut PathBuf| *path = directory.join(&*path));
     }
 }

@@ -6,7 +6,11 @@
 //! or run twice by a swap.
 
 pub mod canary;
+pub mod expected;
 pub mod record;
+pub mod signature;
+pub mod smoke;
+pub mod source;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,6 +18,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use self::canary::Percent;
+pub use self::signature::PublicKeys;
+pub use self::source::SourceError;
 use crate::fleet::PinState;
 use crate::stats::{HandlerStats, VersionStats};
 use crate::wasm::{CompiledCache, Component, Digest, Engine, Handler, Isolation, LoadError, Policy};
@@ -77,37 +83,38 @@ impl Version {
     }
 }
 
-/// Loads, compiles and checks a component. Blocks the thread; a Python component takes many seconds.
+/// Loads, compiles and checks a component, which must be signed by one of `keys` if there are any. Blocks the thread; a
+/// Python component takes many seconds.
 pub fn prepare(
     engine: &Engine,
     cache: Option<&CompiledCache>,
+    keys: &PublicKeys,
     component: &Path,
     policy: Policy,
     isolation: Isolation,
-) -> Result<Version, LoadError> {
-    let component = Component::from_file(engine, cache, component)?;
+) -> Result<Version, SourceError> {
+    let component = source::load(engine, cache, keys, component)?;
     Ok(Version::new(Handler::new(component, policy, isolation)?))
 }
 
-/// The same for a handler that is there already; `known` itself, if nothing is other than before.
+/// The same for a handler that is there already, whose component was named `was`; `known` itself, if nothing is other than
+/// before.
 pub fn prepare_again(
     known: &Arc<Version>,
+    was: &Path,
     cache: Option<&CompiledCache>,
+    keys: &PublicKeys,
     component: &Path,
     policy: Policy,
     isolation: Isolation,
-) -> Result<Arc<Version>, LoadError> {
+) -> Result<Arc<Version>, SourceError> {
     let own = &known.handler;
     let policy = if *own.policy == policy { own.policy.clone() } else { Arc::new(policy) };
-    let bytes = Component::read(component)?;
-    let is_same = Digest::of(&bytes) == own.component.digest;
-    if is_same && Arc::ptr_eq(&own.policy, &policy) && own.isolation == isolation {
+    let component = source::load_again(&own.component, was, cache, keys, component)?;
+    let is_same = component.digest == own.component.digest && own.isolation == isolation;
+    if is_same && Arc::ptr_eq(&own.policy, &policy) {
         return Ok(known.clone());
     }
-    let component = match is_same {
-        true => own.component.clone(),
-        false => Component::new(own.component.engine(), cache, &bytes)?,
-    };
     Ok(Arc::new(Version::new(Handler::new(component, policy, isolation)?)))
 }
 

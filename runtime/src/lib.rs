@@ -26,6 +26,7 @@ pub mod envelope;
 pub mod event;
 pub mod fleet;
 pub mod generate;
+pub mod oci;
 pub mod ops;
 pub mod outcome;
 pub mod pipeline;

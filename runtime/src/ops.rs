@@ -30,8 +30,8 @@ pub use replay::{MAX_REPLAY_BACKLOG, MAX_REPLAY_PAGE, ReplayReport, ReplayReques
 pub use schemas::{SchemaDocument, SchemaQuery, SchemaReport, SchemaVersion};
 pub use streams::{GroupReport, StreamReport};
 pub use versions::{
-    CanaryReport, DeployQuery, GcReport, PREPARE_TIME, RollbackRequest, VersionReport, VersionState, VersionsReport,
-    WorkerVersion,
+    CanaryReport, DeployQuery, GcReport, PREPARE_TIME, RollbackRequest, SmokeReport, VersionReport, VersionState,
+    VersionsReport, WorkerVersion,
 };
 
 use crate::app;

@@ -31,6 +31,19 @@ pub enum Verdict {
     Fault { class: FaultClass, message: String },
 }
 
+impl Verdict {
+    /// The outcome in one word, as users see it, and the message.
+    pub fn told(&self) -> (&'static str, &str) {
+        match self {
+            Verdict::Ack => ("ack", ""),
+            Verdict::Retry { message, .. } => ("retry", message),
+            Verdict::Reject { message } => ("reject", message),
+            Verdict::Fault { class: FaultClass::Timeout, message } => ("timeout", message),
+            Verdict::Fault { message, .. } => ("trap", message),
+        }
+    }
+}
+
 /// Why an event could not be handled, as it stands in dead letters, metrics and logs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum FaultClass {

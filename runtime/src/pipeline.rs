@@ -39,7 +39,7 @@ use crate::broker::memory::MemoryBroker;
 use crate::broker::pubsub::PubSub;
 use crate::broker::redis::{RedisBroker, RedisSettings};
 use crate::broker::{Broker, BrokerError, Source, keys};
-use crate::deploy::{Pinned, Slot};
+use crate::deploy::{Pinned, PublicKeys, Slot};
 use crate::envelope::Envelopes;
 use crate::fleet::{HandlerReport, WorkerReport};
 use crate::outcome::{Dedup, RetryPolicy};
@@ -152,6 +152,8 @@ pub struct Worker {
     pub retention_interval: Duration,
     /// Where compiled components are kept.
     pub cache: Option<CompiledCache>,
+    /// By whom components must be signed that are deployed to it.
+    pub keys: PublicKeys,
     /// Who is told of each delivery.
     pub observer: Option<Arc<dyn Observer>>,
 }
@@ -214,11 +216,19 @@ pub async fn serve(
         () = &mut shutdown => return Ok(()),
     };
     let mut rollouts = Rollouts::new(operate.clone(), &worker, roster.now().members());
+    let report = || report(&worker, &roster.now());
+    // It has the broker, and takes no events yet.
+    readiness.set(Phase::Starting);
+    let not_ready_yet = Readiness::default();
     tokio::select! {
         () = rollouts.catch_up() => {}
-        () = &mut shutdown => return Ok(()),
+        // A rollout needs workers: if what is deployed cannot be prepared any more, another version can be deployed.
+        () = recover::beat(&*broker, &worker, report, &not_ready_yet) => {}
+        () = &mut shutdown => {
+            resign(&*broker, &worker).await;
+            return Ok(());
+        }
     }
-    let report = || report(&worker, &roster.now());
     let watch = Arc::new(Watch::default());
     let (threads, mut shards) = threads::start(&worker, &backend, &watch)?;
     for member in roster.now().members() {
@@ -253,10 +263,15 @@ pub async fn serve(
         () = recover::beat(&*broker, &worker, report, readiness) => {}
         () = tokio::time::sleep(worker.drain_timeout) => tracing::warn!("not everything could be drained in time"),
     }
+    resign(&*broker, &worker).await;
+    if threads::join(shards) || panicked { Err(PipelineError::Panicked) } else { Ok(()) }
+}
+
+/// Says that the worker is gone.
+async fn resign(broker: &dyn Broker, worker: &Worker) {
     if !matches!(tokio::time::timeout(LEAVE_TIME, broker.resign(&worker.id)).await, Ok(Ok(()))) {
         tracing::debug!("cannot resign: the heartbeat will end by itself");
     }
-    if threads::join(shards) || panicked { Err(PipelineError::Panicked) } else { Ok(()) }
 }
 
 /// What this worker says of itself.

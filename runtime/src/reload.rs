@@ -5,6 +5,7 @@
 //! everything as it was. What is the same as before is not touched.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -15,7 +16,7 @@ use crate::app::{self, BuildError, ComponentFault};
 use crate::broker::Operate;
 use crate::broker::keys::Namespace;
 use crate::config::{Changes, Config, ConfigErrors, ResolvedHandler};
-use crate::deploy::{self, Slot, Version};
+use crate::deploy::{self, PublicKeys, Slot, Version};
 use crate::envelope::Envelopes;
 use crate::ops::Operator;
 use crate::pipeline::{Change, ChangeError, Deployment, Intake, Roster, Wanted, beside};
@@ -101,6 +102,8 @@ pub struct Parts {
     pub engine: Engine,
     /// Keeps compiled ones.
     pub cache: Option<CompiledCache>,
+    /// By whom they must be signed.
+    pub keys: PublicKeys,
     /// Where the streams lie.
     pub namespace: Namespace,
     /// What is served.
@@ -178,8 +181,11 @@ impl Reloader {
         let plan = beside(&self.parts.engine, move || parts.plan(&running)).await.map_err(ReloadError::Unable)??;
         self.parts.roster.change(plan.change).await?;
         let Running { config, schemas, .. } = &plan.next;
-        if plan.sets_level {
-            telemetry::set_level(&config.log)?;
+        // It was checked before: what is served has changed, and there is no way back from here.
+        if plan.sets_level
+            && let Err(error) = telemetry::set_level(&config.log)
+        {
+            tracing::error!("log.level stays as it was: {error}");
         }
         self.operator.send_replace(Operator::new(self.parts.broker.clone(), config, schemas.clone()));
         self.running = Arc::new(plan.next);
@@ -213,7 +219,8 @@ impl Parts {
         let (envelopes, mut handlers, mut faults) = (app::envelopes(&config), BTreeMap::new(), Vec::new());
         for resolved in config.handlers() {
             let known = running.handlers.get(&resolved.name);
-            let configured = match self.configured(&resolved, known, &envelopes, &schemas) {
+            let was = running.config.handlers.get(&resolved.name).map(|handler| handler.component.as_path());
+            let configured = match self.configured(&resolved, known.zip(was), &envelopes, &schemas) {
                 Ok(configured) => configured,
                 Err(BuildError::Components(fault)) => {
                     faults.extend(fault);
@@ -242,20 +249,23 @@ impl Parts {
         Ok(Plan { change, next: Running { config, schemas, handlers }, report, sets_level: changes.log_level })
     }
 
-    /// The version that the configuration names; the one that is known, if that is the same.
+    /// The version that the configuration names; the one that is known (and what its component was named), if that is the
+    /// same.
     fn configured(
         &self,
         resolved: &ResolvedHandler,
-        known: Option<&Known>,
+        known: Option<(&Known, &Path)>,
         envelopes: &Envelopes,
         schemas: &Arc<Schemas>,
     ) -> Result<Arc<Version>, BuildError> {
         let policy = app::policy(resolved, &self.namespace, envelopes, schemas.clone())?;
         let isolation = app::isolation(resolved.isolation);
-        let (cache, component) = (self.cache.as_ref(), &resolved.component);
+        let (cache, keys, component) = (self.cache.as_ref(), &self.keys, &resolved.component);
         let version = match known {
-            Some(known) => deploy::prepare_again(&known.configured, cache, component, policy, isolation),
-            None => deploy::prepare(&self.engine, cache, component, policy, isolation).map(Arc::new),
+            Some((known, was)) => {
+                deploy::prepare_again(&known.configured, was, cache, keys, component, policy, isolation)
+            }
+            None => deploy::prepare(&self.engine, cache, keys, component, policy, isolation).map(Arc::new),
         };
         version.map_err(|cause| {
             let (handler, path) = (resolved.name.clone(), component.clone());

@@ -20,7 +20,7 @@ pub mod world;
 
 pub use cache::{CacheError, CompiledCache};
 pub use compile::{CompileError, CompileLimits, Compiler};
-pub use component::{Component, Digest, LoadError, MAX_COMPONENT_BYTES, check_names};
+pub use component::{Component, Digest, LoadError, MAX_COMPONENT_BYTES, check_names, read_component};
 pub use engine::{Engine, EngineError, EngineSettings};
 pub use host::{Grant, Grants, Policy};
 pub use interfaces::{Interfaces, Values};

@@ -78,7 +78,7 @@ fn padded(component: &[u8], length: usize) -> Vec<u8> {
 }
 
 /// A handler whose core module has this in it beside what a handler needs.
-fn handler_with(core: &str) -> Vec<u8> {
+pub fn handler_with(core: &str) -> Vec<u8> {
     let text = include_str!("bad_components/handler.wat").replace(";; HERE", core);
     wat::parse_str(&text).unwrap_or_else(|error| panic!("{error}"))
 }

@@ -8,29 +8,29 @@ use wasmill_tests::mill::{Mill, Way};
 use wasmill_tests::worker::{Signal, Worker};
 use wasmill_tests::{eventually, guests, on_every_way};
 
-use crate::bad_components::{child_of, is_alive, module_of};
+use crate::bad_components::{child_of, handler_with, is_alive, module_of};
 use crate::deploy;
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// The component of `faults` with something at its end that does nothing: another version.
-fn version(mill: &Mill, name: u8) -> PathBuf {
+pub(super) fn version(mill: &Mill, name: u8) -> PathBuf {
     let bytes = std::fs::read(guests::component("faults")).unwrap();
     write(mill, &format!("v{}.wasm", char::from(name)), &[&bytes[..], &[0, 2, 1, name]].concat())
 }
 
-fn write(mill: &Mill, name: &str, bytes: &[u8]) -> PathBuf {
+pub fn write(mill: &Mill, name: &str, bytes: &[u8]) -> PathBuf {
     let path = mill.dir().join(name);
     std::fs::write(&path, bytes).unwrap();
     path
 }
 
-fn deploy(mill: &Mill, component: &Path) -> Value {
+pub(super) fn deploy(mill: &Mill, component: &Path) -> Value {
     mill.json(&["deploy", "faults", component.to_str().unwrap()])
 }
 
 /// What the workers say that they serve, once they say the same as the record.
-fn settled(mill: &Mill) -> (Value, usize) {
+pub(super) fn settled(mill: &Mill) -> (Value, usize) {
     eventually("all workers to serve what is deployed", DEADLINE, || {
         let report = mill.json(&["versions", "faults"]);
         let workers = report["workers"].as_array().unwrap();
@@ -40,7 +40,16 @@ fn settled(mill: &Mill) -> (Value, usize) {
     })
 }
 
-fn second_worker(mill: &Mill) -> Worker {
+/// What each worker serves while nothing is being rolled out, whether or not anything was ever deployed.
+pub(super) fn serving(mill: &Mill) -> Vec<Value> {
+    eventually("the rollout to end", DEADLINE, || {
+        let report = mill.json(&["versions", "faults"]);
+        let workers = report["workers"].as_array().unwrap().iter();
+        report["rollout"].is_null().then(|| workers.map(|worker| worker["serves"].clone()).collect())
+    })
+}
+
+pub(super) fn second_worker(mill: &Mill) -> Worker {
     let worker = mill.spawn_another();
     eventually("the second worker", DEADLINE, || worker.stderr_text().contains("ready").then_some(()));
     worker
@@ -89,7 +98,21 @@ pub fn nothing_that_does_not_fit_is_deployed(way: Way) {
     let truncated = write(&mill, "truncated.wasm", &good[..good.len() / 2]);
     let core = write(&mill, "core.wasm", &wat::parse_str("(module)").unwrap());
     let empty = write(&mill, "empty.wasm", &wat::parse_str("(component)").unwrap());
-    for (component, why) in [(truncated, "not valid"), (core, "core module"), (empty, "does not export")] {
+    let import = r#"(component (import "acme:billing/ledger@2.0.0" (instance)))"#;
+    let import = write(&mill, "import.wasm", &wat::parse_str(import).unwrap());
+    let world = include_str!("bad_components/handler.wat").replace("handler@0.1.0", "handler@0.2.0");
+    let world = write(&mill, "world.wasm", &wat::parse_str(world).unwrap());
+    let spins = write(&mill, "spins.wasm", &handler_with("(func $spin (loop (br 0))) (start $spin)"));
+    let panics = write(&mill, "panics.wasm", &handler_with("(func $panic unreachable) (start $panic)"));
+    for (component, why) in [
+        (truncated, "not valid"),
+        (core, "core module"),
+        (empty, "does not export"),
+        (import, "acme:billing/ledger@2.0.0"),
+        (world, "handler@0.2.0"),
+        (spins, "did not return within 300ms"),
+        (panics, "unreachable"),
+    ] {
         let said = mill.failure(1, &["deploy", "faults", component.to_str().unwrap()]);
         assert!(said.contains(why) && said.contains("stays as it was"), "{}: {said}", component.display());
         assert_eq!(settled(&mill).0, current);

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod bad_components;
+mod canary;
 mod chain;
 mod check;
 mod cli;
@@ -11,6 +12,7 @@ mod contract;
 mod dedup;
 mod delayed;
 mod deploy;
+mod deploy_crash;
 mod dev;
 mod dlq;
 mod envelopes;
@@ -28,6 +30,7 @@ mod languages;
 mod lost;
 mod memory;
 mod messaging;
+mod oci;
 mod operations;
 mod pause;
 mod pins;
@@ -39,6 +42,8 @@ mod schema;
 mod send;
 mod shadow;
 mod shutdown;
+mod signatures;
+mod smoke;
 mod snapshots;
 mod swap;
 mod tidy;

@@ -10,7 +10,9 @@ pub mod languages;
 pub mod mill;
 mod process;
 pub mod program;
+pub mod proxy;
 pub mod redis_server;
+pub mod registry;
 pub mod worker;
 
 use std::path::PathBuf;

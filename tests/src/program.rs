@@ -97,6 +97,11 @@ impl Program {
         self.process.kill();
     }
 
+    /// How it ended; `None` while it runs.
+    pub fn try_wait(&mut self) -> Option<ExitStatus> {
+        self.process.try_wait()
+    }
+
     /// Waits until it has ended of itself.
     ///
     /// # Panics

@@ -6,6 +6,7 @@
 mod languages;
 mod measure;
 mod publish;
+mod swap;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -38,6 +39,8 @@ enum Subject {
     Publish,
     /// One handler in every language; a full run writes docs/languages.md
     Languages,
+    /// Exchanging versions under load, and compiling beside it, against the same without
+    Swap,
 }
 
 impl BenchArgs {
@@ -47,6 +50,10 @@ impl BenchArgs {
             Subject::Handlers => guests::build_workspace(root),
             Subject::Publish => Ok(()),
             Subject::Languages => guests::build_languages(root, &guests::Language::ALL),
+            Subject::Swap => {
+                guests::build_workspace(root)?;
+                guests::build_languages(root, &[guests::Language::Python])
+            }
         }
     }
 }
@@ -63,6 +70,7 @@ pub fn run(root: &Path, args: &BenchArgs) -> Result<()> {
         Subject::Handlers => (handlers(root, args)?, print_text),
         Subject::Publish => (publish::run(root, args.quick)?, publish::print_text),
         Subject::Languages => (languages::run(root, args.quick)?, languages::print_text),
+        Subject::Swap => (swap::run(root, args.quick)?, swap::print_text),
     };
     match args.output.as_str() {
         "json" => println!("{report:#}"),

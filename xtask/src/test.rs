@@ -21,6 +21,7 @@ const MANAGERS: [(&str, &[&str], &[&str], &str); 6] = [
 /// Installs, builds and tests.
 pub fn run(root: &Path, arguments: &[String]) -> Result<ExitCode> {
     install_redis()?;
+    install_registry()?;
     packages::install_clients(root)?;
     guests::build(root)?;
     cmd::run(
@@ -41,8 +42,29 @@ fn install_redis() -> Result<()> {
     let Some((program, refresh, install, package)) = manager else {
         return Err("redis-server is missing, and no known package manager is there: install Redis 7.0 or newer".into());
     };
+    install_package(program, refresh, install, package)?;
+    let version = redis_version().ok_or("redis-server is still missing after it was installed")?;
+    check_version(&version)
+}
+
+/// Installs docker-registry, the registry that the tests start, where there is none.
+fn install_registry() -> Result<()> {
+    let is_there = || cmd::output("docker-registry", &["--version"]).is_some();
+    let (program, refresh, install, _) = MANAGERS[0];
+    if is_there() {
+        return Ok(());
+    }
+    if cmd::output(program, &["--version"]).is_none() {
+        return Err("docker-registry is missing: install the CNCF Distribution registry under that name".into());
+    }
+    install_package(program, refresh, install, "docker-registry")?;
+    if is_there() { Ok(()) } else { Err("docker-registry is still missing after it was installed".into()) }
+}
+
+/// Installs a package as root.
+fn install_package(program: &str, refresh: &[&str], install: &[&str], package: &str) -> Result<()> {
     let is_root = cmd::output("id", &["-u"]).is_some_and(|id| id.trim() == "0");
-    let command = || match is_root || *program == "brew" {
+    let command = || match is_root || program == "brew" {
         true => Command::new(program),
         false => {
             let mut sudo = Command::new("sudo");
@@ -51,11 +73,9 @@ fn install_redis() -> Result<()> {
         }
     };
     if !refresh.is_empty() {
-        cmd::run(command().args(*refresh))?;
+        cmd::run(command().args(refresh))?;
     }
-    cmd::run(command().args(*install).arg(package))?;
-    let version = redis_version().ok_or("redis-server is still missing after it was installed")?;
-    check_version(&version)
+    cmd::run(command().args(install).arg(package))
 }
 
 fn redis_version() -> Option<String> {

@@ -6,7 +6,7 @@ use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, Me
 use prometheus::{Encoder, TextEncoder};
 
 use super::AdminState;
-use crate::pipeline::{IntakeStats, Stats};
+use crate::pipeline::{IntakeStats, Served, Stats};
 use crate::stats::{HandlerStats, VersionStats};
 
 /// Upper bounds of the duration histogram, in seconds: from a reused instance to the usual deadline.
@@ -69,6 +69,7 @@ pub(super) fn render(state: &AdminState) -> String {
         })
         .collect();
     families.push(by_version(stats));
+    families.push(serving(&state.served));
     let blocked = "Threads on which the handler stands still because Redis refuses what it did.";
     families.push(family("wasmill_handler_blocked", blocked, MetricType::GAUGE, stats, |stats, metric| {
         let mut gauge = Gauge::default();
@@ -97,6 +98,20 @@ pub(super) fn render(state: &AdminState) -> String {
     families.retain(|family| !family.get_metric().is_empty());
     let _ = TextEncoder::new().encode(&families, &mut text);
     String::from_utf8(text).unwrap_or_default()
+}
+
+/// Which version of each handler serves; to be joined with what is counted by handler.
+fn serving(served: &Served) -> MetricFamily {
+    let metrics = served.deployments().map(|deployment| {
+        let (digest, mut metric) = (deployment.slot.current().digest.clone(), Metric::default());
+        metric.set_label(vec![label("digest", &digest), label("handler", deployment.name())]);
+        let mut gauge = Gauge::default();
+        gauge.set_value(1.0);
+        metric.set_gauge(gauge);
+        metric
+    });
+    let help = "1 for the version of the handler that serves.";
+    with_metrics("wasmill_handler_version_info", help, MetricType::GAUGE, metrics.collect())
 }
 
 /// Outcomes by version. Only the last versions are counted, so that there are never many.

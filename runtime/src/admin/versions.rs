@@ -9,7 +9,7 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::{AdminState, Problem};
-use crate::ops::{DeployQuery, GcReport, RollbackRequest, VersionsReport};
+use crate::ops::{DeployQuery, GcReport, RollbackRequest, SmokeReport, VersionsReport};
 
 /// An answer, or why there is none.
 type Answer<T> = Result<Json<T>, Problem>;
@@ -37,6 +37,17 @@ pub(super) async fn deploy(
     body: Bytes,
 ) -> Answer<VersionsReport> {
     Ok(Json(state.operator.deploy(&handler, &body, &query).await?))
+}
+
+/// Keep smoke tests, for a deployment that names them
+///
+/// `{"tests": [{"name", "event", "expected"}]}`: events as CloudEvents JSON, and what is to come of each, as
+/// `wasmill test` writes it; without that it must be acknowledged. At most 100, and 1 MiB.
+#[utoipa::path(post, path = "/v1/smoke-tests", tag = "versions",
+    request_body(content = serde_json::Value, content_type = "application/json"),
+    responses((status = 200, body = SmokeReport), (status = "default", response = super::openapi::ProblemResponse)))]
+pub(super) async fn put_smoke(State(state): State<AdminState>, body: Bytes) -> Answer<SmokeReport> {
+    Ok(Json(state.operator.put_smoke(&body).await?))
 }
 
 /// The versions of a handler, what workers serve, and how far a rollout is

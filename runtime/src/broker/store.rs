@@ -18,7 +18,7 @@ pub trait Store: Send + Sync {
     /// The bytes of a component, if they are kept.
     async fn component(&self, digest: &str) -> Result<Option<Vec<u8>>, BrokerError>;
 
-    /// The components that are kept, and their sizes in bytes.
+    /// The components that are kept, and their sizes in bytes. One is missing its bytes if whoever kept it died meanwhile.
     async fn components(&self) -> Result<BTreeMap<String, u64>, BrokerError>;
 
     /// Deletes a component; `false` if there was none.

@@ -1,21 +1,26 @@
 //! `wasmill deploy` and `wasmill rollback`: another version of a handler, on all workers.
 
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use bytesize::ByteSize;
 use clap::Parser;
 use serde_json::json;
+use wasmill::app;
+use wasmill::config::Config;
 use wasmill::config::units::{format_duration, parse_duration};
 use wasmill::deploy::canary::Percent;
 use wasmill::deploy::record::{Ended, Rollout};
+use wasmill::deploy::smoke::{SmokeTest, SmokeTests};
+use wasmill::deploy::source::Fetched;
+use wasmill::envelope::structured;
 use wasmill::ops::{DeployQuery, RollbackRequest, VersionsReport};
-use wasmill::wasm::MAX_COMPONENT_BYTES;
 
 use super::table::{counted, plain};
 use super::target::Target;
-use super::{Context, Report, block_on, print_json, progress};
+use super::test::fixtures::{self, Choice, Fixture};
+use super::{Context, Report, block_on, print_json, progress, sources};
 
 /// How often the workers' progress is looked at.
 const POLL: Duration = Duration::from_millis(100);
@@ -29,8 +34,14 @@ const SWITCH_TIME: Duration = Duration::from_secs(30);
 pub struct Args {
     /// The handler
     handler: String,
-    /// The component, a file
+    /// The component: a file, or oci://REGISTRY/NAME:TAG@sha256:DIGEST
     component: PathBuf,
+    /// Run these events through it first, on each worker: a folder of `wasmill test`, or one file
+    #[arg(long, value_name = "PATH")]
+    smoke: Option<PathBuf>,
+    /// Its signature, 64 bytes or their base64 [default: COMPONENT.sig if there is one, or that in the registry]
+    #[arg(long, value_name = "FILE")]
+    signature: Option<PathBuf>,
     /// Who deploys, as `wasmill versions` shows it [default: the user of this machine]
     #[arg(long, value_name = "NAME")]
     by: Option<String>,
@@ -60,7 +71,7 @@ pub struct RollbackArgs {
     /// The handler
     handler: String,
     /// The version, by its digest or how that begins [default: the one that served before; while a rollout goes on, that is
-    /// cancelled]
+    /// cancelled; to be named if the last rollout had no effect]
     #[arg(long, value_name = "DIGEST")]
     to: Option<String>,
     /// Who asks for it, as `wasmill versions` shows it [default: the user of this machine]
@@ -71,10 +82,25 @@ pub struct RollbackArgs {
 /// Deploys a component.
 pub fn run(context: &Context, args: &Args) -> Result<ExitCode, Report> {
     let config = context.config_with_log()?;
-    let bytes = read(&args.component)?;
-    let query = DeployQuery {
+    let progress = progress::saying();
+    let say = |message: String| {
+        progress.set_message(message);
+        progress.tick();
+    };
+    say(format!("fetching {}", args.component.display()));
+    let Fetched { bytes, source, signature } = sources::fetch(&args.component, args.signature.as_deref())?;
+    let keys = app::public_keys(&config).map_err(Report::usage)?;
+    if !keys.is_empty() {
+        say("verifying its signature".to_owned());
+        let refused = |error| Report::usage(format!("{}: {error}", args.component.display()));
+        keys.verify(&bytes, signature.as_ref()).map_err(refused)?;
+    }
+    let smoke = args.smoke.as_deref().map(|path| smoke_tests(path, &args.handler, &config)).transpose()?;
+    let mut query = DeployQuery {
         by: Some(args.by.clone().unwrap_or_else(user)),
-        source: Some(short(&args.component)),
+        source: Some(source),
+        signature: signature.map(|signature| signature.text()),
+        smoke: None,
         prepare_ms: Some(millis(args.prepare_time)),
         canary: args.canary,
         promote_after_ms: args.promote_after.map(millis),
@@ -82,7 +108,13 @@ pub fn run(context: &Context, args: &Args) -> Result<ExitCode, Report> {
     };
     block_on(async {
         let target = context.target(&config).await?;
+        if let Some(document) = smoke {
+            say("uploading smoke tests".to_owned());
+            query.smoke = Some(target.put_smoke(document).await?.digest);
+        }
+        say(format!("uploading {}", ByteSize(bytes.len() as u64)));
         let begun = target.deploy(&args.handler, bytes, &query).await?;
+        progress.finish_and_clear();
         if args.no_wait {
             return Ok(print_begun(context, &begun));
         }
@@ -102,6 +134,30 @@ pub fn rollback(context: &Context, args: &RollbackArgs) -> Result<ExitCode, Repo
         }
         follow(context, &target, begun).await
     })
+}
+
+/// The events of a folder that are for the handler, or that of a file, with what is expected of them.
+fn smoke_tests(path: &Path, handler: &str, config: &Config) -> Result<Vec<u8>, Report> {
+    let fixtures = match path.is_dir() {
+        true => fixtures::find(path, config)?,
+        false => vec![Fixture::new(path.to_owned(), Some(handler))],
+    };
+    let all = config.handlers();
+    let mut tests = Vec::new();
+    for fixture in fixtures {
+        let event = fixture.event().map_err(Report::usage)?;
+        let chosen = fixture.choose(&event, &all, &[handler]);
+        let chosen = chosen.map_err(|problem| Report::usage(format!("{}: {problem}", fixture.file.display())))?;
+        if chosen == Choice::NotSelected {
+            continue;
+        }
+        let expected = fixture.expected().map_err(Report::usage)?;
+        tests.push(SmokeTest { name: fixture.name, event: structured::to_json(&event), expected });
+    }
+    if tests.is_empty() {
+        return Err(Report::usage(format!("{}: no event is for {handler}", path.display())));
+    }
+    SmokeTests { tests }.document().map_err(|error| Report::usage(format!("{}: {error}", path.display())))
 }
 
 fn print_begun(context: &Context, begun: &VersionsReport) -> ExitCode {
@@ -151,7 +207,13 @@ async fn follow(context: &Context, target: &Target, begun: VersionsReport) -> Re
                 }
                 progress.set_message(format!("{} to switch", counted(behind, "worker")));
             }
-            _ => progress.set_message(going_on(&report)),
+            _ if report.rollout.as_ref().is_some_and(|rollout| rollout.id == id) => {
+                progress.set_message(going_on(&report));
+            }
+            _ => {
+                progress.finish_and_clear();
+                return Err(overtaken(&report));
+            }
         }
         let pause = if report.canary.is_some() { CANARY_POLL } else { POLL };
         tokio::select! {
@@ -183,6 +245,14 @@ fn finished(context: &Context, report: &VersionsReport, digest: &str, behind: us
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What remains when the record tells of a later rollout alone: this one has ended between two looks at it.
+fn overtaken(report: &VersionsReport) -> Report {
+    let handler = &report.handler;
+    Report::failure(format!(
+        "another rollout of {handler} has followed this one already: see `wasmill versions {handler}`"
+    ))
 }
 
 /// What remains when nobody waits any more.
@@ -225,23 +295,6 @@ fn preparing(report: &VersionsReport) -> String {
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// The bytes of a component; no more than one may have.
-pub fn read(path: &Path) -> Result<Vec<u8>, Report> {
-    let unreadable = |error: std::io::Error| Report::usage(format!("cannot read {}: {error}", path.display()));
-    let mut bytes = Vec::new();
-    let file = std::fs::File::open(path).map_err(unreadable)?;
-    file.take(MAX_COMPONENT_BYTES + 1).read_to_end(&mut bytes).map_err(unreadable)?;
-    if bytes.len() as u64 > MAX_COMPONENT_BYTES {
-        return Err(Report::usage(format!("{}: more than {MAX_COMPONENT_BYTES} bytes", path.display())));
-    }
-    Ok(bytes)
-}
-
-/// The name of the file: where it lies on this machine says little elsewhere.
-fn short(path: &Path) -> String {
-    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().chars().filter(|c| !c.is_control()).collect()
 }
 
 pub fn user() -> String {

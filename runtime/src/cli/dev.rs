@@ -150,6 +150,8 @@ impl Place {
         if config.handlers.is_empty() {
             return Err(format!("{}: no handlers are configured: add a [handlers.NAME] section", self.file.display()));
         }
+        // What is being worked on is not signed yet.
+        config.deploy.public_keys.clear();
         if let Some(url) = self.redis.as_ref().filter(|url| !url.is_empty()) {
             config.redis.url.clone_from(url);
         }

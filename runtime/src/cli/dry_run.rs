@@ -9,10 +9,11 @@ use wasmill::app;
 use wasmill::broker::keys::Namespace;
 use wasmill::clock::now_ms;
 use wasmill::config::{Config, ResolvedHandler};
+use wasmill::deploy::source;
 use wasmill::event::Event;
 use wasmill::ops::{HistoryQuery, MAX_HISTORY_PAGE, check_reads};
 use wasmill::outcome::FaultClass;
-use wasmill::wasm::{Component, GuestDelivery, GuestEvent, Handler, WarmInstance};
+use wasmill::wasm::{GuestDelivery, GuestEvent, Handler, WarmInstance};
 
 use super::execution::{as_json, outcome, print_text};
 use super::progress;
@@ -78,13 +79,14 @@ pub async fn run(context: &Context, config: &Config, target: &Target, args: &Arg
 fn load(config: &Config, resolved: &ResolvedHandler) -> Result<Handler, Report> {
     let engine = super::engine(config)?;
     let cache = app::cache(config).map_err(Report::usage)?;
+    let keys = app::public_keys(config).map_err(Report::usage)?;
     let schemas = app::schemas(config).map_err(Report::usage)?;
     let policy = app::policy(resolved, &Namespace::default(), &app::envelopes(config), schemas);
     let mut policy = policy.map_err(Report::usage)?;
     // Nothing may happen: requests are denied, as if no host were allowed.
     policy.interfaces.http = None;
-    Component::from_file(&engine, cache.as_ref(), &resolved.component)
-        .and_then(|component| Handler::new(component, policy, app::isolation(resolved.isolation)))
+    source::load(&engine, cache.as_ref(), &keys, &resolved.component)
+        .and_then(|component| Ok(Handler::new(component, policy, app::isolation(resolved.isolation))?))
         .map_err(|error| Report::usage(format!("{}: {error}", resolved.component.display())))
 }
 

@@ -2,20 +2,14 @@
 
 use serde_json::{Value, json};
 use wasmill::envelope::structured;
-use wasmill::outcome::{FaultClass, Verdict};
+use wasmill::outcome::Verdict;
 use wasmill::wasm::{Execution, LogLine};
 
 use super::table::{plain, plain_lines};
 
 /// The outcome in one word, and the message.
 pub fn outcome(verdict: &Verdict) -> (&'static str, &str) {
-    match verdict {
-        Verdict::Ack => ("ack", ""),
-        Verdict::Retry { message, .. } => ("retry", message),
-        Verdict::Reject { message } => ("reject", message),
-        Verdict::Fault { class: FaultClass::Timeout, message } => ("timeout", message),
-        Verdict::Fault { message, .. } => ("trap", message),
-    }
+    verdict.told()
 }
 
 /// Everything that came out of a delivery.

@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use wasmill::config::Config;
 use wasmill::config::ResolvedHandler;
+use wasmill::deploy::{signature, source};
 
 use super::Report;
 use super::test::fixtures::is_event;
@@ -63,15 +64,20 @@ impl Look {
         Ok(look)
     }
 
-    /// Looks at what a worker serves: the configuration, the schemas and the components.
+    /// Looks at what a worker serves: the configuration, the schemas, the components and their signatures.
     pub fn served(file: &Path, config: &Config) -> Result<Look, String> {
         let mut look = Look::default();
         look.add_file(file, |look| &mut look.settings);
         if let Some(schemas) = &config.schemas.directory {
             look.settings.extend(look_below(schemas, &mut look.folders)?);
         }
-        for handler in config.handlers() {
-            look.add_file(&handler.component, |look| look.handlers.entry(handler.name.clone()).or_default());
+        // What is pinned in a registry does not change.
+        for handler in config.handlers().into_iter().filter(|handler| source::reference(&handler.component).is_none()) {
+            let mut signed = handler.component.clone().into_os_string();
+            signed.push(signature::ENDING);
+            for file in [handler.component.as_path(), Path::new(&signed)] {
+                look.add_file(file, |look| look.handlers.entry(handler.name.clone()).or_default());
+            }
         }
         Ok(look)
     }
@@ -124,6 +130,8 @@ fn handler_files(
             files.retain(|path, _| !components.contains(path.as_path()));
             Ok(files)
         }
+        // What is pinned in a registry does not change.
+        None if source::reference(&handler.component).is_some() => Ok(Files::new()),
         None => {
             folders.insert(folder_of(&handler.component));
             let stamp = stamp(&handler.component);

@@ -13,6 +13,7 @@ use wasmill::app;
 use wasmill::broker::keys::Namespace;
 use wasmill::clock::now_ms;
 use wasmill::config::{Config, ResolvedHandler};
+use wasmill::deploy::source;
 use wasmill::event::Event;
 use wasmill::wasm::anatomy::Anatomy;
 use wasmill::wasm::world::{Access, interface_of};
@@ -23,7 +24,7 @@ use wasmill::wasm::{
 
 use super::invoke;
 use super::report::USAGE;
-use super::{Context, Report, block_on, engine_with};
+use super::{Context, Report, block_on, engine_with, sources};
 use cost::Cost;
 
 /// Arguments of `inspect`.
@@ -92,7 +93,11 @@ fn find(config: &Config, args: &Args) -> Result<Findings, Report> {
         let error = LoadError::Unreadable { path: path.clone(), cause };
         Report::usage(format!("{}: {error}", path.display()))
     };
-    let size = std::fs::metadata(&path).map_err(unreadable)?.len();
+    let fetched = source::reference(&path).map(|_| sources::fetch(&path, None)).transpose()?;
+    let size = match &fetched {
+        Some(fetched) => fetched.bytes.len() as u64,
+        None => std::fs::metadata(&path).map_err(unreadable)?.len(),
+    };
     let mut findings = Findings {
         resolved,
         size,
@@ -108,7 +113,10 @@ fn find(config: &Config, args: &Args) -> Result<Findings, Report> {
         findings.problem = Some(LoadError::TooLarge(size).to_string());
         return Ok(findings);
     }
-    let bytes = std::fs::read(&path).map_err(unreadable)?;
+    let bytes = match fetched {
+        Some(fetched) => fetched.bytes,
+        None => std::fs::read(&path).map_err(unreadable)?,
+    };
     findings.digest = Some(Digest::of(&bytes));
     findings.anatomy = Anatomy::of(&bytes);
     findings.imports = imports(&findings.anatomy, &findings.resolved.grants);

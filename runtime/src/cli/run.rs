@@ -76,7 +76,8 @@ impl Start<'_> {
             let settings = app::redis_settings(&config).map_err(Report::usage)?;
             (Backend::Redis(Box::new(settings.clone())), Arc::new(RedisBroker::new(settings)))
         };
-        let worker = Worker { cache: cache.clone(), ..app::worker(&config) };
+        let keys = app::public_keys(&config).map_err(Report::usage)?;
+        let worker = Worker { cache: cache.clone(), keys: keys.clone(), ..app::worker(&config) };
         tracing::info!(
             worker = &*worker.id,
             broker = if args.embedded { "embedded".to_owned() } else { config.redis.shown_url() },
@@ -90,7 +91,7 @@ impl Start<'_> {
             let file = file.clone();
             Arc::new(move || Config::load_or_default(file.as_deref(), environment()))
         };
-        let parts = Parts { read, engine, cache, namespace, roster: roster.clone(), broker };
+        let parts = Parts { read, engine, cache, keys, namespace, roster: roster.clone(), broker };
         let (reloader, reload, operator) = Reloader::new(parts, config.clone(), schemas);
         let readiness = Arc::new(Readiness::default());
         let (stop, stopped) = tokio::sync::watch::channel(false);

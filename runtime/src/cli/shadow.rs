@@ -6,7 +6,7 @@ mod feed;
 mod side;
 mod tally;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +17,11 @@ use wasmill::app;
 use wasmill::broker::keys::Namespace;
 use wasmill::config::units::parse_duration;
 use wasmill::config::{Config, ResolvedHandler};
+use wasmill::deploy::PublicKeys;
 use wasmill::deploy::canary::{NotAPercentage, Percent};
+use wasmill::deploy::expected::Expectation;
+use wasmill::deploy::signature::Signature;
+use wasmill::deploy::source::Fetched;
 use wasmill::event::Event;
 use wasmill::ops::{VersionsReport, check_reads};
 use wasmill::wasm::{
@@ -29,8 +33,7 @@ use self::side::Side;
 use self::tally::{Named, Tally};
 use super::report::FAILURE;
 use super::target::Target;
-use super::test::Expectation;
-use super::{Context, Report, block_on, deploy, engine_with, invoke, print_json, progress, sources};
+use super::{Context, Report, block_on, engine_with, invoke, print_json, progress, sources};
 
 /// Instances at a time: one of each version that waits for its next event, and one that is begun.
 const INSTANCES: u32 = 4;
@@ -45,7 +48,7 @@ is the candidate's doing. Ctrl-C ends with the report."
 pub struct Args {
     /// The handler
     handler: String,
-    /// The candidate, a component's file
+    /// The candidate: a component's file, or a reference to a registry as of `deploy`
     component: PathBuf,
     /// This share of the events that come from now on, such as 10%; with --replay, of the past ones
     #[arg(long, value_name = "SHARE", value_parser = parse_share, required_unless_present = "replay")]
@@ -62,6 +65,9 @@ pub struct Args {
     /// The events of this stream alone [default: of all that the handler reads]
     #[arg(long)]
     stream: Option<String>,
+    /// The signature of the component, if public keys are configured [default: COMPONENT.sig beside it]
+    #[arg(long, value_name = "FILE")]
+    signature: Option<PathBuf>,
     /// Exit code 1 if anything differs, or nothing was compared
     #[arg(long)]
     fail_on_diff: bool,
@@ -85,10 +91,10 @@ pub fn run(context: &Context, args: &Args) -> Result<ExitCode, Report> {
     if let Some(stream) = &args.stream {
         check_reads(&resolved, stream)?;
     }
-    let bytes = deploy::read(&args.component)?;
+    let candidate = sources::fetch(&args.component, args.signature.as_deref())?;
     block_on(async {
         let target = context.target(&config).await?;
-        let mut shadow = Shadow::load(&config, resolved, &target, args, &bytes).await?;
+        let mut shadow = Shadow::load(&config, resolved, &target, args, candidate).await?;
         let ended = shadow.follow(&target).await;
         shadow.print(context);
         ended?;
@@ -114,12 +120,12 @@ impl<'a> Shadow<'a> {
         resolved: ResolvedHandler,
         target: &Target,
         args: &'a Args,
-        candidate: &[u8],
+        candidate: Fetched,
     ) -> Result<Shadow<'a>, Report> {
         let loader = Loader::new(config, &resolved)?;
         let versions = target.versions(&resolved.name).await?;
         let current = loader.current(&resolved, target, &versions).await?;
-        let candidate = loader.side(candidate, "the candidate", args.component.display().to_string())?;
+        let candidate = loader.side(&candidate, "the candidate")?;
         let mut notes = Vec::new();
         let serves = current.handler.component.digest.hex();
         if let Some(other) = versions.workers.iter().find(|worker| worker.serves != serves) {
@@ -162,7 +168,7 @@ impl<'a> Shadow<'a> {
             _ = tokio::signal::ctrl_c() => Ok(()),
         };
         progress.finish_and_clear();
-        self.tally.is_behind = feed.is_live && feed.is_behind;
+        self.tally.is_behind = feed.is_behind();
         ended
     }
 
@@ -237,6 +243,7 @@ struct Loader {
     cache: Option<CompiledCache>,
     policy: Policy,
     isolation: wasmill::wasm::Isolation,
+    keys: PublicKeys,
 }
 
 impl Loader {
@@ -253,6 +260,7 @@ impl Loader {
             cache: app::cache(config).map_err(Report::usage)?,
             policy,
             isolation: app::isolation(resolved.isolation),
+            keys: app::public_keys(config).map_err(Report::usage)?,
         })
     }
 
@@ -264,12 +272,9 @@ impl Loader {
         versions: &VersionsReport,
     ) -> Result<Side, Report> {
         let Some(digest) = &versions.current else {
-            let bytes = deploy::read(&resolved.component)?;
-            return self.side(
-                &bytes,
-                "the version of the configuration",
-                format!("{} of the configuration", name(resolved)),
-            );
+            let fetched = sources::fetch(&resolved.component, None)?;
+            let source = format!("{} of the configuration", fetched.source);
+            return self.side(&Fetched { source, ..fetched }, "the version of the configuration");
         };
         let bytes = target.component(digest).await?;
         let found = Digest::of(&bytes);
@@ -278,20 +283,23 @@ impl Loader {
                 "the bytes of sha256:{digest} were changed where they are kept: {found}"
             )));
         }
-        self.side(&bytes, "the version that serves", "deployed".to_owned())
+        let known = versions.versions.iter().find(|known| known.version.digest == *digest);
+        let signature = known.and_then(|known| known.version.signature.as_deref());
+        let signature =
+            signature.map(|text| Signature::parse(text, "the record")).transpose().map_err(Report::failure)?;
+        let source = "deployed".to_owned();
+        self.side(&Fetched { bytes, source, signature }, "the version that serves")
     }
 
-    fn side(&self, bytes: &[u8], what: &str, from: String) -> Result<Side, Report> {
+    fn side(&self, fetched: &Fetched, what: &str) -> Result<Side, Report> {
+        let Fetched { bytes, source: from, signature } = fetched;
+        let unsigned = |error| Report::usage(format!("{what}, {from}: {error}"));
+        self.keys.verify(bytes, signature.as_ref()).map_err(unsigned)?;
         let handler = Component::new(&self.engine, self.cache.as_ref(), bytes)
             .and_then(|component| Handler::new(component, self.policy.clone(), self.isolation))
             .map_err(|error| Report::usage(format!("{what}, {from}: {error}")))?;
-        Ok(Side::new(handler, from))
+        Ok(Side::new(handler, from.clone()))
     }
-}
-
-/// The name of the component's file.
-fn name(resolved: &ResolvedHandler) -> std::path::Display<'_> {
-    Path::new(resolved.component.file_name().unwrap_or_default()).display()
 }
 
 #[cfg(test)]

@@ -3,6 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use wasmill::config::{Config, ResolvedHandler};
+use wasmill::deploy::SourceError;
+use wasmill::deploy::source::{self, Fetched};
+use wasmill::oci::OciError;
 use wasmill::project;
 
 use super::{Context, Report};
@@ -41,4 +44,14 @@ pub fn build_all(handlers: &[ResolvedHandler], progress: &mut dyn FnMut(&str)) -
         project::build(plan, progress).map_err(|error| Report::failure(format!("{}: {error}", handler.name)))?;
     }
     Ok(())
+}
+
+/// Gets a component that was named on the command line: a file, or one in a registry; with its signature, perhaps from a file.
+pub fn fetch(component: &Path, signature: Option<&Path>) -> Result<Fetched, Report> {
+    source::fetch(component, signature).map_err(|error| match error {
+        SourceError::Load(error) => Report::usage(format!("{}: {error}", component.display())),
+        SourceError::Signature(error) => Report::usage(error),
+        SourceError::Registry(error @ (OciError::Malformed(_) | OciError::Unpinned { .. })) => Report::usage(error),
+        SourceError::Registry(error) => Report::failure(error),
+    })
 }

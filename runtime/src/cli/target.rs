@@ -14,8 +14,8 @@ use wasmill::event::Event;
 use wasmill::ops::{
     DeadLetterPage, DeadLetterQuery, DeadLetterReport, DeployQuery, DoctorReport, GcReport, HistoryEvent, HistoryPage,
     HistoryQuery, MovedReport, Operator, OpsError, PauseReport, PendingQuery, PendingReport, PublishReport,
-    ReplayReport, ReplayRequest, RollbackRequest, SchemaDocument, SchemaQuery, SchemaReport, Selection, StatsReport,
-    StreamReport, VersionsReport, WorkerStatus,
+    ReplayReport, ReplayRequest, RollbackRequest, SchemaDocument, SchemaQuery, SchemaReport, Selection, SmokeReport,
+    StatsReport, StreamReport, VersionsReport, WorkerStatus,
 };
 use wasmill::outcome::Due;
 use wasmill::reload::ReloadReport;
@@ -81,7 +81,10 @@ impl AdminArgs {
             }
             None => std::env::var("WASMILL_ADMIN_TOKEN").ok().filter(|token| !token.is_empty()),
         };
-        let http = reqwest::Client::builder().connect_timeout(CONNECT_TIME).timeout(ANSWER_TIME).no_proxy().build();
+        wasmill::oci::use_ring();
+        // It speaks HTTP alone: no authorities are looked for.
+        let http = reqwest::Client::builder().tls_certs_only([]).connect_timeout(CONNECT_TIME);
+        let http = http.timeout(ANSWER_TIME).no_proxy().build();
         Ok(Some(Client { http: http.map_err(Report::failure)?, base, token }))
     }
 }
@@ -332,6 +335,17 @@ impl Target {
             Target::Worker(client) => {
                 let request = client.http.post(client.url(&["handlers", handler, "versions"])?).query(query);
                 client.answer(request.header("content-type", "application/wasm").body(bytes)).await
+            }
+        }
+    }
+
+    /// Keeps smoke tests.
+    pub async fn put_smoke(&self, document: Vec<u8>) -> Result<SmokeReport, Report> {
+        match self {
+            Target::Broker(operator) => Ok(operator.put_smoke(&document).await?),
+            Target::Worker(client) => {
+                let request = client.http.post(client.url(&["smoke-tests"])?);
+                client.answer(request.header("content-type", "application/json").body(document)).await
             }
         }
     }

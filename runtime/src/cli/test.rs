@@ -1,6 +1,5 @@
 //! `wasmill test`: the event fixtures of a project through its handlers.
 
-mod expected;
 pub mod fixtures;
 
 use std::collections::BTreeMap;
@@ -15,11 +14,12 @@ use wasmill::app;
 use wasmill::broker::keys::Namespace;
 use wasmill::clock::now_ms;
 use wasmill::config::{Config, ResolvedHandler};
+use wasmill::deploy::expected::Expectation;
+use wasmill::deploy::{PublicKeys, source};
 use wasmill::event::Event;
 use wasmill::schema::Schemas;
-use wasmill::wasm::{CompiledCache, Component, Engine, Execution, GuestDelivery, GuestEvent, Handler, Isolation};
+use wasmill::wasm::{CompiledCache, Engine, Execution, GuestDelivery, GuestEvent, Handler, Isolation};
 
-pub use self::expected::Expectation;
 use self::fixtures::{Choice, Fixture};
 use super::execution::{as_json, log_text};
 use super::paint::Paint;
@@ -220,8 +220,8 @@ fn load(
     let policy = app::policy(resolved, &Namespace::default(), &app::envelopes(config), schemas);
     let policy = policy.map_err(Report::usage)?;
     // No fixture sees what another one has left behind.
-    let handler = Component::from_file(engine, cache, &resolved.component)
-        .and_then(|component| Handler::new(component, policy, Isolation::Fresh));
+    let handler = source::load(engine, cache, &PublicKeys::default(), &resolved.component)
+        .and_then(|component| Ok(Handler::new(component, policy, Isolation::Fresh)?));
     handler.map_err(|error| {
         let (handler, path) = (&resolved.name, resolved.component.display());
         Report::usage(format!("handlers.{handler}.component: {path}: {error}"))

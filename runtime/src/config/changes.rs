@@ -228,7 +228,7 @@ mod tests {
     /// A section that is new is not taken over before somebody has thought of it.
     #[test]
     fn every_section_is_reloaded_or_needs_a_restart() {
-        let restarted = ["redis", "worker", "admin", "log", "compile"];
+        let restarted = ["redis", "worker", "admin", "log", "compile", "deploy"];
         let known: BTreeSet<&str> = RELOADED.into_iter().chain(restarted).collect();
         let there = sections(&Config::default());
         assert_eq!(there.keys().map(String::as_str).collect::<BTreeSet<_>>(), known);

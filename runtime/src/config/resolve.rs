@@ -28,7 +28,7 @@ pub struct ResolvedHandler {
     pub group: String,
     /// How long entries are idle under consumers of other programs until they are taken over.
     pub take_over_idle: Duration,
-    /// The component's file, joined with the directory of the configuration file.
+    /// The component's file, joined with the directory of the configuration file; or a reference to a registry.
     pub component: PathBuf,
     /// How the component is built from sources, if it is.
     pub build: Option<Plan>,

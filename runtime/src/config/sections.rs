@@ -308,7 +308,8 @@ impl Default for BuildConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct HandlerConfig {
-    /// The component's file. In the file relative to the file's own directory; [`super::Config::load`] joins the two.
+    /// The component's file. In the file relative to the file's own directory; [`super::Config::load`] joins the two. Or a
+    /// reference to a registry, `oci://REGISTRY/NAME:TAG@sha256:DIGEST`.
     pub component: PathBuf,
     /// How the component is built from sources; not at all when not set.
     #[serde(skip_serializing_if = "Option::is_none")]

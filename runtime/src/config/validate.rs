@@ -10,6 +10,7 @@ use bytesize::ByteSize;
 use tracing_subscriber::EnvFilter;
 
 use super::compile::{self, CompileConfig};
+use super::deploy::DeployConfig;
 use super::errors::{ConfigError, nearest};
 use super::intake::IntakeConfig;
 use super::parse::Document;
@@ -24,6 +25,7 @@ use super::units::{format_duration, format_size};
 use super::{Config, RedisConfig};
 use crate::broker::keys;
 use crate::envelope::settings::Preset;
+use crate::oci;
 use crate::route::TypePattern;
 use crate::schema::UnknownTypes;
 
@@ -59,6 +61,7 @@ pub(super) fn faults(config: &Config, document: &Document<'_>) -> Vec<ConfigErro
     check.admin(&config.admin);
     check.log(&config.log);
     check.compile(&config.compile);
+    check.deploy(&config.deploy);
     check.limits(&["limits"], &LimitsOverride::from(&config.limits));
     check.retry(&["retry"], &RetryOverride::from(&config.retry), &config.retry);
     check.schemas(&config.schemas);
@@ -233,6 +236,19 @@ impl Check<'_, '_> {
         if compile.wall_time < compile.cpu_time {
             let remedy = "let it be as long as `compile.cpu_time` at least, and longer on a busy machine";
             self.fault(&["compile", "wall_time"], "is shorter than `compile.cpu_time`", remedy);
+        }
+    }
+
+    fn deploy(&mut self, deploy: &DeployConfig) {
+        let mut seen = BTreeSet::new();
+        for (index, path) in deploy.public_keys.iter().enumerate() {
+            let at = ["deploy", "public_keys", &index.to_string()];
+            if path.as_os_str().is_empty() {
+                self.fault(&at, "is empty", "name the file of a public key, as `openssl pkey -pubout` writes it");
+            }
+            if !seen.insert(path) {
+                self.fault(&at, format!("`{}` is there twice", path.display()), "leave one out");
+            }
         }
     }
 
@@ -415,6 +431,15 @@ impl Check<'_, '_> {
         if handler.component.as_os_str().is_empty() {
             let remedy = "add `component = \"PATH\"`, the file of a WebAssembly component";
             self.fault(&at("component"), "is missing or empty", remedy);
+        }
+        if let Some(reference) = handler.component.to_str().filter(|text| oci::is_reference(text)) {
+            if let Err(error) = oci::check(reference) {
+                self.fault(&at("component"), error.to_string(), "the digest is what `docker push` and others print");
+            }
+            if handler.build.is_some() {
+                let remedy = "name the file that is to be built, or leave out `build`";
+                self.fault(&at("component"), "a component in a registry is not built here", remedy);
+            }
         }
         if let Some(build) = &handler.build {
             self.build(name, build);

@@ -61,6 +61,9 @@ pub struct KnownVersion {
     pub by: String,
     /// Where its component came from: a file, or a reference to a registry.
     pub source: String,
+    /// The signature of its component, in base64, if it came with one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<String>,
 }
 
 /// A version on its way to serve.
@@ -79,6 +82,9 @@ pub struct Rollout {
     /// How the version has to prove itself, if it does not serve as soon as every worker is prepared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub canary: Option<Canary>,
+    /// The digest of the smoke tests that each worker runs through the version first, if there are any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub smoke: Option<String>,
 }
 
 impl Rollout {
@@ -200,7 +206,12 @@ impl Record {
             started_ms: version.deployed_ms,
             until_ms: terms.until_ms,
             canary: terms.canary.map(|canary| Canary { since_ms: None, ..canary }),
+            smoke: None,
         };
+        // A signature is that of the bytes: one that is known stays if none comes with them this time.
+        let known = self.versions.iter().find(|known| known.digest == version.digest);
+        let known = known.and_then(|known| known.signature.clone());
+        let version = KnownVersion { signature: version.signature.clone().or(known), ..version };
         let mut next = Record { rollout: Some(rollout), ..self.clone() };
         next.versions.retain(|known| known.digest != version.digest);
         next.versions.insert(0, version);
@@ -250,6 +261,11 @@ impl Record {
         let mut next = self.clone();
         next.pins.retain(|_, pin| now_ms < pin.until_ms);
         (next.pins.len() < self.pins.len()).then_some(next)
+    }
+
+    /// The smoke tests that a version has to pass before it is prepared.
+    pub fn smoke(&self, digest: &str) -> Option<&str> {
+        self.rollout.as_ref().filter(|rollout| rollout.digest == digest)?.smoke.as_deref()
     }
 
     /// What became of the deliveries that ran on the version of the rollout. What workers have said that are gone counts.
@@ -333,7 +349,14 @@ mod tests {
     use crate::deploy::canary::Percent;
 
     fn version(digest: &str) -> KnownVersion {
-        KnownVersion { digest: digest.into(), size: 1, deployed_ms: 10, by: "me".into(), source: "x.wasm".into() }
+        KnownVersion {
+            digest: digest.into(),
+            size: 1,
+            deployed_ms: 10,
+            by: "me".into(),
+            source: "x.wasm".into(),
+            signature: None,
+        }
     }
 
     fn said(rollout: &str, states: &[(&str, Preparation)]) -> BTreeMap<String, Progress> {
@@ -374,6 +397,17 @@ mod tests {
 
     fn why(record: Option<Record>) -> Option<String> {
         record.and_then(|record| record.last).and_then(|last| last.failed)
+    }
+
+    #[test]
+    fn a_signature_that_is_known_stays_unless_another_one_comes() {
+        let signed = |signature: Option<&str>| KnownVersion { signature: signature.map(str::to_owned), ..version("a") };
+        let mut record = Record::default();
+        for (comes, is_kept) in [(None, None), (Some("s"), Some("s")), (None, Some("s")), (Some("t"), Some("t"))] {
+            let begun = record.begin(signed(comes), "r".into(), until(100)).expect("nothing is going on");
+            assert_eq!(begun.versions[0].signature.as_deref(), is_kept);
+            record = begun.end(20, Some("no".into()));
+        }
     }
 
     #[test]

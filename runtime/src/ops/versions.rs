@@ -13,6 +13,8 @@ use crate::deploy::canary::{
     Canary, MAX_ERROR_RATE, MAX_PROMOTE_AFTER_MS, MIN_PROMOTE_AFTER_MS, PROMOTE_AFTER_MS, Percent, Tally,
 };
 use crate::deploy::record::{Ended, KnownVersion, Preparation, Progress, Record, Rollout, Terms};
+use crate::deploy::signature::Signature;
+use crate::deploy::smoke::SmokeTests;
 use crate::wasm::{Digest, MAX_COMPONENT_BYTES};
 
 /// How long workers may take to prepare a version, if nothing else is asked for: compiling a Python component takes many
@@ -21,7 +23,7 @@ pub const PREPARE_TIME: Duration = Duration::from_secs(300);
 /// The most that may be asked for.
 pub const MAX_PREPARE_TIME: Duration = Duration::from_secs(3600);
 /// The longest name and source that a version is remembered with, in bytes.
-const MAX_TEXT: usize = 256;
+const MAX_TEXT: usize = 1024;
 /// Others who change the record at the same time: more tries than that need a reason.
 const TRIES: usize = 20;
 
@@ -36,6 +38,12 @@ pub struct DeployQuery {
     /// Where the component comes from, as `versions` shows it
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
+    /// The digest of smoke tests that were uploaded: each worker runs them through the version first
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub smoke: Option<String>,
+    /// The signature of the component, in base64
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub signature: Option<String>,
     /// How long workers may take to prepare it, in milliseconds, 1 to 3,600,000 [default: 300,000]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prepare_ms: Option<u64>,
@@ -53,6 +61,12 @@ pub struct DeployQuery {
 }
 
 impl DeployQuery {
+    /// The signature, in the one form that it is kept in.
+    fn signature(&self) -> Result<Option<String>, OpsError> {
+        let parsed = self.signature.as_deref().map(|text| Signature::parse(text, "`signature`")).transpose();
+        Ok(parsed.map_err(|error| OpsError::Invalid(error.to_string()))?.map(|signature| signature.text()))
+    }
+
     fn prepare(&self) -> Result<Duration, OpsError> {
         let prepare = self.prepare_ms.map_or(PREPARE_TIME, Duration::from_millis);
         if prepare.is_zero() || prepare > MAX_PREPARE_TIME {
@@ -80,6 +94,15 @@ impl DeployQuery {
         let max_error_rate = self.max_error_rate.unwrap_or(MAX_ERROR_RATE);
         Ok(Some(Canary { share, promote_after_ms, max_error_rate, since_ms: None }))
     }
+}
+
+/// Smoke tests that are kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+pub struct SmokeReport {
+    /// Their digest, 64 hexadecimal digits.
+    pub digest: String,
+    /// How many there are.
+    pub tests: usize,
 }
 
 /// Where to go back to.
@@ -202,15 +225,44 @@ impl Operator {
             deployed_ms: self.broker.time_ms().await?,
             by: name("by", query.by.as_deref())?,
             source: name("source", query.source.as_deref())?,
+            signature: query.signature()?,
         };
-        begin(&record, version.clone(), prepare, canary)?;
+        let terms = Begin { prepare, canary, smoke: self.smoke(query.smoke.as_deref()).await? };
+        begin(&record, version.clone(), &terms)?;
         self.broker.put_component(&digest, bytes).await?;
-        self.change(handler, |record| begin(record, version.clone(), prepare, canary)).await?;
+        self.change(handler, |record| begin(record, version.clone(), &terms)).await?;
+        // As long as no record named it, `gc` took it for one that nobody needs.
+        if !self.broker.components().await?.contains_key(&digest) {
+            self.broker.put_component(&digest, bytes).await?;
+        }
         self.versions(handler).await
     }
 
+    /// Keeps smoke tests, for a deployment that names them by their digest.
+    pub async fn put_smoke(&self, document: &[u8]) -> Result<SmokeReport, OpsError> {
+        let tests = SmokeTests::parse(document).map_err(|error| OpsError::Invalid(error.to_string()))?;
+        let digest = Digest::of(document).hex();
+        self.broker.put_component(&digest, document).await?;
+        Ok(SmokeReport { digest, tests: tests.tests.len() })
+    }
+
+    /// The digest of smoke tests that are kept.
+    async fn smoke(&self, digest: Option<&str>) -> Result<Option<String>, OpsError> {
+        let Some(digest) = digest else { return Ok(None) };
+        let document = if Digest::parse(digest).is_some() { self.broker.component(digest).await? } else { None };
+        let Some(document) = document else {
+            return Err(OpsError::Invalid(format!(
+                "no smoke tests of the digest `{}` are kept",
+                digest.escape_debug()
+            )));
+        };
+        SmokeTests::parse(&document).map_err(|error| OpsError::Invalid(error.to_string()))?;
+        Ok(Some(digest.to_owned()))
+    }
+
     /// Asks all workers to go back to a version that was deployed before. While a rollout goes on, and no version is named, it
-    /// is that rollout which ends, and the version that serves stays.
+    /// is that rollout which ends, and the version that serves stays. If the last one has ended without effect, a version must
+    /// be named.
     pub async fn rollback(&self, handler: &str, request: &RollbackRequest) -> Result<VersionsReport, OpsError> {
         self.handler(handler)?;
         let by = name("by", request.by.as_deref())?;
@@ -222,13 +274,24 @@ impl Operator {
             self.change(handler, |record| record.cancel(&by, now_ms).ok_or_else(ended)).await?;
             return self.versions(handler).await;
         }
+        // Whoever wanted to end a rollout, and came too late for that, does not mean the version before the one that serves.
+        if request.to.is_none() && record.last.as_ref().is_some_and(|last| last.failed.is_some()) {
+            let problem = format!(
+                "the last rollout of {handler} has ended without effect: what served before it serves. To go back from that, \
+                 name one of `wasmill versions` with --to"
+            );
+            return Err(OpsError::Conflict(problem));
+        }
         let Some(wanted) = request.to.as_deref().or(record.previous.as_deref()) else {
-            let problem = format!("no version of {handler} served before: name one of `wasmill versions` with --to");
+            let problem = format!(
+                "no deployed version of {handler} served before: name one of `wasmill versions` with --to, or deploy the \
+                 component that the configuration names"
+            );
             return Err(OpsError::Invalid(problem));
         };
         let known = self.kept_version(handler, wanted).await?;
         let version = KnownVersion { by, deployed_ms: self.broker.time_ms().await?, ..known };
-        self.change(handler, |record| begin(record, version.clone(), PREPARE_TIME, None)).await?;
+        self.change(handler, |record| begin(record, version.clone(), &Begin::default())).await?;
         self.versions(handler).await
     }
 
@@ -275,21 +338,14 @@ impl Operator {
         bytes.ok_or_else(|| OpsError::UnknownComponent { digest: digest.to_owned() })
     }
 
-    /// Deletes components that no handler serves, has served before, is about to serve, or holds for dead letters. With `keep_last`, the newest so
-    /// many of each handler stay as well.
+    /// Deletes components that no handler serves, has served before, is about to serve, or holds for dead letters. With
+    /// `keep_last`, the newest so many of each handler stay as well.
     pub async fn gc(&self, keep_last: usize) -> Result<GcReport, OpsError> {
-        let (mut wanted, now_ms) = (BTreeSet::new(), self.broker.time_ms().await?);
-        for text in self.broker.records().await?.into_values() {
-            let record = parse(&text)?;
-            wanted.extend(record.pins.into_iter().filter(|(_, pin)| now_ms < pin.until_ms).map(|(digest, _)| digest));
-            wanted.extend(record.versions.iter().take(keep_last).map(|version| version.digest.clone()));
-            wanted.extend(
-                [record.current, record.previous, record.rollout.map(|rollout| rollout.digest)].into_iter().flatten(),
-            );
-        }
         let mut report = GcReport::default();
+        let wanted = self.wanted(keep_last).await?;
         for (digest, bytes) in self.broker.components().await? {
-            if wanted.contains(&digest) {
+            // Looked at again: it may be deployed at this moment.
+            if wanted.contains(&digest) || self.wanted(keep_last).await?.contains(&digest) {
                 report.kept += 1;
             } else if self.broker.remove_component(&digest).await? {
                 report.bytes += bytes;
@@ -297,6 +353,20 @@ impl Operator {
             }
         }
         Ok(report)
+    }
+
+    /// The digests of what some handler needs.
+    async fn wanted(&self, keep_last: usize) -> Result<BTreeSet<String>, OpsError> {
+        let (mut wanted, now_ms) = (BTreeSet::new(), self.broker.time_ms().await?);
+        for text in self.broker.records().await?.into_values() {
+            let record = parse(&text)?;
+            wanted.extend(record.pins.into_iter().filter(|(_, pin)| now_ms < pin.until_ms).map(|(digest, _)| digest));
+            wanted.extend(record.versions.iter().take(keep_last).map(|version| version.digest.clone()));
+            let of_rollout = record.rollout.map(|rollout| [Some(rollout.digest), rollout.smoke]);
+            let in_use = [record.current, record.previous].into_iter().chain(of_rollout.into_iter().flatten());
+            wanted.extend(in_use.flatten());
+        }
+        Ok(wanted)
     }
 
     /// The record of a handler, and its text if there is one.
@@ -354,15 +424,28 @@ fn parse(text: &str) -> Result<Record, OpsError> {
     Record::parse(text).map_err(|error| OpsError::Invalid(format!("the record in `wasmill:deployments`: {error}")))
 }
 
-fn begin(
-    record: &Record,
-    version: KnownVersion,
+/// How a rollout is to go.
+struct Begin {
     prepare: Duration,
     canary: Option<Canary>,
-) -> Result<Record, OpsError> {
-    let until_ms = version.deployed_ms.saturating_add(prepare.as_millis() as u64);
+    smoke: Option<String>,
+}
+
+impl Default for Begin {
+    fn default() -> Begin {
+        Begin { prepare: PREPARE_TIME, canary: None, smoke: None }
+    }
+}
+
+fn begin(record: &Record, version: KnownVersion, terms: &Begin) -> Result<Record, OpsError> {
+    let until_ms = version.deployed_ms.saturating_add(terms.prepare.as_millis() as u64);
     let id = uuid::Uuid::now_v7().to_string();
-    record.begin(version, id, Terms { until_ms, canary }).map_err(|error| OpsError::Conflict(error.to_string()))
+    let begun = record.begin(version, id, Terms { until_ms, canary: terms.canary });
+    let mut next = begun.map_err(|error| OpsError::Conflict(error.to_string()))?;
+    if let Some(rollout) = &mut next.rollout {
+        rollout.smoke.clone_from(&terms.smoke);
+    }
+    Ok(next)
 }
 
 pub(super) fn name(field: &str, text: Option<&str>) -> Result<String, OpsError> {
@@ -390,4 +473,25 @@ fn state(record: &Record, version: &KnownVersion, kept: &BTreeMap<String, u64>) 
 fn shown(record: Record) -> VersionsReport {
     let Record { current, previous, rollout, last, .. } = record;
     VersionsReport { current, previous, rollout, last, ..VersionsReport::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_and_texts_are_allowed_up_to_their_limits() {
+        let prepare = |prepare_ms| DeployQuery { prepare_ms: Some(prepare_ms), ..DeployQuery::default() }.prepare();
+        assert_eq!(prepare(3_600_000).ok(), Some(MAX_PREPARE_TIME));
+        assert!(prepare(1).is_ok() && prepare(0).is_err() && prepare(3_600_001).is_err());
+        let canary = |promote_after_ms| {
+            let canary = "5%".parse().ok();
+            DeployQuery { canary, promote_after_ms: Some(promote_after_ms), ..DeployQuery::default() }.canary()
+        };
+        assert!(canary(MIN_PROMOTE_AFTER_MS).is_ok() && canary(MIN_PROMOTE_AFTER_MS - 1).is_err());
+        assert!(canary(MAX_PROMOTE_AFTER_MS).is_ok() && canary(MAX_PROMOTE_AFTER_MS + 1).is_err());
+        let long = "x".repeat(MAX_TEXT + 1);
+        assert!(name("by", Some(&long[1..])).is_ok() && name("by", Some(&long)).is_err());
+        assert!(name("by", Some("two\nlines")).is_err());
+    }
 }

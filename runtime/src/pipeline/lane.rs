@@ -103,8 +103,10 @@ pub(super) struct Lane {
     pub(super) inheriting: bool,
     /// Nothing of it is begun any more; what runs is finished.
     pub(super) paused: bool,
-    /// The handler is not served here any more.
+    /// The handler is not served on this thread any more.
     pub(super) leaving: bool,
+    /// Nor on any other thread of this worker: nobody says any more whether it is paused.
+    pub(super) removed: bool,
     /// Decisions that the broker refuses to write: nothing else is done until it does.
     pub(super) held: usize,
     mean_bytes: f64,
@@ -186,6 +188,7 @@ impl Lane {
             inheriting: false,
             paused,
             leaving: false,
+            removed: false,
             held: 0,
             mean_bytes: 1024.0,
             mean_nanos: 1e6,
@@ -193,7 +196,8 @@ impl Lane {
     }
 
     /// Goes on as the deployment says. What was read and not begun is handled in the new way; sources that it does not name
-    /// any more are left, and what was read of them is handled as before. `has_left` says of which ones there may be entries of an earlier time.
+    /// any more are left, and what was read of them is handled as before. `has_left` says of which ones there may be entries
+    /// of an earlier time.
     pub(super) fn renew(
         &mut self,
         deployment: Arc<Deployment>,
@@ -233,7 +237,8 @@ impl Lane {
                 }
             }
         }
-        (self.deployment, self.stats, self.share, self.leaving) = (deployment, stats, share, false);
+        (self.deployment, self.stats, self.share) = (deployment, stats, share);
+        (self.leaving, self.removed) = (false, false);
     }
 
     /// Reads nothing more; what was read is finished.

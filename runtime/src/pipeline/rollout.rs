@@ -4,29 +4,32 @@
 //! rollout, in one step that succeeds once. So it does not matter who dies in between, this worker included.
 
 mod change;
+mod prepare;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tokio::task;
 
+pub(crate) use self::prepare::beside;
+use self::prepare::{Exam, Recipe, prepare};
 use super::roster::Member;
 use super::threads::Threads;
 use super::{Deployment, Orders, Worker};
-use crate::broker::{Broker, BrokerError, Operate};
+use crate::broker::{Broker, BrokerError, Operate, Refusal};
 use crate::clock::now_ms;
 use crate::deploy::canary::{Canary, Tally};
 use crate::deploy::record::{Preparation, Progress, Record, Rollout};
-use crate::deploy::{Candidate, Version};
+use crate::deploy::{Candidate, PublicKeys, Version};
 use crate::fleet::WorkerReport;
-use crate::stats::HandlerStats;
+use crate::stats::{HandlerStats, VersionStats};
 use crate::wasm::{CompiledCache, Engine};
 
-/// How often a worker looks whether another version is wanted: a rollback is not noticed later than that.
-const POLL: Duration = Duration::from_millis(100);
-/// The same while something is going on.
+/// How often a worker looks whether another version is wanted: a rollback is not noticed later than that, and has switched
+/// within a tenth of a second.
+const POLL: Duration = Duration::from_millis(50);
+/// How soon it looks again when something goes on; then less and less often, as compiling takes minutes.
 const BUSY_POLL: Duration = Duration::from_millis(10);
 /// How often a worker says how a canary does, and looks what others say.
 const CANARY_LOOK: Duration = Duration::from_secs(1);
@@ -40,6 +43,7 @@ pub(super) struct Rollouts {
     store: Arc<dyn Operate>,
     worker: Arc<str>,
     cache: Option<CompiledCache>,
+    keys: PublicKeys,
     handlers: Vec<Followed>,
     /// The version that is being prepared. One at a time: more would take the cores from the events.
     job: Option<Job>,
@@ -55,6 +59,10 @@ struct Followed {
     said: Option<Progress>,
     /// The version that runs a share of the events.
     trial: Option<Trial>,
+    /// The version that passed its smoke tests last, and which ones.
+    passed: Option<(String, String)>,
+    /// The signatures by which versions have been verified here, by their digests.
+    verified: BTreeMap<String, String>,
     /// Versions that cannot be prepared, with the reason, and when to try again.
     failed: BTreeMap<String, (String, Instant)>,
     /// The record that could not be read, so that it is told once.
@@ -68,7 +76,9 @@ struct Followed {
 /// A version that runs a share of the events.
 struct Trial {
     rollout: String,
-    /// What had become of its deliveries before: it may have served at some time.
+    /// What became of its deliveries.
+    counts: Arc<VersionStats>,
+    /// The same when it began: it may have served at some time.
     before: Tally,
     /// When it was last said how it does.
     looked: Option<Instant>,
@@ -78,6 +88,10 @@ struct Trial {
 struct Job {
     handler: Arc<str>,
     digest: String,
+    /// The smoke tests that are part of it.
+    smoke: Option<String>,
+    /// The signature by which its component is verified, if it must be.
+    signature: Option<String>,
     /// What it compiles with.
     engine: Engine,
     /// Nobody wants it any more: it has been told to stop.
@@ -91,10 +105,12 @@ struct Step {
     has_all: bool,
     /// Something will follow soon.
     is_busy: bool,
+    /// What the broker has refused for one of them.
+    refused: Option<BrokerError>,
 }
 
 /// Whether a version is there.
-enum Wanted {
+enum Availability {
     Ready(Arc<Version>),
     Pending,
     Failed(String),
@@ -107,8 +123,8 @@ impl Rollouts {
         members: impl Iterator<Item = &'a Member>,
     ) -> Rollouts {
         let handlers = members.map(|member| Followed { has_begun: true, ..Followed::new(member) });
-        let (worker, cache) = (worker.id.clone(), worker.cache.clone());
-        Rollouts { store, worker, cache, handlers: handlers.collect(), job: None }
+        let (worker, cache, keys) = (worker.id.clone(), worker.cache.clone(), worker.keys.clone());
+        Rollouts { store, worker, cache, keys, handlers: handlers.collect(), job: None }
     }
 
     /// Waits until each handler has the version that is to serve. A worker that begins with another one would do what was
@@ -118,12 +134,12 @@ impl Rollouts {
         loop {
             match self.step().await {
                 Ok(Step { has_all: true, .. }) => return,
-                Ok(_) => tokio::time::sleep(BUSY_POLL).await,
-                Err(error @ BrokerError::Refused { .. }) => {
+                Err(error @ BrokerError::Refused { refusal: Refusal::NoPermission, .. }) => {
                     tracing::warn!("versions cannot be deployed to this worker: {error}");
                     return;
                 }
-                Err(error) => {
+                Ok(Step { refused: None, .. }) => tokio::time::sleep(BUSY_POLL).await,
+                Ok(Step { refused: Some(error), .. }) | Err(error) => {
                     if told.insert(error.to_string()) {
                         tracing::warn!("cannot see which versions are deployed: {error}");
                     }
@@ -136,10 +152,21 @@ impl Rollouts {
     /// Follows, and changes what is served when that is asked for, until the future is dropped. While the broker does not
     /// answer, everything stays as it is.
     pub(super) async fn follow(&mut self, broker: &dyn Broker, orders: &mut Orders, threads: &Threads) {
+        let mut busy = 0u32;
         loop {
             let pause = match self.step().await {
-                Ok(Step { is_busy: true, .. }) => BUSY_POLL,
-                Ok(_) => POLL,
+                Ok(Step { refused: Some(error), .. }) => {
+                    tracing::debug!("cannot follow which version is deployed: {error}");
+                    POLL
+                }
+                Ok(Step { is_busy: true, .. }) => {
+                    busy = busy.saturating_add(1);
+                    POLL.min(BUSY_POLL * busy)
+                }
+                Ok(_) => {
+                    busy = 0;
+                    POLL
+                }
                 Err(error) => {
                     tracing::debug!("cannot see which versions are deployed: {error}");
                     self.note_refusal(&error);
@@ -158,13 +185,21 @@ impl Rollouts {
     async fn step(&mut self) -> Result<Step, BrokerError> {
         self.take_prepared().await;
         let records = self.store.records().await?;
-        let mut step = Step { has_all: true, is_busy: false };
+        let mut step = Step { has_all: true, is_busy: false, refused: None };
         for at in 0..self.handlers.len() {
             let is_settled =
                 match records.get(self.handlers[at].deployment.name()).map(|text| (text, Record::parse(text))) {
                     Some((text, Ok(record))) => {
                         self.stop_unwanted(at, &record);
-                        let is_settled = self.follow_record(at, text, &record).await?;
+                        let is_settled = match self.follow_record(at, text, &record).await {
+                            Ok(is_settled) => is_settled,
+                            Err(error @ BrokerError::Unreachable { .. }) => return Err(error),
+                            // One handler is no reason to leave the others alone.
+                            Err(error) => {
+                                step.refused = Some(error);
+                                false
+                            }
+                        };
                         step.is_busy |= record.rollout.is_some_and(|rollout| rollout.running_canary().is_none());
                         is_settled
                     }
@@ -194,6 +229,7 @@ impl Rollouts {
         {
             job.is_unwanted = true;
             job.engine.stop_compiling();
+            job.task.abort();
         }
     }
 
@@ -214,6 +250,8 @@ impl Rollouts {
             Ok(version) => {
                 followed.hold(version);
                 followed.failed.remove(&job.digest);
+                followed.verified.extend(job.signature.map(|signature| (job.digest.clone(), signature)));
+                followed.passed = job.smoke.map(|smoke| (job.digest, smoke)).or(followed.passed.take());
             }
             Err(why) => {
                 followed.failed.insert(job.digest, (why, Instant::now() + RETRY));
@@ -243,14 +281,17 @@ impl Rollouts {
             self.handlers[at].end_trial();
             return true;
         };
+        if self.handlers[at].trial.as_ref().is_some_and(|trial| trial.rollout != rollout.id) {
+            self.handlers[at].end_trial();
+        }
         match self.want(at, &rollout.digest, record) {
-            Wanted::Ready(version) => {
+            Availability::Ready(version) => {
                 self.handlers[at].try_out(rollout, canary, version);
                 true
             }
-            Wanted::Pending => false,
+            Availability::Pending => false,
             // This is said, and ends the rollout.
-            Wanted::Failed(_) => true,
+            Availability::Failed(_) => true,
         }
     }
 
@@ -268,9 +309,9 @@ impl Rollouts {
         let mut has_all = true;
         for digest in record.pins.keys().filter(|digest| deployment.pinned.get(digest).is_none()) {
             match self.want(at, digest, record) {
-                Wanted::Ready(version) => deployment.pinned.hold(digest, Ok(version)),
-                Wanted::Failed(why) => deployment.pinned.hold(digest, Err(why)),
-                Wanted::Pending => has_all = false,
+                Availability::Ready(version) => deployment.pinned.hold(digest, Ok(version)),
+                Availability::Failed(why) => deployment.pinned.hold(digest, Err(why)),
+                Availability::Pending => has_all = false,
             }
         }
         Ok(has_all)
@@ -279,9 +320,9 @@ impl Rollouts {
     /// Swaps the version in that is to serve, if it is ready.
     async fn switch(&mut self, at: usize, current: &str, record: &Record) -> Result<bool, BrokerError> {
         let version = match self.want(at, current, record) {
-            Wanted::Ready(version) => version,
-            Wanted::Pending => return Ok(false),
-            Wanted::Failed(why) => {
+            Availability::Ready(version) => version,
+            Availability::Pending => return Ok(false),
+            Availability::Failed(why) => {
                 let handler = self.handlers[at].deployment.name();
                 tracing::error!(alarm = "version_unavailable", handler, digest = current, "cannot serve it: {why}");
                 // Not again before it is tried again.
@@ -307,10 +348,17 @@ impl Rollouts {
         if !self.handlers[at].may_look() {
             return Ok(());
         }
-        let state = match self.want(at, &rollout.digest, record) {
-            Wanted::Ready(_) => self.handlers[at].tally().map_or(Preparation::Prepared, Preparation::Canary),
-            Wanted::Pending => Preparation::Preparing,
-            Wanted::Failed(why) => Preparation::Failed(why),
+        let followed = &mut self.handlers[at];
+        if followed.said.as_ref().is_none_or(|said| said.rollout != rollout.id) {
+            // Another signature or other smoke tests may have come with it.
+            followed.failed.remove(&rollout.digest);
+        }
+        let state = match (self.want(at, &rollout.digest, record), self.handlers[at].tally()) {
+            (Availability::Failed(why), _) => Preparation::Failed(why),
+            // What has been counted must not be taken back.
+            (_, Some(tally)) => Preparation::Canary(tally),
+            (Availability::Ready(_), None) => Preparation::Prepared,
+            (Availability::Pending, None) => Preparation::Preparing,
         };
         self.say(at, &rollout.id, state).await?;
         let handler = self.handlers[at].deployment.name().to_owned();
@@ -355,26 +403,45 @@ impl Rollouts {
     }
 
     /// A version, if it is ready; begins to prepare it otherwise.
-    fn want(&mut self, at: usize, digest: &str, record: &Record) -> Wanted {
-        let followed = &self.handlers[at];
-        if let Some(version) = followed.version(digest) {
-            return Wanted::Ready(version);
+    fn want(&mut self, at: usize, digest: &str, record: &Record) -> Availability {
+        let followed = &mut self.handlers[at];
+        let smoke = record.smoke(digest);
+        let known = record.versions.iter().find(|known| known.digest == digest);
+        let signature = known.and_then(|known| known.signature.clone());
+        // What is in memory was verified by some signature. It must be the one of the record: others will go by that.
+        let is_verified =
+            self.keys.is_empty() || signature.as_ref().is_some_and(|it| followed.verified.get(digest) == Some(it));
+        if let Some(version) = followed.version(digest).filter(|_| is_verified && followed.has_passed(digest, smoke)) {
+            return Availability::Ready(version);
         }
         if let Some((why, until)) = followed.failed.get(digest)
             && Instant::now() < *until
         {
-            return if why.is_empty() { Wanted::Pending } else { Wanted::Failed(why.clone()) };
+            return if why.is_empty() { Availability::Pending } else { Availability::Failed(why.clone()) };
         }
         if self.job.is_none() {
-            let size = record.find(digest).map_or(0, |version| version.size);
-            let (store, cache, digest) = (self.store.clone(), self.cache.clone(), digest.to_owned());
+            let is_new = record.rollout.as_ref().is_some_and(|rollout| rollout.digest == digest);
+            let (digest, smoke) = (digest.to_owned(), smoke.map(str::to_owned));
+            followed.verified.retain(|digest, _| record.versions.iter().any(|known| known.digest == *digest));
             let current = followed.deployment.slot.current();
             let engine = current.handler.component.engine().apart();
-            let task = tokio::spawn(prepare(store, cache, engine.clone(), current, digest.clone(), size));
-            self.job =
-                Some(Job { handler: followed.deployment.name.clone(), digest, engine, is_unwanted: false, task });
+            let recipe = Recipe {
+                store: self.store.clone(),
+                cache: self.cache.clone(),
+                keys: self.keys.clone(),
+                engine: engine.clone(),
+                current,
+                digest: digest.clone(),
+                size: known.map_or(0, |known| known.size),
+                signature: signature.clone(),
+            };
+            let signature = signature.filter(|_| !self.keys.is_empty());
+            let exam = smoke.clone().map(|smoke| Exam::new(smoke, &followed.deployment));
+            let handler = followed.deployment.name.clone();
+            let task = tokio::spawn(prepare(recipe, is_new, exam));
+            self.job = Some(Job { handler, digest, smoke, signature, engine, is_unwanted: false, task });
         }
-        Wanted::Pending
+        Availability::Pending
     }
 }
 
@@ -394,6 +461,8 @@ impl Followed {
             prepared: Vec::new(),
             said: None,
             trial: None,
+            passed: None,
+            verified: BTreeMap::new(),
             failed: BTreeMap::new(),
             unreadable: String::new(),
             has_begun: false,
@@ -413,12 +482,19 @@ impl Followed {
         known.find(|version| version.handler.component.digest.hex() == digest).cloned()
     }
 
+    /// Whether a version has passed these smoke tests, if there are any.
+    fn has_passed(&self, digest: &str, smoke: Option<&str>) -> bool {
+        let passed = self.passed.as_ref().map(|(digest, smoke)| (digest.as_str(), smoke.as_str()));
+        smoke.is_none_or(|smoke| passed == Some((digest, smoke)))
+    }
+
     /// Exchanges the version that serves for one with other grants, limits or isolation, or with another component that was
     /// not deployed. What is held ready gets the same grants; what cannot have them goes. A version that runs a share goes on.
     fn exchange(&mut self, next: Arc<Version>) {
         let fitting = |version: &Arc<Version>| version.as_granted_to(&next.handler).ok();
         self.prepared = self.prepared.iter().filter_map(fitting).collect();
         self.failed.clear();
+        self.passed = None;
         let slot = &self.deployment.slot;
         let candidate = slot.candidate().and_then(|candidate| {
             let digest = &candidate.version.digest;
@@ -431,9 +507,10 @@ impl Followed {
 
     /// Has a version run its share of the events, unless it does.
     fn try_out(&mut self, rollout: &Rollout, canary: &Canary, version: Arc<Version>) {
-        if self.trial.as_ref().is_none_or(|trial| trial.rollout != rollout.id) {
-            let before = self.stats.version(&version.digest).tally();
-            self.trial = Some(Trial { rollout: rollout.id.clone(), before, looked: None });
+        if self.trial.is_none() {
+            let counts = self.stats.version(&version.digest);
+            let before = counts.tally();
+            self.trial = Some(Trial { rollout: rollout.id.clone(), counts, before, looked: None });
         }
         let slot = &self.deployment.slot;
         if slot.candidate().is_none_or(|candidate| !Arc::ptr_eq(&candidate.version, &version)) {
@@ -452,7 +529,7 @@ impl Followed {
     /// What became of deliveries on the version that runs a share of the events.
     fn tally(&self) -> Option<Tally> {
         let trial = self.trial.as_ref()?;
-        let tally = self.stats.version(&self.deployment.slot.candidate()?.version.digest).tally();
+        let tally = trial.counts.tally();
         let since = |now: u64, before: u64| now.saturating_sub(before);
         let (acked, failed) = (since(tally.acked, trial.before.acked), since(tally.failed, trial.before.failed));
         Some(Tally { acked, failed })
@@ -474,6 +551,7 @@ impl Followed {
 
     /// Holds a version ready; the one that was held longest goes if there are too many.
     fn hold(&mut self, version: Arc<Version>) {
+        self.prepared.retain(|known| known.digest != version.digest);
         if self.prepared.len() >= MAX_PREPARED {
             self.prepared.remove(0);
         }
@@ -497,63 +575,5 @@ fn tell(handler: &str, rollout: &Rollout, next: &Record) {
         (Some(_), _) => tracing::info!(handler, digest, "every worker is prepared: the version runs its share"),
         (None, Some(why)) => tracing::warn!(handler, digest, "a version is not deployed: {why}"),
         (None, None) => tracing::info!(handler, digest, "the version serves"),
-    }
-}
-
-/// Gets a component, compiles and checks it: beside the work, and from the compiled cache if it is there.
-async fn prepare(
-    store: Arc<dyn Operate>,
-    cache: Option<CompiledCache>,
-    engine: Engine,
-    current: Arc<Version>,
-    digest: String,
-    size: u64,
-) -> Result<Version, String> {
-    let (like, wanted, known) = (current.clone(), digest.clone(), cache.clone());
-    if let Some(version) = beside(&engine, move || like.from_cache(known.as_ref(), &wanted, size)).await? {
-        return version.map_err(|error| error.to_string());
-    }
-    let bytes = store.component(&digest).await.map_err(|error| error.to_string())?;
-    let bytes = bytes.ok_or("its component is not kept any more")?;
-    let compiler = engine.clone();
-    let prepared = beside(&engine, move || current.successor(&compiler, cache.as_ref(), &digest, &bytes)).await?;
-    prepared.map_err(|error| error.to_string())
-}
-
-/// The result of work on a thread of its own. When the future is dropped, compiling ends, and with it the thread.
-pub(crate) async fn beside<T: Send + 'static>(
-    engine: &Engine,
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, String> {
-    let (sender, done) = tokio::sync::oneshot::channel();
-    let thread = std::thread::Builder::new().name("prepare".to_owned());
-    let thread = thread.spawn(move || {
-        // Nobody may be waiting any more.
-        let _ = sender.send(work());
-    });
-    let thread = thread.map_err(|error| format!("no thread to prepare it: {error}"))?;
-    let mut preparer = Preparer { engine, thread: Some(thread), is_done: false };
-    let result = done.await;
-    preparer.is_done = true;
-    result.map_err(|_| "preparing it ended by a panic: a fault of wasmill".to_owned())
-}
-
-/// The thread that prepares; joined on drop.
-struct Preparer<'a> {
-    engine: &'a Engine,
-    thread: Option<JoinHandle<()>>,
-    /// It has nothing left to do.
-    is_done: bool,
-}
-
-impl Drop for Preparer<'_> {
-    fn drop(&mut self) {
-        if !self.is_done {
-            self.engine.stop_compiling();
-        }
-        if let Some(thread) = self.thread.take() {
-            // One that panicked has left no result, which was noticed.
-            let _ = thread.join();
-        }
     }
 }

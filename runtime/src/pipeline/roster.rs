@@ -210,7 +210,8 @@ impl Roster {
         self.served.send_replace(Arc::new(served));
     }
 
-    /// Changes what is served, all of it or nothing. Returns when no delivery begins in the old way any more.
+    /// Changes what is served, all of it or nothing. Returns when versions are exchanged and the threads have been told the
+    /// rest; each of them takes it in before it begins its next few deliveries.
     pub async fn change(&self, change: Change) -> Result<(), ChangeError> {
         let (answer, done) = oneshot::channel();
         self.orders.send(Order { change, answer }).await.map_err(|_| ChangeError::Ended)?;

@@ -87,18 +87,10 @@ pub(super) fn prepare(worker: &Worker, lane: &mut Lane, ready: Ready) -> Prepare
     lane.refresh();
     let (deployment, attempt) = (lane.deployment_of(source_at).clone(), entry.attempt);
     let (origin, event) = decode(&deployment.reading.envelopes, &stream, entry.id, entry.fields);
-    let pinned = match &origin.version {
-        None => None,
-        Some(digest) => match deployment.pinned.get(digest) {
-            Some(version) => Some(Serving { counts: lane.stats.version(&version.digest), version }),
-            None => return without_version(worker, &deployment, ticket, &origin, digest, attempt),
-        },
-    };
     let event = match event {
         Ok(event) => event,
         Err(message) => {
-            let version = pinned.as_ref().map_or(lane.version.version(), |pinned| &pinned.version);
-            let digest = version.digest.as_str();
+            let digest = lane.version.version().digest.as_str();
             let evidence = Evidence { digest, attempts: attempt, class: FaultClass::Malformed, traceparent: None };
             return give_up(worker, &deployment, ticket, &origin, None, evidence, message);
         }
@@ -111,8 +103,9 @@ pub(super) fn prepare(worker: &Worker, lane: &mut Lane, ready: Ready) -> Prepare
         }
         return Prepared::Decided { decision, ticket };
     }
-    let chosen = || lane.version.for_key(event.partition_key.as_deref().unwrap_or(&event.id)).clone();
-    let Serving { version, counts } = pinned.unwrap_or_else(chosen);
+    let Some(Serving { version, counts }) = choose(lane, &origin, &event) else {
+        return without_version(worker, &deployment, ticket, &origin, attempt);
+    };
     let evidence = |class, attempts, traceparent| {
         let digest = version.digest.as_str();
         Evidence { digest, attempts, class, traceparent }
@@ -134,6 +127,17 @@ pub(super) fn prepare(worker: &Worker, lane: &mut Lane, ready: Ready) -> Prepare
     let ticket = Ticket { ran: Some(counts), ..ticket };
     let tenant = deployment.tenant.clone();
     Prepared::Delivery(Box::new(Delivery { deployment, version, ticket, event, origin, attempt, tenant, mark }))
+}
+
+/// The version that is to run the event; `None` if it must be a certain one that is not here.
+fn choose(lane: &Lane, origin: &Origin, event: &Event) -> Option<Serving> {
+    match &origin.version {
+        None => Some(lane.version.for_key(event.partition_key.as_deref().unwrap_or(&event.id)).clone()),
+        Some(digest) => {
+            let version = lane.deployment.pinned.get(digest)?;
+            Some(Serving { counts: lane.stats.version(&version.digest), version })
+        }
+    }
 }
 
 /// Where the entry comes from, and the event in it.
@@ -168,10 +172,9 @@ fn without_version(
     deployment: &Deployment,
     ticket: Ticket,
     origin: &Origin,
-    digest: &str,
     attempt: u32,
 ) -> Prepared {
-    let class = FaultClass::VersionGone;
+    let (class, digest) = (FaultClass::VersionGone, origin.version.as_deref().unwrap_or_default());
     let message = format!(
         "it was to run on sha256:{digest}, which is held for a day after `wasmill dlq redrive --to`, and is not any more; \
          redrive it again"

@@ -232,10 +232,10 @@ impl Shard {
             }
             Command::Serve { deployment, stats, share: 0, .. } => {
                 drop(stats);
-                self.leave(&deployment.name);
+                self.leave(&deployment.name, false);
             }
             Command::Serve { deployment, stats, share, paused } => self.serve(deployment, stats, share, paused),
-            Command::Leave { handler } => self.leave(&handler),
+            Command::Leave { handler } => self.leave(&handler, true),
             Command::Drain { until } => self.drain_until = Some(until),
         }
     }

@@ -165,17 +165,7 @@ impl Component {
         cache: Option<&CompiledCache>,
         path: &std::path::Path,
     ) -> Result<Component, LoadError> {
-        Component::new(engine, cache, &Component::read(path)?)
-    }
-
-    /// The bytes of a file that is not too large for a component.
-    pub fn read(path: &std::path::Path) -> Result<Vec<u8>, LoadError> {
-        let unreadable = |cause| LoadError::Unreadable { path: path.to_owned(), cause };
-        let length = std::fs::metadata(path).map_err(unreadable)?.len();
-        if length > MAX_COMPONENT_BYTES {
-            return Err(LoadError::TooLarge(length));
-        }
-        std::fs::read(path).map_err(unreadable)
+        Component::new(engine, cache, &read_component(path)?)
     }
 
     /// Compiles and checks bytes.
@@ -220,6 +210,24 @@ impl Component {
         let entry = linked.map_err(|error| LoadError::Mismatch(told(&error)))?;
         let digest_text = digest.to_string().into();
         Ok(Component { engine: engine.clone(), entry: Arc::new(entry), digest, digest_text, size, imports })
+    }
+}
+
+/// The bytes of a file, if a component may have so many.
+pub fn read_component(path: &std::path::Path) -> Result<Vec<u8>, LoadError> {
+    let unreadable = |cause| LoadError::Unreadable { path: path.to_owned(), cause };
+    let file = std::fs::File::open(path).map_err(unreadable)?;
+    let length = file.metadata().map_err(unreadable)?.len();
+    if length > MAX_COMPONENT_BYTES {
+        return Err(LoadError::TooLarge(length));
+    }
+    // It may grow while it is read, or have no length at all, as a pipe.
+    let mut bytes = Vec::new();
+    std::io::Read::read_to_end(&mut std::io::Read::take(file, MAX_COMPONENT_BYTES + 1), &mut bytes)
+        .map_err(unreadable)?;
+    match bytes.len() as u64 {
+        length if length > MAX_COMPONENT_BYTES => Err(LoadError::TooLarge(length)),
+        _ => Ok(bytes),
     }
 }
 

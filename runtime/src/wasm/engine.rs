@@ -97,6 +97,11 @@ impl Engine {
     pub fn stop_compiling(&self) {
         self.stop_compiling.store(true, Ordering::Relaxed);
     }
+
+    /// Whether that was asked for, for those who get what is to be compiled.
+    pub fn is_stopped(&self) -> &AtomicBool {
+        &self.stop_compiling
+    }
 }
 
 fn config(settings: EngineSettings) -> Config {

@@ -18,6 +18,8 @@ use crate::outcome::{FaultClass, Publication, Verdict, bounded};
 
 /// How much of stderr goes into the message of a trap, in lines. JavaScript names the error four lines before the end.
 const STDERR_LINES: usize = 6;
+/// How often a new component may fail to start before it is given up.
+const START_TRIES: usize = 3;
 /// The least that may be copied between host and guest in one call, in bytes: log lines and ids need some.
 const MIN_COPY: u64 = 1 << 20;
 
@@ -110,6 +112,25 @@ impl Handler {
         let (mut execution, warm) = self.call(warm, deadline, Scope::new(event, now, replay_run), delivery).await;
         execution.wall = start.elapsed();
         (execution, warm)
+    }
+
+    /// Starts an instance and drops it; says why, if it does not start within the deadline of a delivery, also when that is
+    /// tried again: a busy machine is no fault of the component.
+    ///
+    /// Dropping the future ends the guest.
+    pub async fn try_start(&self) -> Result<(), String> {
+        let mut problem = String::new();
+        for _ in 0..START_TRIES {
+            match self.instantiate(Instant::now() + self.policy.deadline).await {
+                Ok(_) => return Ok(()),
+                Err((error, mut store)) => {
+                    let execution = self.failed(&error, &mut store);
+                    let (word, message) = execution.verdict.told();
+                    problem = bounded(format!("it does not start: {word}: {message}"));
+                }
+            }
+        }
+        Err(problem)
     }
 
     async fn call(

@@ -9,8 +9,10 @@ use std::time::{Duration, Instant};
 
 use crate::cmd::Result;
 
-const IN: &str = "bench.in";
-const OUT: &str = "bench.out";
+/// The stream that the handler reads.
+pub const IN: &str = "bench.in";
+/// The stream that it publishes to.
+pub const OUT: &str = "bench.out";
 /// A case that does not end within this time has failed.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -55,7 +57,7 @@ pub struct Round {
 }
 
 /// A process that does not outlive the benchmark.
-struct Process(Child);
+pub struct Process(pub Child);
 
 impl Drop for Process {
     fn drop(&mut self) {
@@ -72,7 +74,8 @@ pub struct Server {
     _directory: tempfile::TempDir,
 }
 
-fn free_port() -> Result<u16> {
+/// A port that nobody listens on right now.
+pub fn free_port() -> Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
@@ -120,7 +123,7 @@ impl Server {
 }
 
 /// Polls until there is something; fails after [`PATIENCE`].
-fn wait<T>(what: &str, mut probe: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+pub fn wait<T>(what: &str, mut probe: impl FnMut() -> Result<Option<T>>) -> Result<T> {
     let deadline = Instant::now() + PATIENCE;
     while Instant::now() < deadline {
         if let Some(value) = probe()? {
@@ -175,30 +178,7 @@ impl Case {
     }
 
     fn fill(&self, redis: &mut redis::Connection) -> Result<()> {
-        let empty = r#"{"order_id":"order-00000000","customer":"customer-0000","amount":100,"note":""}"#;
-        let note = "x".repeat(self.size.saturating_sub(empty.len()));
-        for chunk in (0..self.events).collect::<Vec<_>>().chunks(1000) {
-            let mut pipeline = redis::pipe();
-            for number in chunk {
-                let data = format!(
-                    r#"{{"order_id":"order-{number:08}","customer":"customer-{:04}","amount":100,"note":"{note}"}}"#,
-                    number % 1000
-                );
-                pipeline
-                    .cmd("XADD")
-                    .arg(IN)
-                    .arg("*")
-                    .arg("ce_specversion")
-                    .arg("1.0")
-                    .arg("ce_id")
-                    .arg(format!("00000000-0000-4000-8000-{number:012}"));
-                pipeline.arg("ce_source").arg("/bench").arg("ce_type").arg("order_placed").arg("ce_time");
-                pipeline.arg("2026-01-01T00:00:00Z").arg("content-type").arg("application/json");
-                pipeline.arg("data").arg(data).ignore();
-            }
-            pipeline.query::<()>(redis)?;
-        }
-        Ok(())
+        fill(redis, 0, self.events, self.size)
     }
 
     fn start(&self, root: &Path, server: &Server, directory: &Path, admin: u16) -> Result<Child> {
@@ -223,6 +203,34 @@ impl Case {
     }
 }
 
+/// Appends events with these numbers.
+pub fn fill(redis: &mut redis::Connection, first: usize, events: usize, size: usize) -> Result<()> {
+    for chunk in (first..first + events).collect::<Vec<_>>().chunks(1000) {
+        let mut pipeline = redis::pipe();
+        for &number in chunk {
+            add_event(&mut pipeline, number, size);
+        }
+        pipeline.query::<()>(redis)?;
+    }
+    Ok(())
+}
+
+/// Adds the appending of an event with so many bytes of payload. Its id ends with its number.
+pub fn add_event(pipeline: &mut redis::Pipeline, number: usize, size: usize) {
+    const BARE: usize = r#"{"order_id":"order-00000000","customer":"customer-0000","amount":100,"note":""}"#.len();
+    let data = format!(
+        r#"{{"order_id":"order-{number:08}","customer":"customer-{:04}","amount":100,"note":"{:x<note$}"}}"#,
+        number % 1000,
+        "",
+        note = size.saturating_sub(BARE)
+    );
+    pipeline.cmd("XADD").arg(IN).arg("*").arg("ce_specversion").arg("1.0").arg("ce_id");
+    pipeline.arg(format!("00000000-0000-4000-8000-{number:012}"));
+    pipeline.arg("ce_source").arg("/bench").arg("ce_type").arg("order_placed").arg("ce_time");
+    pipeline.arg("2026-01-01T00:00:00Z").arg("content-type").arg("application/json");
+    pipeline.arg("data").arg(data).ignore();
+}
+
 fn run_worker(release: &Path, directory: &Path, config: &str) -> Result<Child> {
     let file = directory.join("wasmill.toml");
     fs::write(&file, config)?;
@@ -245,9 +253,17 @@ fn rss_mib(pid: u32) -> Result<f64> {
     Ok(line.trim().trim_end_matches(" kB").parse::<f64>().unwrap_or(0.0) / 1024.0)
 }
 
-fn get(port: u16, path: &str) -> Result<String> {
+/// Asks the HTTP API of a worker; the answer with its head.
+pub fn get(port: u16, path: &str) -> Result<String> {
+    ask(port, "GET", path, "application/json", b"")
+}
+
+/// The same with a body.
+pub fn ask(port: u16, method: &str, path: &str, content_type: &str, body: &[u8]) -> Result<String> {
     let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+    write!(stream, "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n")?;
+    write!(stream, "Content-Type: {content_type}\r\nContent-Length: {}\r\n\r\n", body.len())?;
+    stream.write_all(body)?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     Ok(answer)

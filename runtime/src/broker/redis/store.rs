@@ -17,11 +17,16 @@ impl Store for RedisBroker {
     }
 
     async fn put_component(&self, digest: &str, bytes: &[u8]) -> Result<(), BrokerError> {
-        // The bytes first: what is listed is there.
-        let key = keys::component(digest);
-        self.requests.query::<()>(::redis::cmd("SET").arg(&key).arg(bytes)).await?;
-        let mut listed = ::redis::cmd("HSET");
-        self.requests.query(listed.arg(keys::COMPONENTS).arg(digest).arg(bytes.len())).await
+        // Listed first and removed last: whoever dies in between leaves nothing that is not found. Listed again, as it may
+        // have been removed before its bytes came.
+        let list = || {
+            let mut list = ::redis::cmd("HSET");
+            list.arg(keys::COMPONENTS).arg(digest).arg(bytes.len());
+            list
+        };
+        self.requests.query::<()>(&list()).await?;
+        self.requests.query::<()>(::redis::cmd("SET").arg(keys::component(digest)).arg(bytes)).await?;
+        self.requests.query(&list()).await
     }
 
     async fn component(&self, digest: &str) -> Result<Option<Vec<u8>>, BrokerError> {
@@ -33,8 +38,8 @@ impl Store for RedisBroker {
     }
 
     async fn remove_component(&self, digest: &str) -> Result<bool, BrokerError> {
-        self.requests.query::<()>(::redis::cmd("HDEL").arg(keys::COMPONENTS).arg(digest)).await?;
         let removed: usize = self.requests.query(::redis::cmd("DEL").arg(keys::component(digest))).await?;
+        self.requests.query::<()>(::redis::cmd("HDEL").arg(keys::COMPONENTS).arg(digest)).await?;
         Ok(removed > 0)
     }
 

@@ -2,8 +2,7 @@
 
 use serde::Serialize;
 use serde_json::{Value, json};
-
-use crate::cli::test::Expectation;
+use wasmill::deploy::expected::Expectation;
 
 /// The most changes of one event that are shown.
 pub const MAX_CHANGES: usize = 20;

@@ -51,8 +51,6 @@ pub struct Feed {
     to: Option<String>,
     /// Whether events are still to come.
     pub is_live: bool,
-    /// Whether there was more than could be looked at.
-    pub is_behind: bool,
 }
 
 /// How far a stream has been looked at.
@@ -60,16 +58,18 @@ struct Place {
     stream: String,
     from: Option<String>,
     is_done: bool,
+    /// There was more than a page, when it was last looked at.
+    has_more: bool,
 }
 
 impl Feed {
     /// Past events, one stream after the other.
     pub fn past(streams: Vec<String>, range: &Range) -> Feed {
-        let place = |stream| Place { stream, from: Some(range.from.clone()), is_done: false };
+        let place = |stream| Place { stream, from: Some(range.from.clone()), is_done: false, has_more: false };
         // What comes meanwhile is not past.
         let to = range.to.clone().unwrap_or_else(|| now_ms().to_string());
         let streams = streams.into_iter().map(place).collect();
-        Feed { streams, at: 0, to: Some(to), is_live: false, is_behind: false }
+        Feed { streams, at: 0, to: Some(to), is_live: false }
     }
 
     /// The events that come from now on.
@@ -79,9 +79,14 @@ impl Feed {
             let newest = HistoryQuery { newest_first: true, count: Some(1), ..HistoryQuery::default() };
             let page = target.history(&stream, &newest).await?;
             let from = page.last.as_deref().and_then(after);
-            places.push(Place { stream, from, is_done: false });
+            places.push(Place { stream, from, is_done: false, has_more: false });
         }
-        Ok(Feed { streams: places, at: 0, to: None, is_live: true, is_behind: false })
+        Ok(Feed { streams: places, at: 0, to: None, is_live: true })
+    }
+
+    /// Whether events came faster than they were looked at, in any of the streams.
+    pub fn is_behind(&self) -> bool {
+        self.is_live && self.streams.iter().any(|place| place.has_more)
     }
 
     /// The next events, in the order of their stream; `None` at the end. Live, there may be none yet.
@@ -101,7 +106,7 @@ impl Feed {
             };
             let Past { entries, next } = target.past(&place.stream, &query).await?;
             let end = entries.last().and_then(|(entry, _)| after(entry));
-            self.is_behind = next.is_some();
+            place.has_more = next.is_some();
             place.is_done = next.is_none() && !self.is_live;
             place.from = next.or(end).or(place.from.take());
             // Past streams are looked at one after the other, live ones in turn.

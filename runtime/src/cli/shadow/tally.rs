@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::compare::{self, Change, Kind};
 use super::side::Side;
 use crate::cli::table::{self, counted, plain};
-use crate::cli::test::Expectation;
+use wasmill::deploy::expected::Expectation;
 
 /// The most examples of each kind of difference; there are two kinds.
 const MAX_EXAMPLES: usize = 5;

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use wasmill::clock::now_ms;
 use wasmill::config::{Config, ResolvedHandler};
+use wasmill::deploy::expected::Expectation;
 use wasmill::envelope::structured;
 use wasmill::event::Event;
 
@@ -89,6 +90,17 @@ impl Fixture {
         let path = self.file.display();
         let text = std::fs::read(&self.file).map_err(|error| format!("{path} cannot be read: {error}"))?;
         structured::parse(&text, now_ms()).map_err(|error| format!("{path}: not a CloudEvent in JSON: {error}"))
+    }
+
+    /// Reads what is expected of it, if that is written.
+    pub fn expected(&self) -> Result<Option<Expectation>, String> {
+        let path = self.expected_file();
+        let text = match std::fs::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(format!("{} cannot be read: {error}", path.display())),
+        };
+        Expectation::parse(&text).map(Some).map_err(|error| format!("{}: {error}", path.display()))
     }
 
     /// The handler that it is sent to, and with it to all others that read the same stream.

@@ -7,7 +7,7 @@ use super::super::roster::{Change, ChangeError, Order, Roster, Wanted};
 use super::super::threads::Threads;
 use super::super::{Command, Deployment};
 use super::{Followed, Rollouts};
-use crate::broker::{Broker, BrokerError};
+use crate::broker::{Broker, BrokerError, Refusal};
 use crate::deploy::Version;
 
 impl Rollouts {
@@ -56,6 +56,8 @@ impl Rollouts {
             if let Some(job) = self.job.as_mut().filter(|job| job.handler == name && !job.is_unwanted) {
                 job.is_unwanted = true;
                 job.engine.stop_compiling();
+                // Smoke tests, too: others wait for their turn.
+                job.task.abort();
             }
             threads.tell_all(&Command::Leave { handler: name });
         }
@@ -104,7 +106,7 @@ impl Rollouts {
 
     /// Who may not see records serves what the configuration names.
     pub(super) fn note_refusal(&mut self, error: &BrokerError) {
-        if matches!(error, BrokerError::Refused { .. }) {
+        if matches!(error, BrokerError::Refused { refusal: Refusal::NoPermission, .. }) {
             self.handlers.iter_mut().for_each(|followed| followed.may_begin = true);
         }
     }

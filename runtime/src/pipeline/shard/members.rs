@@ -78,18 +78,20 @@ impl Shard {
         at
     }
 
-    /// Reads nothing more of the handler.
-    pub(super) fn leave(&mut self, handler: &str) {
+    /// Reads nothing more of the handler; `is_removed`: nor does any other thread.
+    pub(super) fn leave(&mut self, handler: &str, is_removed: bool) {
         let Some(&at) = self.by_name.get(handler) else { return };
         self.lanes[at].leave();
+        self.lanes[at].removed = is_removed;
         self.agenda.list(at);
     }
 
     /// Lets go of the sources of the lane that have finished, and then of the lane, if it is leaving.
     pub(super) fn let_go(&mut self, at: usize) {
         let lane = &mut self.lanes[at];
-        if lane.leaving && lane.paused {
-            // Nobody begins it here any more. It is found when the handler comes back, or by others after this worker.
+        if lane.removed && lane.paused {
+            // Nobody begins it here any more, as nobody says when it goes on. It is found when the handler comes back, or by
+            // others after this worker.
             self.left.extend(lane.abandon());
         }
         for source in lane.sources.iter_mut().filter(|source| source.has_finished()) {

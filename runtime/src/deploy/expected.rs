@@ -3,14 +3,12 @@
 
 use std::collections::BTreeMap;
 
+use crate::envelope::structured;
+use crate::event::{CAUSATION_ID, CORRELATION_ID, HANDLER_DIGEST, TRACEPARENT, TRACESTATE};
+use crate::outcome::{Due, Publication, Verdict};
+use crate::wasm::Execution;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
-use wasmill::envelope::structured;
-use wasmill::event::{CAUSATION_ID, CORRELATION_ID, HANDLER_DIGEST, TRACEPARENT, TRACESTATE};
-use wasmill::outcome::{Due, Publication, Verdict};
-use wasmill::wasm::Execution;
-
-use crate::cli::execution::outcome;
 
 /// The media type that goes without saying.
 const USUAL_MEDIA_TYPE: &str = "application/json";
@@ -71,7 +69,7 @@ fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, 
 impl Expectation {
     /// What came of an event with this partition key.
     pub fn of(execution: &Execution, partition_key: Option<&str>) -> Expectation {
-        let (word, message) = outcome(&execution.verdict);
+        let (word, message) = execution.verdict.told();
         let (class, message, after) = match &execution.verdict {
             Verdict::Ack => (None, None, None),
             Verdict::Retry { after, .. } => (None, Some(message.to_owned()), *after),
@@ -90,9 +88,22 @@ impl Expectation {
 
     /// Reads a file.
     pub fn parse(text: &[u8]) -> Result<Expectation, serde_json::Error> {
-        let mut expectation: Expectation = serde_json::from_slice(text)?;
-        expectation.published = expectation.published.into_iter().map(FollowUp::normal).collect();
-        Ok(expectation)
+        let expectation: Expectation = serde_json::from_slice(text)?;
+        Ok(expectation.normal())
+    }
+
+    /// The one form of all that mean the same.
+    pub fn normal(mut self) -> Expectation {
+        self.published = self.published.into_iter().map(FollowUp::normal).collect();
+        self
+    }
+
+    /// Everything but the outcome, in one line.
+    pub fn effects(&self) -> String {
+        let rest = Expectation { outcome: String::new(), ..self.clone() };
+        let mut document = serde_json::to_value(&rest).expect("its keys are texts");
+        document.as_object_mut().map(|document| document.shift_remove("outcome"));
+        document.to_string()
     }
 
     /// The text of the file: the same for what is equal.
@@ -140,8 +151,8 @@ impl FollowUp {
 mod tests {
     use std::time::Duration;
 
-    use wasmill::event::Event;
-    use wasmill::outcome::FaultClass;
+    use crate::event::Event;
+    use crate::outcome::FaultClass;
 
     use super::*;
 
