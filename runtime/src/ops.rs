@@ -14,6 +14,7 @@ mod publish;
 mod replay;
 mod schemas;
 mod streams;
+mod tenants;
 mod versions;
 
 use std::collections::BTreeMap;
@@ -29,6 +30,7 @@ pub use publish::{MAX_PUBLISH, PublishReport};
 pub use replay::{MAX_REPLAY_BACKLOG, MAX_REPLAY_PAGE, ReplayReport, ReplayRequest, check_reads};
 pub use schemas::{SchemaDocument, SchemaQuery, SchemaReport, SchemaVersion};
 pub use streams::{GroupReport, StreamReport};
+pub use tenants::{QuotaUsage, TenantReport, UsageReport};
 pub use versions::{
     CanaryReport, DeployQuery, GcReport, PREPARE_TIME, RollbackRequest, SmokeReport, VersionReport, VersionState,
     VersionsReport, WorkerVersion,
@@ -37,7 +39,7 @@ pub use versions::{
 use crate::app;
 use crate::broker::keys::Namespace;
 use crate::broker::{BrokerError, Operate};
-use crate::config::{Config, ResolvedHandler, StreamConfig};
+use crate::config::{Config, ResolvedHandler, StreamConfig, Tenant};
 use crate::envelope::Envelopes;
 use crate::schema::{SchemaViolation, Schemas};
 
@@ -122,6 +124,7 @@ impl OpsError {
 #[derive(Clone)]
 pub struct Operator {
     broker: Arc<dyn Operate>,
+    tenant: Arc<Tenant>,
     namespace: Namespace,
     handlers: Arc<[ResolvedHandler]>,
     schemas: Arc<Schemas>,
@@ -159,6 +162,7 @@ impl Operator {
     pub fn new(broker: Arc<dyn Operate>, config: &Config, schemas: Arc<Schemas>) -> Operator {
         Operator {
             broker,
+            tenant: Arc::new(config.tenant.clone()),
             namespace: config.tenant.namespace.clone(),
             handlers: config.handlers().into(),
             schemas,
