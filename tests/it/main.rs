@@ -46,4 +46,5 @@ mod signatures;
 mod smoke;
 mod snapshots;
 mod swap;
+mod tenants;
 mod tidy;

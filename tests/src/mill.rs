@@ -153,7 +153,12 @@ impl Mill {
     /// # Panics
     /// When they cannot be written.
     pub fn reconfigure(&self, sections: &str) {
-        let config = format!("{}{sections}", self.head);
+        self.reconfigure_from_the_top("", sections);
+    }
+
+    /// The same with something before all sections.
+    pub fn reconfigure_from_the_top(&self, top: &str, sections: &str) {
+        let config = format!("{top}{}{sections}", self.head);
         self.worker.reconfigure(&config);
         std::fs::write(self.dir.path().join("wasmill.toml"), config).expect("the configuration can be written");
     }

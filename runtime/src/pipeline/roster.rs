@@ -3,7 +3,7 @@
 //! What stands on it is only ever replaced as a whole, so that whoever looks sees one state. Handlers are few words here:
 //! a change costs no thread, no connection and nothing to those that it does not concern.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -121,8 +121,10 @@ impl Served {
         let stats = next.members().map(|member| (member.deployment.id().to_owned(), member.stats.clone()));
         next.stats = Arc::new(stats.collect());
         let namespaces = next.deployments().map(|deployment| deployment.namespace.clone());
-        let namespaces: BTreeSet<Namespace> = namespaces.chain([Namespace::default()]).collect();
-        next.namespaces = namespaces.into_iter().collect();
+        let by_prefix = [Namespace::default()].into_iter().chain(namespaces);
+        let by_prefix: BTreeMap<String, Namespace> =
+            by_prefix.map(|namespace| (namespace.prefix().to_owned(), namespace)).collect();
+        next.namespaces = by_prefix.into_values().collect();
         next
     }
 }

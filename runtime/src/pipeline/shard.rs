@@ -153,10 +153,10 @@ impl Shard {
     }
 
     fn take_woken(&mut self) {
-        for lane in self.woken.take() {
-            if let Some(known) = self.lanes.get_mut(lane) {
-                known.runs.wake();
-                self.schedule.activate(lane);
+        for place in self.woken.take() {
+            if let Some(known) = self.lanes.get_mut(place.lane) {
+                known.runs.wake(place);
+                self.schedule.activate(place.lane);
             }
         }
     }
@@ -256,8 +256,8 @@ impl Shard {
                 self.look(lane, now);
             }
         }
-        let has_next = self.schedule.has_next(|lane| self.lanes.get(lane).is_some_and(Lane::can_run));
-        let nothing_to_run = self.settles == 0 && !has_next;
+        let next = self.schedule.next(|lane| self.lanes.get(lane).is_some_and(Lane::can_run));
+        let nothing_to_run = self.settles == 0 && next.is_none();
         if self.settles < MAX_SETTLES && self.batch.is_ready(now, nothing_to_run) {
             let (settlements, notes) = self.batch.take();
             self.settles += 1;
@@ -336,6 +336,8 @@ impl Shard {
             if let Some(finished) = lane.runs.go_on() {
                 self.finish(finished);
             }
+            // One that only gave up the thread can go on again: its lane keeps its place.
+            self.take_woken();
         } else if can_begin {
             self.begin(lane_at);
         }
