@@ -68,6 +68,9 @@ pub fn component(digest: &str) -> String {
 /// Which version of each handler serves: a hash, field handler, value as in [`crate::deploy::record`].
 pub const DEPLOYMENTS: &str = "wasmill:deployments";
 
+/// The audit log: a stream, entries as in [`crate::audit`].
+pub const AUDIT: &str = "wasmill:audit";
+
 /// How far workers have come with a deployment: a hash, field worker.
 pub fn deployment_reports(handler: &str) -> String {
     format!("wasmill:deploying:{handler}")

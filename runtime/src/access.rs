@@ -1,0 +1,211 @@
+//! Who may do what: roles, the tokens that stand for them, and what is said of whoever asked for a change.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+
+/// What somebody may do; each role may do what those before it may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Role {
+    /// Look.
+    View,
+    /// Publish, pause, redrive, drop, replay.
+    Operate,
+    /// Say which code runs.
+    Deploy,
+    /// Everything, of all tenants.
+    Admin,
+}
+
+impl Role {
+    /// The roles that a tenant's token can have.
+    pub const OF_TENANTS: [Role; 3] = [Role::View, Role::Operate, Role::Deploy];
+
+    /// Its name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Role::View => "view",
+            Role::Operate => "operate",
+            Role::Deploy => "deploy",
+            Role::Admin => "admin",
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Whom a token lets in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// What may be done with it.
+    pub role: Role,
+    /// To what; `None` for everything.
+    pub tenant: Option<Arc<str>>,
+}
+
+impl Holder {
+    /// May do everything.
+    pub const ADMIN: Holder = Holder { role: Role::Admin, tenant: None };
+}
+
+/// The same secret stands for two: whoever has one of them would be the other, too.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{key} and {other} hold the same token: make another one, for example with `openssl rand -hex 16`")]
+pub struct SameToken {
+    key: String,
+    other: String,
+}
+
+/// Secrets that requests must carry, as their SHA-256: of hashes nothing can be learned by how long comparing takes.
+#[derive(Clone, Default)]
+pub struct Tokens(HashMap<[u8; 32], (String, Holder)>);
+
+/// Where they are from, and nothing of what they are.
+impl fmt::Debug for Tokens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.0.values()).finish()
+    }
+}
+
+impl Tokens {
+    /// Adds one. `key` is the setting that names it, for messages.
+    pub fn add(&mut self, secret: &str, key: String, holder: Holder) -> Result<(), SameToken> {
+        let hash: [u8; 32] = Sha256::digest(secret).into();
+        if let Some((other, _)) = self.0.get(&hash) {
+            return Err(SameToken { key, other: other.clone() });
+        }
+        self.0.insert(hash, (key, holder));
+        Ok(())
+    }
+
+    /// Whether there is none: then whoever can connect is let in.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whom the secret lets in.
+    pub fn holder(&self, secret: &str) -> Option<&Holder> {
+        let hash: [u8; 32] = Sha256::digest(secret).into();
+        self.0.get(&hash).map(|(_, holder)| holder)
+    }
+
+    /// Takes over those of a tenant from `other`, in place of its own.
+    pub fn keep_of(&mut self, tenant: &str, other: &Tokens) -> Result<(), SameToken> {
+        let is_of = |holder: &Holder| holder.tenant.as_deref() == Some(tenant);
+        self.0.retain(|_, (_, holder)| !is_of(holder));
+        for (hash, (key, holder)) in other.0.iter().filter(|(_, (_, holder))| is_of(holder)) {
+            if let Some((other, _)) = self.0.get(hash) {
+                return Err(SameToken { key: key.clone(), other: other.clone() });
+            }
+            self.0.insert(*hash, (key.clone(), holder.clone()));
+        }
+        Ok(())
+    }
+}
+
+/// Who asked for a change.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Actor {
+    /// A program that uses this library.
+    #[default]
+    Program,
+    /// Somebody at the command line, on the broker itself.
+    Shell {
+        /// The user's name, or number.
+        user: String,
+        /// The machine.
+        host: String,
+    },
+    /// Somebody with a token, by the HTTP API.
+    Token(Holder),
+    /// Somebody by the HTTP API of a worker that asks for no token.
+    Anybody,
+    /// Somebody by the HTTP API whose token was none, or wrong.
+    Nobody,
+    /// Whoever sent SIGHUP to the worker.
+    Signal,
+    /// Whoever changed a file that the worker watches.
+    Files,
+}
+
+impl Actor {
+    /// Whether it acts on this very process, whose log is read by others than itself.
+    pub fn is_logged(&self) -> bool {
+        !matches!(self, Actor::Shell { .. })
+    }
+}
+
+/// `KIND`, or `KIND:WHO`.
+impl fmt::Display for Actor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Actor::Program => f.write_str("program"),
+            Actor::Shell { user, host } => write!(f, "shell:{user}@{host}"),
+            Actor::Token(Holder { role, tenant: Some(tenant) }) => write!(f, "token:{role}@{tenant}"),
+            Actor::Token(Holder { role, tenant: None }) => write!(f, "token:{role}"),
+            Actor::Anybody => f.write_str("anybody"),
+            Actor::Nobody => f.write_str("nobody"),
+            Actor::Signal => f.write_str("signal"),
+            Actor::Files => f.write_str("files"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn holder(role: Role, tenant: &str) -> Holder {
+        Holder { role, tenant: Some(tenant.into()) }
+    }
+
+    #[test]
+    fn roles_include_those_before() {
+        assert!(Role::View < Role::Operate && Role::Operate < Role::Deploy && Role::Deploy < Role::Admin);
+    }
+
+    #[test]
+    fn a_secret_stands_for_one_holder() {
+        let mut tokens = Tokens::default();
+        assert!(tokens.is_empty());
+        tokens.add("a secret of some length", "admin.token_file".to_owned(), Holder::ADMIN).unwrap();
+        tokens.add("another one", "tenants.a.tokens.view_env".to_owned(), holder(Role::View, "a")).unwrap();
+        assert_eq!(tokens.holder("a secret of some length"), Some(&Holder::ADMIN));
+        assert_eq!(tokens.holder("another one"), Some(&holder(Role::View, "a")));
+        assert_eq!((tokens.holder("a secret of some lengtH"), tokens.holder("")), (None, None));
+        let same = tokens.add("another one", "tenants.b.tokens.view_env".to_owned(), holder(Role::View, "b"));
+        let text = same.unwrap_err().to_string();
+        assert!(text.starts_with("tenants.b.tokens.view_env and tenants.a.tokens.view_env hold the same"), "{text}");
+        assert!(!format!("{tokens:?}").contains("another one"));
+    }
+
+    #[test]
+    fn a_tenant_keeps_its_former_tokens_and_takes_nobody_elses() {
+        let mut before = Tokens::default();
+        before.add("one", "a.view".to_owned(), holder(Role::View, "a")).unwrap();
+        let mut now = Tokens::default();
+        now.add("two", "a.view".to_owned(), holder(Role::View, "a")).unwrap();
+        now.add("three", "b.view".to_owned(), holder(Role::View, "b")).unwrap();
+        now.keep_of("a", &before).unwrap();
+        assert_eq!((now.holder("one").is_some(), now.holder("two")), (true, None));
+        now.add("four", "b.deploy".to_owned(), holder(Role::Deploy, "b")).unwrap();
+        let mut taken = Tokens::default();
+        taken.add("four", "a.view".to_owned(), holder(Role::View, "a")).unwrap();
+        assert!(now.keep_of("a", &taken).is_err(), "it is another tenant's by now");
+        assert_eq!(now.holder("four"), Some(&holder(Role::Deploy, "b")));
+    }
+
+    #[test]
+    fn actors_have_a_text() {
+        let shell = Actor::Shell { user: "ann".to_owned(), host: "desk".to_owned() };
+        assert_eq!(shell.to_string(), "shell:ann@desk");
+        assert_eq!(Actor::Token(holder(Role::Deploy, "acme")).to_string(), "token:deploy@acme");
+        assert_eq!(Actor::Token(Holder::ADMIN).to_string(), "token:admin");
+    }
+}
