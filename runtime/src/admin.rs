@@ -1,6 +1,6 @@
 //! The HTTP API of a worker: health, metrics, and everything that operators do ([`crate::ops`]).
 //!
-//! [`routes`], [`events`], [`versions`] and [`reload`] turn requests into operations, [`guard`] lets in who may, [`problem`] says what went wrong,
+//! [`routes`], [`events`], [`versions`] and [`reload`] turn requests into operations, [`guard`] lets in who may by [`roles`], [`problem`] says what went wrong,
 //! [`server`] bounds connections.
 
 mod events;
@@ -9,17 +9,20 @@ mod metrics;
 mod openapi;
 mod problem;
 mod reload;
+mod roles;
 mod routes;
 mod server;
 mod versions;
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, FromRef, State};
+use axum::extract::{DefaultBodyLimit, FromRef, FromRequestParts, State};
+use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
@@ -30,9 +33,10 @@ use tower_http::csrf::CsrfLayer;
 use tower_http::limit::RequestBodyLimitLayer;
 use tower_http::timeout::TimeoutLayer;
 
-pub use self::guard::Token;
+pub use self::guard::Gate;
 pub use self::openapi::document as openapi_document;
 pub use self::problem::{PREFIX as PROBLEM_PREFIX, Problem};
+use crate::access::Actor;
 use crate::ops::Operator;
 use crate::pipeline::{Intake, Retention, Roster, Served, Stats};
 use crate::readiness::{Phase, Readiness};
@@ -56,8 +60,8 @@ pub struct Admin {
     pub readiness: Arc<Readiness>,
     /// Does what is asked for, by the configuration that holds.
     pub operator: watch::Receiver<Operator>,
-    /// What a request must carry; `None` if everybody who can connect is let in.
-    pub token: Option<Token>,
+    /// Who is let in.
+    pub gate: Gate,
     /// Reads the configuration again; `None` if this process does not on request.
     pub reload: Option<Reload>,
 }
@@ -70,11 +74,24 @@ impl FromRef<Admin> for AdminState {
             served: served.clone(),
             readiness: admin.readiness.clone(),
             operator: admin.operator.borrow().clone(),
-            token: admin.token.clone(),
+            gate: admin.gate.clone(),
             retention: served.retention.clone(),
             intakes: served.intakes.clone(),
             reload: admin.reload.clone(),
         }
+    }
+}
+
+/// Asked by whoever has been let in.
+impl FromRequestParts<Admin> for AdminState {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, admin: &Admin) -> Result<AdminState, Infallible> {
+        let mut state = AdminState::from_ref(admin);
+        // Without a guard before the route nobody is known.
+        let actor = parts.extensions.get::<Actor>().cloned().unwrap_or(Actor::Nobody);
+        state.operator = state.operator.acting_as(actor);
+        Ok(state)
     }
 }
 
@@ -89,8 +106,8 @@ pub struct AdminState {
     pub readiness: Arc<Readiness>,
     /// Does what is asked for.
     pub operator: Operator,
-    /// What a request must carry; `None` if everybody who can connect is let in.
-    pub token: Option<Token>,
+    /// Who is let in.
+    pub gate: Gate,
     /// The streams that the worker keeps short.
     pub retention: Arc<[Retention]>,
     /// The messages that the worker makes events of.
@@ -157,6 +174,7 @@ pub fn router(admin: Admin) -> Router {
     let fleet = Router::new()
         .route("/v1/workers", get(routes::workers))
         .route("/v1/stats", get(routes::stats))
+        .route("/v1/audit", get(routes::audit))
         .route("/v1/schemas", get(routes::schemas))
         .route("/v1/schemas/{type}", get(routes::schema))
         .route("/v1/doctor", get(routes::doctor).post(routes::doctor_fix))
@@ -201,6 +219,6 @@ async fn readyz(State(state): State<AdminState>) -> Response {
     Problem::new(503, "not-ready", format!("not ready: {why}")).into_response()
 }
 
-async fn metrics(State(state): State<AdminState>) -> impl IntoResponse {
+async fn metrics(state: AdminState) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], metrics::render(&state))
 }

@@ -22,6 +22,8 @@ pub enum Verb {
     Redrive,
     Drop,
     Replay,
+    /// Have all workers hold a version beside the one that serves.
+    Pin,
     Deploy,
     Rollback,
     SmokeTests,
@@ -41,6 +43,7 @@ impl Verb {
             Verb::Redrive => "redrive",
             Verb::Drop => "drop",
             Verb::Replay => "replay",
+            Verb::Pin => "pin",
             Verb::Deploy => "deploy",
             Verb::Rollback => "rollback",
             Verb::SmokeTests => "smoke-tests",

@@ -8,6 +8,7 @@ macro_rules! say {
 }
 
 mod admin_thread;
+mod audit;
 mod build;
 mod check;
 mod compile;
@@ -52,6 +53,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
+use wasmill::access::Actor;
 use wasmill::app;
 use wasmill::broker::redis::RedisBroker;
 use wasmill::config::{Config, environment};
@@ -143,6 +145,8 @@ enum Verb {
     Reload(reload::Args),
     /// List the workers that are alive
     Workers(workers::Args),
+    /// List who has changed what: the audit log
+    Audit(audit::Args),
     /// Look whether everything is as it should be
     Doctor(doctor::Args),
     /// Look at the schemas of events, and check data by them
@@ -176,7 +180,7 @@ impl Context {
     pub async fn target(&self, config: &Config) -> Result<Target, Report> {
         match self.admin.client()? {
             Some(client) => Ok(Target::Worker(client)),
-            None => Ok(Target::Broker(Operator::new(self.redis(config).await?, config, schemas(config)?))),
+            None => Ok(Target::Broker(operator(self.redis(config).await?, config)?)),
         }
     }
 
@@ -196,7 +200,7 @@ impl Context {
             Some(client) => Ok(Target::Worker(client)),
             None => {
                 let settings = app::redis_settings(config).map_err(Report::usage)?;
-                Ok(Target::Broker(Operator::new(Arc::new(RedisBroker::new(settings)), config, schemas(config)?)))
+                Ok(Target::Broker(operator(Arc::new(RedisBroker::new(settings)), config)?))
             }
         }
     }
@@ -241,6 +245,14 @@ fn engine_with(config: &Config, settings: EngineSettings) -> Result<Engine, Repo
 fn compiler(config: &Config) -> Compiler {
     // Also when the file has been replaced by another version since.
     Compiler::Child { program: "/proc/self/exe".into(), limits: app::compile_limits(config) }
+}
+
+/// Operations on the broker itself, by whoever has started this process.
+fn operator(broker: Arc<RedisBroker>, config: &Config) -> Result<Operator, Report> {
+    let user = Some(deploy::user()).filter(|user| !user.is_empty());
+    let user = user.unwrap_or_else(|| format!("uid {}", rustix::process::getuid().as_raw()));
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    Ok(Operator::new(broker, config, schemas(config)?).acting_as(Actor::Shell { user, host }))
 }
 
 /// The schemas of the configuration.
@@ -296,6 +308,7 @@ pub fn dispatch(arguments: Arguments) -> Result<ExitCode, Report> {
         Verb::Stats(args) => stats::run(&context, &args),
         Verb::Reload(args) => reload::run(&context, &args),
         Verb::Workers(args) => workers::run(&context, &args),
+        Verb::Audit(args) => audit::run(&context, &args),
         Verb::Doctor(args) => doctor::run(&context, &args),
         Verb::Schema(args) => schema::run(&context, args),
         Verb::Demo(args) => demo::run(&context, &args),

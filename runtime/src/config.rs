@@ -1,7 +1,7 @@
 //! Configuration: one TOML file, strict, with overrides from the environment. `config/wasmill.toml` is the reference.
 //!
 //! - [`sections`], [`compile`], [`deploy`], [`schemas`], [`streams`], [`intake`], [`interfaces`]: the shape of the file and its defaults;
-//!   [`redis`]: the section that has to do with secrets
+//!   [`redis`], [`tokens`]: what has to do with secrets
 //! - [`units`]: durations and sizes
 //! - `parse`, `env`: text and variables -> [`Config`], with every fault and its place
 //! - `validate`: what types cannot say
@@ -24,6 +24,7 @@ pub mod sections;
 pub mod streams;
 #[cfg(test)]
 mod tests;
+pub mod tokens;
 pub mod units;
 mod validate;
 
@@ -45,6 +46,7 @@ pub use schemas::SchemasConfig;
 pub use secret::SecretError;
 pub use sections::*;
 pub use streams::StreamConfig;
+pub use tokens::TokenError;
 pub(crate) use validate::is_handler_name;
 
 use crate::oci;
@@ -122,6 +124,9 @@ impl Config {
             &mut self.redis.ca_file,
             &mut self.worker.cache_dir,
             &mut self.admin.token_file,
+            &mut self.admin.view_file,
+            &mut self.admin.operate_file,
+            &mut self.admin.deploy_file,
             &mut self.schemas.directory,
         ];
         let paths = optional.into_iter().flatten().chain(&mut self.deploy.public_keys);

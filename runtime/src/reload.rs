@@ -12,13 +12,15 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 use utoipa::ToSchema;
 
+use crate::access::{Actor, Tokens};
 use crate::app::{self, BuildError, ComponentFault};
+use crate::audit;
 use crate::broker::Operate;
 use crate::broker::keys::Namespace;
-use crate::config::{Changes, Config, ConfigErrors, ResolvedHandler};
+use crate::config::{Changes, Config, ConfigErrors, ResolvedHandler, TokenError};
 use crate::deploy::{self, PublicKeys, Slot, Version};
 use crate::envelope::Envelopes;
-use crate::ops::Operator;
+use crate::ops::{Operator, audit as audit_log};
 use crate::pipeline::{Change, ChangeError, Deployment, Intake, Roster, Wanted, beside};
 use crate::schema::Schemas;
 use crate::telemetry::{self, InvalidLevel};
@@ -57,6 +59,9 @@ pub enum ReloadError {
     /// Something that it names cannot be used.
     #[error(transparent)]
     Build(#[from] BuildError),
+    /// The tokens of the HTTP API cannot be used.
+    #[error(transparent)]
+    Tokens(#[from] TokenError),
     /// The pipeline cannot do it.
     #[error(transparent)]
     Change(#[from] ChangeError),
@@ -73,21 +78,28 @@ type Outcome = Result<ReloadReport, Arc<ReloadError>>;
 
 /// Asks for reloads. Cheap to clone.
 #[derive(Clone)]
-pub struct Reload(mpsc::Sender<Option<oneshot::Sender<Outcome>>>);
+pub struct Reload(mpsc::Sender<Asked>);
+
+/// Somebody asks for a reload.
+struct Asked {
+    by: Actor,
+    /// Who waits for it.
+    answer: Option<oneshot::Sender<Outcome>>,
+}
 
 impl Reload {
-    /// Reloads, after the reload that is under way if there is one. Goes on when the future is dropped.
-    pub async fn now(&self) -> Outcome {
+    /// Reloads for somebody, after the reload that is under way if there is one. Goes on when the future is dropped.
+    pub async fn now(&self, by: Actor) -> Outcome {
         let ended = || Arc::new(ReloadError::Ended);
         let (answer, done) = oneshot::channel();
-        self.0.send(Some(answer)).await.map_err(|_| ended())?;
+        self.0.send(Asked { by, answer: Some(answer) }).await.map_err(|_| ended())?;
         done.await.map_err(|_| ended())?
     }
 
     /// The same for one who does not wait.
-    pub fn ask(&self) {
+    pub fn ask(&self, by: Actor) {
         // If it is full, a reload is to come anyway.
-        let _ = self.0.try_send(None);
+        let _ = self.0.try_send(Asked { by, answer: None });
     }
 }
 
@@ -110,6 +122,8 @@ pub struct Parts {
     pub roster: Roster,
     /// The broker of the operators.
     pub broker: Arc<dyn Operate>,
+    /// Where those look for the tokens that let in.
+    pub tokens: watch::Sender<Arc<Tokens>>,
 }
 
 /// Does the reloads, one at a time.
@@ -117,7 +131,7 @@ pub struct Reloader {
     parts: Arc<Parts>,
     running: Arc<Running>,
     operator: watch::Sender<Operator>,
-    asked: mpsc::Receiver<Option<oneshot::Sender<Outcome>>>,
+    asked: mpsc::Receiver<Asked>,
 }
 
 /// What runs.
@@ -141,6 +155,7 @@ struct Plan {
     next: Running,
     report: ReloadReport,
     sets_level: bool,
+    tokens: Tokens,
 }
 
 impl Reloader {
@@ -166,14 +181,42 @@ impl Reloader {
             while let Ok(other) = self.asked.try_recv() {
                 waiting.push(other);
             }
-            let outcome = self.reload().await.map_err(Arc::new);
+            let outcome = self.audited(&waiting).await.map_err(Arc::new);
             tell(&outcome);
-            for answer in waiting.into_iter().flatten() {
+            for answer in waiting.into_iter().filter_map(|asked| asked.answer) {
                 // Whoever asked may have gone.
                 let _ = answer.send(outcome.clone());
             }
         }
         std::future::pending().await
+    }
+
+    /// Reloads, and writes down who asked for it. A reload changes this process alone, and may be what gets its Redis going
+    /// again: it is done even if nothing can be written.
+    async fn audited(&mut self, waiting: &[Asked]) -> Result<ReloadReport, ReloadError> {
+        let broker = self.parts.broker.clone();
+        let mut actors: Vec<&Actor> = Vec::new();
+        for Asked { by, .. } in waiting {
+            if !actors.contains(&by) {
+                actors.push(by);
+            }
+        }
+        let (tenant, handler, what) = Default::default();
+        let change = audit::Change { verb: audit::Verb::Reload, tenant, handler, what };
+        let mut begun = Vec::with_capacity(actors.len());
+        for actor in actors {
+            let asked = audit_log::begin(&*broker, actor, &change).await;
+            begun.push((actor, asked.inspect_err(audit_log::lost).ok()));
+        }
+        let result = self.reload().await;
+        let ended = match &result {
+            Ok(report) => Ok(told(report)),
+            Err(error) => Err(error.to_string()),
+        };
+        for (actor, asked) in begun {
+            audit_log::end(&*broker, actor, &change, asked, ended.clone()).await;
+        }
+        result
     }
 
     async fn reload(&mut self) -> Result<ReloadReport, ReloadError> {
@@ -187,6 +230,7 @@ impl Reloader {
         {
             tracing::error!("log.level stays as it was: {error}");
         }
+        self.parts.tokens.send_replace(Arc::new(plan.tokens));
         self.operator.send_replace(Operator::new(self.parts.broker.clone(), config, schemas.clone()));
         self.running = Arc::new(plan.next);
         Ok(plan.report)
@@ -204,6 +248,7 @@ impl Parts {
         let changes = Changes::between(&running.config, &wanted);
         let config = running.config.taking_over(wanted);
         let schemas = app::schemas(&config).map_err(BuildError::from)?;
+        let tokens = config.tokens()?;
         let has_new_schemas = schemas != running.schemas;
         let schemas = if has_new_schemas { schemas } else { running.schemas.clone() };
         let mut report = report(&changes, running, &config);
@@ -246,7 +291,7 @@ impl Parts {
             return Err(BuildError::Components(faults).into());
         }
         report.changed.sort();
-        Ok(Plan { change, next: Running { config, schemas, handlers }, report, sets_level: changes.log_level })
+        Ok(Plan { change, next: Running { config, schemas, handlers }, report, sets_level: changes.log_level, tokens })
     }
 
     /// The version that the configuration names; the one that is known (and what its component was named), if that is the
@@ -322,6 +367,14 @@ fn report(changes: &Changes, running: &Running, config: &Config) -> ReloadReport
     }
     report.changed.extend(log_level.then(|| "log.level".to_owned()));
     report
+}
+
+/// What the audit log says of it.
+fn told(report: &ReloadReport) -> String {
+    let lists = [("added", &report.added), ("changed", &report.changed), ("removed", &report.removed)];
+    let lists = lists.into_iter().filter(|(_, names)| !names.is_empty());
+    let lists = lists.map(|(what, names)| format!("{what}: {}", names.join(", "))).collect::<Vec<_>>();
+    if lists.is_empty() { "nothing has changed".to_owned() } else { lists.join("; ") }
 }
 
 /// Says in the log how it ended.

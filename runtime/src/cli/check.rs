@@ -58,7 +58,7 @@ fn find(context: &Context) -> Result<Findings, Report> {
     if let Err(error) = app::redis_settings(&config) {
         faults.push(format!("{}: {error}", file.display()));
     }
-    if let Err(error) = config.admin.token() {
+    if let Err(error) = config.tokens() {
         faults.push(format!("{}: {error}", file.display()));
     }
     if let Err(schemas) = app::schemas(&config) {

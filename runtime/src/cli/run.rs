@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use clap::Parser;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use wasmill::admin::{Admin, Place, Token};
+use wasmill::access::Actor;
+use wasmill::admin::{Admin, Gate, Place};
 use wasmill::broker::Operate;
 use wasmill::broker::keys::Namespace;
 use wasmill::broker::memory::MemoryBroker;
@@ -91,7 +92,8 @@ impl Start<'_> {
             let file = file.clone();
             Arc::new(move || Config::load_or_default(file.as_deref(), environment()))
         };
-        let parts = Parts { read, engine, cache, keys, namespace, roster: roster.clone(), broker };
+        let (tokens, gate) = tokio::sync::watch::channel(Arc::new(config.tokens().map_err(Report::usage)?));
+        let parts = Parts { read, engine, cache, keys, namespace, roster: roster.clone(), broker, tokens };
         let (reloader, reload, operator) = Reloader::new(parts, config.clone(), schemas);
         let readiness = Arc::new(Readiness::default());
         let (stop, stopped) = tokio::sync::watch::channel(false);
@@ -99,7 +101,7 @@ impl Start<'_> {
             roster,
             readiness: readiness.clone(),
             operator,
-            token: config.admin.token().map_err(Report::usage)?.map(|token| Token::new(&token)),
+            gate: Gate::new(gate),
             reload: Some(reload.clone()),
         };
         let place = config.admin.address().map(Place::Address);
@@ -138,7 +140,7 @@ fn shutdown() -> Result<impl Future<Output = ()>, Report> {
 /// Asks for a reload on each signal, until the future is dropped.
 async fn reload_on(mut signal: Signal, reload: &Reload) {
     while signal.recv().await.is_some() {
-        reload.ask();
+        reload.ask(Actor::Signal);
     }
     std::future::pending().await
 }

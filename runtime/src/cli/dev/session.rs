@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use tokio::sync::watch;
-use wasmill::admin::{Admin, Place, Token};
+use wasmill::admin::{Admin, Gate, Place};
 use wasmill::app;
 use wasmill::broker::Operate;
 use wasmill::broker::keys::Namespace;
@@ -71,7 +71,7 @@ impl Session {
             readiness: readiness.clone(),
             operator: watch::Sender::new(operator.clone()).subscribe(),
             reload: None,
-            token: config.admin.token().map_err(Report::usage)?.map(|token| Token::new(&token)),
+            gate: Gate::new(watch::channel(Arc::new(config.tokens().map_err(Report::usage)?)).1),
         };
         let (stop, mut stopped) = watch::channel(false);
         let admin = AdminThread::start(Place::Listener(listener), admin, stopped.clone())?;
