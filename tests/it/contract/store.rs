@@ -2,7 +2,10 @@
 
 use futures::future::join_all;
 
-use super::fixture::Fixture;
+use wasmill::audit::MAX_LINES;
+use wasmill::broker::keys::AUDIT;
+
+use super::fixture::{Fixture, fields};
 
 const DIGEST: &str = "ab12";
 
@@ -50,4 +53,21 @@ pub async fn reports_are_replaced_and_forgotten_by_worker(f: &Fixture) {
     assert_eq!(store.reports("h").await.expect("an answer").into_keys().collect::<Vec<_>>(), ["b"]);
     let (earlier, later) = (store.time_ms().await.expect("a time"), store.time_ms().await.expect("a time"));
     assert!(earlier > 1_700_000_000_000 && later >= earlier);
+}
+
+pub async fn the_audit_log_keeps_its_newest_lines(f: &Fixture) {
+    const MORE: usize = 1000;
+    let mut last = None;
+    for number in 0..MAX_LINES + MORE {
+        let line = fields(&[(b"verb", number.to_string().as_bytes())]);
+        let id = f.store().write_audit(&line).await.expect("it is written");
+        assert!(last < Some(id), "ids ascend");
+        last = Some(id);
+    }
+    let lines = f.all(AUDIT).await;
+    // Redis removes whole nodes of a hundred entries.
+    assert!((MAX_LINES..MAX_LINES + 200).contains(&lines.len()), "{}", lines.len());
+    let newest = lines.last().expect("there are lines");
+    assert_eq!(newest.fields, fields(&[(b"verb", (MAX_LINES + MORE - 1).to_string().as_bytes())]));
+    assert_eq!(Some(newest.id), last);
 }
