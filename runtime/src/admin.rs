@@ -12,16 +12,16 @@ mod reload;
 mod roles;
 mod routes;
 mod server;
+mod tenant;
 mod versions;
 
-use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, FromRef, FromRequestParts, State};
+use axum::extract::{DefaultBodyLimit, FromRequestParts, State};
 use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
 use axum::middleware;
@@ -37,7 +37,7 @@ pub use self::guard::Gate;
 pub use self::openapi::document as openapi_document;
 pub use self::problem::{PREFIX as PROBLEM_PREFIX, Problem};
 use crate::access::Actor;
-use crate::ops::Operator;
+use crate::ops::{Operator, Operators};
 use crate::pipeline::{Intake, Retention, Roster, Served, Stats};
 use crate::readiness::{Phase, Readiness};
 use crate::reload::Reload;
@@ -58,40 +58,33 @@ pub struct Admin {
     pub roster: Roster,
     /// Whether it takes events.
     pub readiness: Arc<Readiness>,
-    /// Does what is asked for, by the configuration that holds.
-    pub operator: watch::Receiver<Operator>,
+    /// Do what is asked for, by the configuration that holds.
+    pub operators: watch::Receiver<Operators>,
     /// Who is let in.
     pub gate: Gate,
     /// Reads the configuration again; `None` if this process does not on request.
     pub reload: Option<Reload>,
 }
 
-impl FromRef<Admin> for AdminState {
-    fn from_ref(admin: &Admin) -> AdminState {
+impl FromRequestParts<Admin> for AdminState {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, admin: &Admin) -> Result<AdminState, Problem> {
         let served = admin.roster.now();
-        AdminState {
+        let tenant = tenant::of(&parts.extensions);
+        let operator = admin.operators.borrow().get(tenant).cloned().ok_or_else(tenant::unknown)?;
+        // Without a guard before the route nobody is known.
+        let actor = parts.extensions.get::<Actor>().cloned().unwrap_or(Actor::Nobody);
+        Ok(AdminState {
+            operator: operator.acting_as(actor),
             stats: served.stats.clone(),
             served: served.clone(),
             readiness: admin.readiness.clone(),
-            operator: admin.operator.borrow().clone(),
             gate: admin.gate.clone(),
             retention: served.retention.clone(),
             intakes: served.intakes.clone(),
             reload: admin.reload.clone(),
-        }
-    }
-}
-
-/// Asked by whoever has been let in.
-impl FromRequestParts<Admin> for AdminState {
-    type Rejection = Infallible;
-
-    async fn from_request_parts(parts: &mut Parts, admin: &Admin) -> Result<AdminState, Infallible> {
-        let mut state = AdminState::from_ref(admin);
-        // Without a guard before the route nobody is known.
-        let actor = parts.extensions.get::<Actor>().cloned().unwrap_or(Actor::Nobody);
-        state.operator = state.operator.acting_as(actor);
-        Ok(state)
+        })
     }
 }
 
@@ -104,7 +97,7 @@ pub struct AdminState {
     pub served: Arc<Served>,
     /// Whether the worker takes events.
     pub readiness: Arc<Readiness>,
-    /// Does what is asked for.
+    /// Does what is asked for, for the tenant that the request names.
     pub operator: Operator,
     /// Who is let in.
     pub gate: Gate,
@@ -198,7 +191,7 @@ pub fn router(admin: Admin) -> Router {
         .layer(middleware::from_fn_with_state(admin.clone(), guard::check_token))
         .layer(TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, RELOAD_TIMEOUT));
     let health = Router::new().route("/healthz", get(|| async { "ok\n" })).route("/readyz", get(readyz));
-    guarded
+    let routes = guarded
         .merge(health)
         .layer(TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, REQUEST_TIMEOUT))
         .merge(reload)
@@ -206,11 +199,13 @@ pub fn router(admin: Admin) -> Router {
         .layer(middleware::from_fn_with_state(admin.clone(), guard::check_host))
         .layer(CatchPanicLayer::new())
         .layer(middleware::map_response(problem::unify))
-        .with_state(admin)
+        .with_state(admin);
+    // Which route it is depends on what this leaves of the path.
+    Router::new().fallback_service(routes).layer(middleware::map_request(tenant::take_out))
 }
 
-async fn readyz(State(state): State<AdminState>) -> Response {
-    let why = match state.readiness.phase() {
+async fn readyz(State(admin): State<Admin>) -> Response {
+    let why = match admin.readiness.phase() {
         Phase::Ready => return "ready\n".into_response(),
         Phase::Starting => "starting".to_owned(),
         Phase::WaitingForRedis { why } => format!("waiting for Redis: {why}"),

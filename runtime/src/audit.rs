@@ -7,12 +7,21 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::access::Actor;
+use crate::broker::keys::DEFAULT_TENANT;
 use crate::broker::{Entry, EntryId, Fields};
 
-/// About so many lines are kept, two for each change: some weeks of people's work, and a few MB.
+/// About so many lines of the tenant `default` are kept, two for each change: some weeks of people's work, and a few MB.
 pub const MAX_LINES: usize = 10_000;
+/// The same of each other tenant, of which there may be thousands. Each has a log of its own, so that none can push out what
+/// others have done.
+pub const MAX_LINES_OF_TENANT: usize = 1_000;
 /// The longest text in a line, in bytes; of longer ones the beginning is kept.
 pub const MAX_TEXT: usize = 512;
+
+/// About how many lines of a tenant are kept.
+pub fn max_lines(tenant: &str) -> usize {
+    if tenant == DEFAULT_TENANT { MAX_LINES } else { MAX_LINES_OF_TENANT }
+}
 
 /// What was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -133,12 +133,13 @@ over_both_brokers! {
         the_same_delayed_event_is_there_once,
         delayed_follow_ups_are_written_with_their_ack,
         of_many_who_move_at_once_each_event_is_moved_by_one,
+        each_tenant_has_a_set_of_its_own,
     }
     store::{
         a_component_is_kept_until_it_is_removed,
         a_record_changes_only_from_what_was_seen,
         reports_are_replaced_and_forgotten_by_worker,
-        the_audit_log_keeps_its_newest_lines,
+        each_audit_log_keeps_its_newest_lines,
     }
     races::{
         two_readers_at_once_never_get_the_same_entry,

@@ -1,5 +1,6 @@
 //! Who is let in: tokens with roles, and no web page that was made to ask for something.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -11,14 +12,15 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use tokio::sync::watch;
 
-use super::{Admin, Problem, roles};
+use super::{Admin, Problem, roles, tenant};
 use crate::access::{Actor, Holder, Tokens};
 use crate::broker::keys::DEFAULT_TENANT;
 
-/// Refusals that are written into the audit log: so many in [`REFUSALS_TIME`]. All of them are counted.
+/// Refusals that are written into the audit log of a tenant: so many in [`REFUSALS_TIME`], so that they do not push out what
+/// was done. All of them are counted.
 const MAX_REFUSALS: u32 = 20;
 /// See [`MAX_REFUSALS`].
-const REFUSALS_TIME: Duration = Duration::from_secs(60);
+const REFUSALS_TIME: Duration = Duration::from_secs(3600);
 
 /// Why a request was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,18 +63,21 @@ pub struct Gate {
 #[derive(Default)]
 struct Refused {
     counts: [AtomicU64; Refusal::ALL.len()],
-    /// Since when how many were written into the audit log.
-    written: Mutex<Option<(Instant, u32)>>,
+    /// Since when how many were written into the audit log of each tenant.
+    written: Mutex<HashMap<Arc<str>, (Instant, u32)>>,
 }
 
 impl Refused {
-    /// Whether a refusal is to be written into the audit log, which counts as done.
-    fn is_written(&self, now: Instant) -> bool {
+    /// Whether a refusal is to be written into the audit log of a tenant, which counts as done. There are as many as have
+    /// tokens.
+    fn is_written(&self, tenant: &Arc<str>, now: Instant) -> bool {
         let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
-        let (since, count) =
-            written.filter(|(since, _)| now.duration_since(*since) < REFUSALS_TIME).unwrap_or((now, 0));
-        *written = Some((since, count.saturating_add(1)));
-        count < MAX_REFUSALS
+        let (since, count) = written.entry(tenant.clone()).or_insert((now, 0));
+        if now.duration_since(*since) >= REFUSALS_TIME {
+            (*since, *count) = (now, 0);
+        }
+        *count = count.saturating_add(1);
+        *count <= MAX_REFUSALS
     }
 }
 
@@ -121,8 +126,10 @@ pub(super) async fn check_token(
 ) -> Response {
     // Behind no route there are none.
     let mut params = params.iter().flatten();
-    let tenant = params.find(|(name, _)| *name == "tenant").map(|(_, tenant)| tenant);
-    match examine(&admin.gate.tokens(), &request, route.as_ref().map(MatchedPath::as_str), tenant) {
+    let shown = params.find(|(name, _)| *name == "tenant").map(|(_, tenant)| tenant);
+    let route =
+        route.as_ref().map(|path| Route { path: path.as_str(), named: tenant::named(request.extensions()), shown });
+    match examine(&admin.gate.tokens(), &request, route) {
         Ok(actor) => {
             request.extensions_mut().insert(actor);
             next.run(request).await
@@ -144,44 +151,56 @@ pub(super) async fn check_token(
 /// Counts a refusal, and writes it down if there were not too many.
 async fn refuse(admin: &Admin, refusal: Refusal, actor: Actor, what: String, why: &str) {
     admin.gate.count(refusal);
-    if admin.gate.refused.is_written(Instant::now()) {
-        let operator = admin.operator.borrow().clone();
-        operator.acting_as(actor).note_refusal(what, why).await;
-    }
+    // It is told to those whose token it is, and not to those whose things were asked for.
+    let tenant = match &actor {
+        Actor::Token(Holder { tenant: Some(tenant), .. }) => tenant.clone(),
+        _ => DEFAULT_TENANT.into(),
+    };
+    let operator = admin.operators.borrow().get(&tenant).cloned();
+    let Some(operator) = operator.filter(|_| admin.gate.refused.is_written(&tenant, Instant::now())) else { return };
+    operator.acting_as(actor).note_refusal(what, why).await;
 }
 
-/// Who asks, if they may. `tenant` is the one that the path names.
-fn examine(tokens: &Tokens, request: &Request, route: Option<&str>, tenant: Option<&str>) -> Result<Actor, Refuse> {
+/// Where a request has come to.
+#[derive(Clone, Copy)]
+struct Route<'a> {
+    /// The route, without the tenant.
+    path: &'a str,
+    /// The tenant that it works for, if the request names one.
+    named: Option<&'a str>,
+    /// The tenant that it is about, if it is about one.
+    shown: Option<&'a str>,
+}
+
+/// Who asks, if they may.
+fn examine(tokens: &Tokens, request: &Request, route: Option<Route<'_>>) -> Result<Actor, Refuse> {
     let actor = match tokens.is_empty() {
         true => Actor::Anybody,
         false => Actor::Token(holder(tokens, request)?.clone()),
     };
     // Behind no route there is nothing but the answer that there is none.
-    let Some(route) = route else { return Ok(actor) };
-    let Some(needed) = roles::needed(request.method(), route) else {
+    let Some(Route { path, named, shown }) = route else { return Ok(actor) };
+    let Some(needed) = roles::needed(request.method(), path, named.unwrap_or(DEFAULT_TENANT)) else {
         let problem = Problem::new(405, "method-not-allowed", "this path has other methods; see /openapi.json");
         return Err(Refuse { refusal: Refusal::Role, actor, problem });
     };
-    let Actor::Token(Holder { role, tenant: own }) = &actor else { return Ok(actor) };
-    let Some(own) = own else { return Ok(actor) };
-    if tenant.unwrap_or(DEFAULT_TENANT) != &**own {
-        let problem = match tenant {
-            // The answer for one that is there is that for one that is not.
-            Some(other) => unknown_tenant(other),
-            None => Problem::new(403, "tenant", format!("this token is for /v1/tenants/{own}/ alone")),
-        };
-        return Err(Refuse { refusal: Refusal::Tenant, actor, problem });
-    }
-    if *role < needed {
-        let detail = format!("this takes a token of the role `{needed}`; this one has the role `{role}`");
-        return Err(Refuse { refusal: Refusal::Role, actor, problem: Problem::new(403, "role", detail) });
-    }
-    Ok(actor)
-}
-
-/// What is answered for a tenant that is not there, or is not to be seen.
-pub(super) fn unknown_tenant(name: &str) -> Problem {
-    Problem::new(404, "unknown-tenant", format!("there is no tenant `{}`", name.escape_debug()))
+    let Actor::Token(Holder { role, tenant: Some(own) }) = &actor else { return Ok(actor) };
+    let mut tenants = named.into_iter().chain(shown).peekable();
+    let names_one = tenants.peek().is_some();
+    let problem = match () {
+        // The answer for one that is there is that for one that is not.
+        () if tenants.any(|tenant| tenant != &**own) => tenant::unknown(),
+        () if !names_one && &**own != DEFAULT_TENANT => {
+            Problem::new(403, "tenant", format!("this token is for /v1/tenants/{own}/ alone"))
+        }
+        () if *role < needed => {
+            let detail = format!("this takes a token of the role `{needed}`; this one has the role `{role}`");
+            let problem = Problem::new(403, "role", detail);
+            return Err(Refuse { refusal: Refusal::Role, actor, problem });
+        }
+        () => return Ok(actor),
+    };
+    Err(Refuse { refusal: Refusal::Tenant, actor, problem })
 }
 
 /// Whose token the request carries.
@@ -248,11 +267,13 @@ mod tests {
     }
 
     #[test]
-    fn so_many_refusals_are_written_down_in_a_minute() {
+    fn so_many_refusals_of_each_tenant_are_written_down_in_an_hour() {
         let (refused, start) = (Refused::default(), Instant::now());
-        assert_eq!((0..100).filter(|_| refused.is_written(start)).count(), MAX_REFUSALS as usize);
-        assert!(!refused.is_written(start + REFUSALS_TIME - Duration::from_millis(1)));
-        assert!(refused.is_written(start + REFUSALS_TIME));
+        let [a, b] = ["a", "b"].map(Arc::from);
+        assert_eq!((0..100).filter(|_| refused.is_written(&a, start)).count(), MAX_REFUSALS as usize);
+        assert!(refused.is_written(&b, start), "another one's is no matter of it");
+        assert!(!refused.is_written(&a, start + REFUSALS_TIME - Duration::from_millis(1)));
+        assert!(refused.is_written(&a, start + REFUSALS_TIME));
     }
 
     /// One token of each role for two tenants and `default`, and that of everything.
@@ -268,66 +289,64 @@ mod tests {
         tokens
     }
 
-    fn ask(token: Option<&str>, method: &Method, route: &str, tenant: Option<&str>) -> Result<Actor, (u16, String)> {
+    fn ask(token: Option<&str>, method: &Method, path: &str, named: Option<&str>) -> Result<Actor, (u16, String)> {
+        ask_about(token, method, Route { path, named, shown: None })
+    }
+
+    fn ask_about(token: Option<&str>, method: &Method, route: Route<'_>) -> Result<Actor, (u16, String)> {
         let mut request = Request::builder().method(method.clone()).uri("/");
         if let Some(token) = token {
             request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
         }
         let request = request.body(Body::empty()).unwrap();
-        let examined = examine(&tokens(), &request, Some(route), tenant);
+        let examined = examine(&tokens(), &request, Some(route));
         examined.map_err(|refuse| (refuse.problem.status, refuse.problem.r#type.rsplit(':').next().unwrap().to_owned()))
     }
 
-    /// All routes with the role that they take, for the tenant `default` and for others.
-    fn routes() -> Vec<(Method, String, Option<&'static str>, Role)> {
-        let mut routes = Vec::new();
-        for (method, path, role) in roles::all() {
-            match path.strip_prefix(roles::OF_TENANT) {
-                Some(_) => routes.push((method.clone(), path.to_owned(), Some("a"), role)),
-                None => {
-                    routes.push((method.clone(), path.to_owned(), None, role));
-                    let Some(rest) = path.strip_prefix("/v1").filter(|rest| *rest != "/audit") else { continue };
-                    routes.push((method.clone(), format!("{}{rest}", roles::OF_TENANT), Some("a"), role));
-                }
-            }
-        }
-        assert!(routes.len() > 50);
-        routes
+    /// All routes for `default`, not named, and for the tenant `a`.
+    fn routes() -> impl Iterator<Item = (&'static Method, &'static str, Option<&'static str>, Role)> {
+        roles::all().flat_map(|(method, path)| {
+            [None, Some(DEFAULT_TENANT), Some("a")].map(|named| {
+                let needed = roles::needed(method, path, named.unwrap_or(DEFAULT_TENANT)).unwrap();
+                (method, path, named, needed)
+            })
+        })
     }
 
     #[test]
     fn each_role_may_do_what_it_may_on_each_route_and_no_more() {
-        for (method, route, tenant, needed) in routes() {
-            let own = tenant.unwrap_or(DEFAULT_TENANT);
+        for (method, path, named, needed) in routes() {
+            let own = named.unwrap_or(DEFAULT_TENANT);
             for role in Role::OF_TENANTS {
-                let answer = ask(Some(&format!("{own}-{role}")), &method, &route, tenant);
+                let answer = ask(Some(&format!("{own}-{role}")), method, path, named);
                 let holder = Holder { role, tenant: Some(own.into()) };
                 let expected = if role >= needed { Ok(Actor::Token(holder)) } else { Err((403, "role".to_owned())) };
-                assert_eq!(answer, expected, "{role} {method} {route}");
+                assert_eq!(answer, expected, "{role} {method} {path} of {named:?}");
             }
-            assert_eq!(ask(Some("admin"), &method, &route, tenant), Ok(Actor::Token(Holder::ADMIN)));
-            assert_eq!(ask(Some("wrong"), &method, &route, tenant), Err((401, "wrong-token".to_owned())));
-            assert_eq!(ask(None, &method, &route, tenant), Err((401, "no-token".to_owned())));
+            assert_eq!(ask(Some("admin"), method, path, named), Ok(Actor::Token(Holder::ADMIN)));
+            assert_eq!(ask(Some("wrong"), method, path, named), Err((401, "wrong-token".to_owned())));
+            assert_eq!(ask(None, method, path, named), Err((401, "no-token".to_owned())));
         }
     }
 
     #[test]
-    fn another_tenant_is_none_and_what_belongs_to_nobody_alone_is_closed() {
-        for (method, route, tenant, _) in routes() {
+    fn of_other_tenants_nothing_is_seen_and_what_is_nobodys_alone_is_closed() {
+        for (method, path, named, _) in routes() {
             for role in Role::OF_TENANTS {
-                let answer = ask(Some(&format!("b-{role}")), &method, &route, tenant);
-                let expected = if tenant.is_some() { (404, "unknown-tenant") } else { (403, "tenant") };
-                assert_eq!(answer, Err((expected.0, expected.1.to_owned())), "{role} {method} {route}");
+                let answer = ask(Some(&format!("b-{role}")), method, path, named);
+                let expected = if named.is_some() { (404, "unknown-tenant") } else { (403, "tenant") };
+                assert_eq!(answer, Err((expected.0, expected.1.to_owned())), "{role} {method} {path} of {named:?}");
+                assert_eq!(ask(Some(&format!("b-{role}")), method, path, Some("none")), {
+                    Err((404, "unknown-tenant".to_owned()))
+                });
             }
         }
-        let there = unknown_tenant("a");
-        let text = |tenant: &str| {
-            let token = Request::builder().header(header::AUTHORIZATION, "Bearer b-view").body(Body::empty()).unwrap();
-            let refuse = examine(&tokens(), &token, Some("/v1/tenants/{tenant}/stats"), Some(tenant)).unwrap_err();
-            refuse.problem
-        };
-        assert_eq!(text("a"), there, "one that is there");
-        assert_eq!(text("zzz").detail, there.detail.replace("`a`", "`zzz`"), "one that is not");
+        // Neither by naming the own one first.
+        let path = "/v1/stats";
+        let route = Route { path, named: Some("b"), shown: Some("a") };
+        assert_eq!(ask_about(Some("b-view"), &Method::GET, route), Err((404, "unknown-tenant".to_owned())));
+        let own = Route { path, named: Some("b"), shown: Some("b") };
+        assert!(ask_about(Some("b-view"), &Method::GET, own).is_ok());
     }
 
     #[test]

@@ -4,9 +4,9 @@
 use axum::http::Method;
 
 use crate::access::Role;
+use crate::broker::keys::DEFAULT_TENANT;
 
-/// What the paths of a tenant begin with; what follows is the path of the tenant `default`, without its `/v1`.
-pub(super) const OF_TENANT: &str = "/v1/tenants/{tenant}";
+const AUDIT: &str = "/v1/audit";
 const GET: Method = Method::GET;
 const POST: Method = Method::POST;
 
@@ -29,7 +29,7 @@ const ROUTES: &[(Method, &str, Role)] = &[
     (POST, "/v1/handlers/{handler}/versions", Role::Deploy),
     (POST, "/v1/handlers/{handler}/rollback", Role::Deploy),
     (POST, "/v1/smoke-tests", Role::Deploy),
-    (GET, "/v1/components/{digest}", Role::Admin),
+    (GET, "/v1/components/{digest}", Role::View),
     (POST, "/v1/gc", Role::Admin),
     (GET, "/v1/workers", Role::View),
     (GET, "/v1/stats", Role::View),
@@ -37,28 +37,28 @@ const ROUTES: &[(Method, &str, Role)] = &[
     (GET, "/v1/schemas/{type}", Role::View),
     (GET, "/v1/doctor", Role::Admin),
     (POST, "/v1/doctor", Role::Admin),
-    (GET, "/v1/audit", Role::Admin),
-    (GET, "/v1/tenants/{tenant}/audit", Role::View),
+    (GET, AUDIT, Role::View),
     (POST, "/v1/reload", Role::Admin),
     (GET, "/metrics", Role::Admin),
     (GET, "/openapi.json", Role::Admin),
 ];
 
-/// The role that a request of this method on this route takes; `None` if there is no such route.
-pub(super) fn needed(method: &Method, route: &str) -> Option<Role> {
+/// The role that a request of this method on this route takes, for a tenant; `None` if there is no such route.
+pub(super) fn needed(method: &Method, route: &str, tenant: &str) -> Option<Role> {
     // HEAD is answered as GET is.
     let method = if method == Method::HEAD { &GET } else { method };
-    let find = |route: &str| {
-        let found = ROUTES.iter().find(|(known, path, _)| known == method && *path == route);
-        found.map(|(.., role)| *role)
-    };
-    find(route).or_else(|| find(&format!("/v1{}", route.strip_prefix(OF_TENANT)?)))
+    let found = ROUTES.iter().find(|(known, path, _)| known == method && *path == route);
+    found.map(|(_, path, role)| match *path {
+        // The audit log of `default` is that of the worker itself, too.
+        AUDIT if tenant == DEFAULT_TENANT => Role::Admin,
+        _ => *role,
+    })
 }
 
 /// All routes, for the tests.
 #[cfg(test)]
-pub(super) fn all() -> impl Iterator<Item = (&'static Method, &'static str, Role)> {
-    ROUTES.iter().map(|(method, path, role)| (method, *path, *role))
+pub(super) fn all() -> impl Iterator<Item = (&'static Method, &'static str)> {
+    ROUTES.iter().map(|(method, path, _)| (method, *path))
 }
 
 #[cfg(test)]
@@ -67,20 +67,18 @@ mod tests {
 
     #[test]
     fn a_route_that_nobody_thought_of_takes_no_role() {
-        assert_eq!(needed(&POST, "/v1/handlers/{handler}/pause"), Some(Role::Operate));
-        assert_eq!(needed(&GET, "/v1/handlers/{handler}/pause"), None);
-        assert_eq!(needed(&Method::HEAD, "/v1/stats"), Some(Role::View));
-        assert_eq!(needed(&Method::DELETE, "/v1/stats"), None);
-        assert_eq!(needed(&GET, "/v1/nothing"), None);
+        let needed = |method, path| needed(&method, path, DEFAULT_TENANT);
+        assert_eq!(needed(POST, "/v1/handlers/{handler}/pause"), Some(Role::Operate));
+        assert_eq!(needed(GET, "/v1/handlers/{handler}/pause"), None);
+        assert_eq!(needed(Method::HEAD, "/v1/stats"), Some(Role::View));
+        assert_eq!(needed(Method::DELETE, "/v1/stats"), None);
+        assert_eq!(needed(GET, "/v1/nothing"), None);
     }
 
     #[test]
-    fn the_routes_of_tenants_take_the_same_roles() {
-        assert_eq!(needed(&POST, "/v1/tenants/{tenant}/handlers/{handler}/versions"), Some(Role::Deploy));
-        assert_eq!(needed(&POST, "/v1/tenants/{tenant}/reload"), Some(Role::Admin));
-        assert_eq!(needed(&GET, "/v1/tenants/{tenant}/audit"), Some(Role::View), "its own lines");
-        assert_eq!(needed(&GET, "/v1/audit"), Some(Role::Admin), "everybody's lines");
-        assert_eq!(needed(&GET, "/v1/tenants/{tenant}/metrics"), None);
+    fn the_audit_log_of_the_worker_is_for_its_admin() {
+        assert_eq!(needed(&GET, AUDIT, "acme"), Some(Role::View));
+        assert_eq!(needed(&GET, AUDIT, DEFAULT_TENANT), Some(Role::Admin));
     }
 
     #[test]
@@ -90,13 +88,13 @@ mod tests {
         for (path, operations) in document["paths"].as_object().unwrap() {
             for method in operations.as_object().unwrap().keys() {
                 let method: Method = method.to_uppercase().parse().unwrap();
-                let role = needed(&method, path).unwrap_or_else(|| panic!("{method} {path} has no role"));
+                let role = needed(&method, path, "acme").unwrap_or_else(|| panic!("{method} {path} has no role"));
                 assert!(method == GET || role > Role::View, "{method} {path} can be done by whoever may look");
                 described += 1;
             }
         }
         // What is not described: the description itself, the metrics.
-        let is_described = |path: &str| !["/metrics", "/openapi.json"].contains(&path) && !path.starts_with(OF_TENANT);
+        let is_described = |path: &str| !["/metrics", "/openapi.json"].contains(&path);
         let expected = ROUTES.iter().filter(|(_, path, _)| is_described(path)).count();
         assert_eq!(described, expected, "the table has routes that are not there");
     }

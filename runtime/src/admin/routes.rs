@@ -149,11 +149,11 @@ pub(super) async fn stats(state: AdminState) -> Answer<StatsReport> {
     Ok(Json(state.operator.stats().await?))
 }
 
-/// Who has changed what, of all tenants
+/// Who has changed what; of `default`, also what concerns the worker itself
 #[utoipa::path(get, path = "/v1/audit", tag = "fleet", params(AuditQuery),
     responses((status = 200, body = AuditPage), (status = "default", response = super::openapi::ProblemResponse)))]
 pub(super) async fn audit(state: AdminState, Query(query): Query<AuditQuery>) -> Answer<AuditPage> {
-    Ok(Json(state.operator.audit(&query, true).await?))
+    Ok(Json(state.operator.audit(&query).await?))
 }
 
 /// Is everything as it should be?

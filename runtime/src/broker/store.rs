@@ -13,8 +13,8 @@ pub trait Store: Send + Sync {
     /// The time that all workers go by, in milliseconds since the Unix epoch.
     async fn time_ms(&self) -> Result<u64, BrokerError>;
 
-    /// Appends a line to the audit log, also when memory is full; it keeps about [`crate::audit::MAX_LINES`].
-    async fn write_audit(&self, line: &Fields) -> Result<EntryId, BrokerError>;
+    /// Appends a line to the audit log of a tenant, also when memory is full; it keeps about [`crate::audit::max_lines`].
+    async fn write_audit(&self, tenant: &str, line: &Fields) -> Result<EntryId, BrokerError>;
 
     /// Keeps the bytes of a component. Keeping them twice changes nothing.
     async fn put_component(&self, digest: &str, bytes: &[u8]) -> Result<(), BrokerError>;

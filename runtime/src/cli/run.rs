@@ -2,21 +2,23 @@
 
 mod watch;
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Parser;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use wasmill::access::Actor;
+use wasmill::access::{Actor, Tokens};
 use wasmill::admin::{Admin, Gate, Place};
 use wasmill::broker::Operate;
-use wasmill::broker::keys::Namespace;
+use wasmill::broker::keys::DEFAULT_TENANT;
 use wasmill::broker::memory::MemoryBroker;
 use wasmill::broker::redis::RedisBroker;
 use wasmill::config::{Config, environment};
-use wasmill::pipeline::{self, Backend, Worker};
+use wasmill::pipeline::{self, Backend, Change, Roster, Worker};
 use wasmill::readiness::Readiness;
 use wasmill::reload::{Parts, Reload, Reloader};
+use wasmill::schema::Schemas;
 use wasmill::wasm::CompiledCache;
 use wasmill::{app, wasm};
 
@@ -36,8 +38,9 @@ pub struct Args {
 
 /// Works until SIGTERM or SIGINT, drains, and returns. Reloads on SIGHUP.
 pub fn run(context: &Context, args: &Args) -> Result<ExitCode, Report> {
-    let config = context.config_with_log()?;
-    if config.handlers.is_empty() && config.intake.is_empty() {
+    let config = context.whole_config()?;
+    super::init_log(&config)?;
+    if !config.is_anything_served() {
         return Err(Report::usage(
             "neither handlers nor intakes are configured: add a [handlers.NAME] section, or name a file with --config",
         ));
@@ -64,12 +67,53 @@ struct Start<'a> {
     cache: Option<CompiledCache>,
 }
 
+/// What is served of all tenants.
+struct Tenants {
+    changes: Vec<Change>,
+    schemas: BTreeMap<String, Arc<Schemas>>,
+    /// Who is let in by the HTTP API.
+    tokens: Arc<Tokens>,
+    /// The configuration without the tenants that cannot be served.
+    config: Config,
+}
+
 impl Start<'_> {
+    /// Loads everything. What is wrong with a tenant other than `default` is told, and the tenant is not served.
+    fn tenants(&self) -> Result<Tenants, Report> {
+        let mut config = self.config.clone();
+        let faulty = |tenant: &str, why: &str| {
+            let why = why.replace('\n', "; ");
+            tracing::error!(alarm = "tenant_faulty", tenant, "the tenant is not served: {why}");
+        };
+        config.faulty_tenants.iter().for_each(|tenant| faulty(&tenant.name, &tenant.faults.to_string()));
+        let (mut changes, mut all_schemas, mut tokens) = (Vec::new(), BTreeMap::new(), Tokens::default());
+        for own in self.config.of_all_tenants() {
+            let name = own.tenant.name.clone();
+            let loaded = app::deployments(&own, &self.engine, self.cache.as_ref());
+            let loaded = loaded.and_then(|deployments| Ok((deployments, app::schemas(&own)?))).map_err(Report::usage);
+            // Last, so that nobody is let in for a tenant that is not served.
+            let admitted = |loaded| match self.config.add_tokens_of(&name, &mut tokens) {
+                Ok(()) => Ok(loaded),
+                Err(error) => Err(Report::usage(error)),
+            };
+            match loaded.and_then(admitted) {
+                Ok((deployments, schemas)) => {
+                    changes.push(app::serving(&own, deployments));
+                    all_schemas.insert(name, schemas);
+                }
+                Err(error) if name != DEFAULT_TENANT => {
+                    faulty(&name, &error.to_string());
+                    config.tenants.remove(&name);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Tenants { changes, schemas: all_schemas, tokens: Arc::new(tokens), config })
+    }
+
     async fn serve(self, hangup: Signal) -> Result<ExitCode, Report> {
-        let Start { context, args, config, engine, cache } = self;
-        let namespace = Namespace::default();
-        let schemas = super::schemas(&config)?;
-        let deployments = app::deployments(&config, &namespace, &engine, cache.as_ref()).map_err(Report::usage)?;
+        let Tenants { changes, schemas, tokens, config } = self.tenants()?;
+        let Start { context, args, engine, cache, .. } = self;
         let (backend, broker): (Backend, Arc<dyn Operate>) = if args.embedded {
             let broker = MemoryBroker::new();
             (Backend::Memory(broker.clone()), Arc::new(broker))
@@ -83,24 +127,24 @@ impl Start<'_> {
             worker = &*worker.id,
             broker = if args.embedded { "embedded".to_owned() } else { config.redis.shown_url() },
             threads = worker.threads,
-            handlers = deployments.iter().map(|deployment| deployment.name()).collect::<Vec<_>>().join(","),
+            handlers = some(changes.iter().flat_map(|change| &change.handlers).map(|wanted| wanted.deployment.id())),
             "starting"
         );
-        let (roster, orders) = app::roster(&config, &namespace, deployments);
+        let (roster, orders) = Roster::new(changes);
         let file = context.file.clone();
         let read = {
             let file = file.clone();
             Arc::new(move || Config::load_or_default(file.as_deref(), environment()))
         };
-        let (tokens, gate) = tokio::sync::watch::channel(Arc::new(config.tokens().map_err(Report::usage)?));
-        let parts = Parts { read, engine, cache, keys, namespace, roster: roster.clone(), broker, tokens };
-        let (reloader, reload, operator) = Reloader::new(parts, config.clone(), schemas);
+        let (tokens, gate) = tokio::sync::watch::channel(tokens);
+        let parts = Parts { read, engine, cache, keys, roster: roster.clone(), broker, tokens };
+        let (reloader, reload, operators) = Reloader::new(parts, config.clone(), &schemas);
         let readiness = Arc::new(Readiness::default());
         let (stop, stopped) = tokio::sync::watch::channel(false);
         let admin = Admin {
             roster,
             readiness: readiness.clone(),
-            operator,
+            operators,
             gate: Gate::new(gate),
             reload: Some(reload.clone()),
         };
@@ -123,6 +167,16 @@ impl Start<'_> {
         tracing::info!("stopped");
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// Names in one line, the first few of them.
+fn some<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    const MOST: usize = 20;
+    let mut names: Vec<&str> = names.take(MOST + 1).collect();
+    if names.len() > MOST {
+        names[MOST] = "...";
+    }
+    names.join(",")
 }
 
 /// SIGTERM or SIGINT.

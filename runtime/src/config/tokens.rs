@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::secret::{Secret, SecretError};
 use super::sections::MIN_TOKEN;
-use super::{AdminConfig, Config};
+use super::{AdminConfig, Config, TenantTokens};
 use crate::access::{Holder, Role, SameToken, Tokens};
 use crate::broker::keys::DEFAULT_TENANT;
 
@@ -37,84 +37,148 @@ impl AdminConfig {
     }
 }
 
+impl TenantTokens {
+    pub(super) fn places(&self) -> [Place<'_>; 3] {
+        [
+            Place { role: Role::View, env: &self.view_env, file: &self.view_file },
+            Place { role: Role::Operate, env: &self.operate_env, file: &self.operate_file },
+            Place { role: Role::Deploy, env: &self.deploy_env, file: &self.deploy_file },
+        ]
+    }
+}
+
 impl Config {
-    /// Reads the tokens that requests must carry; none if everybody who can connect is let in.
-    pub fn tokens(&self) -> Result<Tokens, TokenError> {
-        let mut tokens = Tokens::default();
-        let admin = Secret { section: "admin", key: "token", env: &self.admin.token_env, file: &self.admin.token_file };
-        if let Some(token) = read(&admin)? {
-            tokens.add(&token, admin.name(), Holder::ADMIN)?;
+    /// Reads the tokens of a tenant, and adds them all or none; with those of `default` comes the one for everything.
+    pub fn add_tokens_of(&self, tenant: &str, tokens: &mut Tokens) -> Result<(), TokenError> {
+        let mut found = Vec::new();
+        let (section, places) = match tenant {
+            DEFAULT_TENANT => {
+                let AdminConfig { token_env: env, token_file: file, .. } = &self.admin;
+                found.extend(read("admin", "token", env, file)?.map(|(key, token)| (key, token, Holder::ADMIN)));
+                ("admin".to_owned(), self.admin.places())
+            }
+            _ => match self.tenants.get(tenant) {
+                Some(config) => (format!("tenants.{tenant}.tokens"), config.tokens.places()),
+                None => return Ok(()),
+            },
+        };
+        for Place { role, env, file } in places {
+            let holder = Holder { role, tenant: Some(tenant.into()) };
+            found.extend(read(&section, role.name(), env, file)?.map(|(key, token)| (key, token, holder)));
         }
-        add(&mut tokens, "admin", DEFAULT_TENANT, self.admin.places())?;
-        Ok(tokens)
+        let mut all = tokens.clone();
+        for (key, token, holder) in found {
+            all.add(&token, key, holder)?;
+        }
+        *tokens = all;
+        Ok(())
     }
 }
 
-/// Adds the tokens of a tenant.
-fn add(tokens: &mut Tokens, section: &str, tenant: &str, places: [Place<'_>; 3]) -> Result<(), TokenError> {
-    for Place { role, env, file } in places {
-        let secret = Secret { section, key: role.name(), env, file };
-        if let Some(token) = read(&secret)? {
-            tokens.add(&token, secret.name(), Holder { role, tenant: Some(tenant.into()) })?;
-        }
-    }
-    Ok(())
-}
-
-/// A token of [`MIN_TOKEN`] bytes at least.
-fn read(secret: &Secret<'_>) -> Result<Option<String>, SecretError> {
+/// A token of [`MIN_TOKEN`] bytes at least, if one is configured, and its key.
+fn read(
+    section: &str,
+    key: &'static str,
+    env: &Option<String>,
+    file: &Option<PathBuf>,
+) -> Result<Option<(String, String)>, SecretError> {
+    let secret = Secret { section, key, env, file };
     let Some(token) = secret.read(|name| std::env::var(name).ok())? else { return Ok(None) };
     match token.len() < MIN_TOKEN {
         true => Err(SecretError::TooShort { key: secret.name(), bytes: token.len(), least: MIN_TOKEN }),
-        false => Ok(Some(token)),
+        false => Ok(Some((secret.name(), token))),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
-    /// A configuration whose tokens are in these files.
-    fn config(directory: &std::path::Path, files: &[(&str, &str)]) -> Config {
-        let mut text = "[admin]\n".to_owned();
-        for (key, secret) in files {
-            std::fs::write(directory.join(key), secret).unwrap();
-            text += &format!("{key}_file = {:?}\n", directory.join(key));
+    const ADMIN: (&str, &str) = ("token", "the admin's token");
+
+    /// Keys of a section, for tokens in files.
+    fn keys(directory: &Path, files: &[(&str, &str)]) -> String {
+        let key = |(key, secret): &(&str, &str)| {
+            let path = directory.join(secret.trim().replace(' ', "_"));
+            std::fs::write(&path, secret).unwrap();
+            format!("{key}_file = {path:?}\n")
+        };
+        files.iter().map(key).collect()
+    }
+
+    fn tokens(text: &str) -> Result<Tokens, TokenError> {
+        let config = Config::parse(None, text, []).unwrap();
+        let mut tokens = Tokens::default();
+        for tenant in config.tenant_names() {
+            config.add_tokens_of(tenant, &mut tokens)?;
         }
-        Config::parse(None, &text, []).unwrap()
+        Ok(tokens)
     }
 
     #[test]
-    fn each_token_stands_for_its_role() {
+    fn each_token_stands_for_its_role_and_tenant() {
         let directory = tempfile::tempdir().unwrap();
-        let files = [
-            ("token", "the admin's token"),
-            ("view", "the token to look with\n"),
-            ("operate", "0123456789abcdef"),
-            ("deploy", "the token to deploy with"),
-        ];
-        let tokens = config(directory.path(), &files).tokens().unwrap();
-        let of_default = |role| Holder { role, tenant: Some(DEFAULT_TENANT.into()) };
-        assert_eq!(tokens.holder("the admin's token"), Some(&Holder::ADMIN));
-        assert_eq!(tokens.holder("the token to look with"), Some(&of_default(Role::View)));
-        assert_eq!(tokens.holder("0123456789abcdef"), Some(&of_default(Role::Operate)));
-        assert_eq!(tokens.holder("the token to deploy with"), Some(&of_default(Role::Deploy)));
+        let of_default = [ADMIN, ("view", "the token to look with\n"), ("operate", "0123456789abcdef")];
+        let of_acme = [("deploy", "the token to deploy with"), ("view", "acme's token to look with")];
+        let text = format!(
+            "[admin]\n{}[tenants.acme.tokens]\n{}",
+            keys(directory.path(), &of_default),
+            keys(directory.path(), &of_acme)
+        );
+        let tokens = tokens(&text).unwrap();
+        let of = |tenant: &str, role| Some(Holder { role, tenant: Some(tenant.into()) });
+        let holder = |secret| tokens.holder(secret).cloned();
+        assert_eq!(holder("the admin's token"), Some(Holder::ADMIN));
+        assert_eq!(holder("the token to look with"), of(DEFAULT_TENANT, Role::View));
+        assert_eq!(holder("0123456789abcdef"), of(DEFAULT_TENANT, Role::Operate));
+        assert_eq!(holder("the token to deploy with"), of("acme", Role::Deploy));
+        assert_eq!(holder("acme's token to look with"), of("acme", Role::View));
     }
 
     #[test]
     fn short_and_equal_tokens_are_refused() {
         let directory = tempfile::tempdir().unwrap();
-        let error = |files: &[(&str, &str)]| config(directory.path(), files).tokens().unwrap_err().to_string();
-        let admin = ("token", "the admin's token");
-        let text = error(&[admin, ("view", "0123456789abcde")]);
+        let keys = |files: &[(&str, &str)]| keys(directory.path(), files);
+        let error = |text: &str| tokens(text).unwrap_err().to_string();
+        let text = error(&format!("[admin]\n{}", keys(&[ADMIN, ("view", "0123456789abcde")])));
         assert!(text.starts_with("admin.view: it has 15 bytes; at least 16 are needed"), "{text}");
-        let text = error(&[admin, ("deploy", "the admin's token")]);
+        let text = error(&format!("[admin]\n{}", keys(&[ADMIN, ("deploy", ADMIN.1)])));
         assert!(text.starts_with("admin.deploy and admin.token hold the same token"), "{text}");
-        assert!(!text.contains("the admin's"), "{text}");
+        let of_acme = keys(&[("view", "another token of acme"), ("deploy", ADMIN.1)]);
+        let text = error(&format!("[admin]\n{}[tenants.acme.tokens]\n{of_acme}", keys(&[ADMIN])));
+        assert!(text.starts_with("tenants.acme.tokens.deploy and admin.token hold the same token"), "{text}");
+        assert!(!text.contains(ADMIN.1), "{text}");
+    }
+
+    #[test]
+    fn the_tokens_of_a_tenant_are_added_all_or_none() {
+        let directory = tempfile::tempdir().unwrap();
+        let keys = |files: &[(&str, &str)]| keys(directory.path(), files);
+        let of_acme = keys(&[("view", "another token of acme"), ("deploy", ADMIN.1)]);
+        let text = format!("[admin]\n{}[tenants.acme.tokens]\n{of_acme}", keys(&[ADMIN]));
+        let config = Config::parse(None, &text, []).unwrap();
+        let mut tokens = Tokens::default();
+        config.add_tokens_of(DEFAULT_TENANT, &mut tokens).unwrap();
+        config.add_tokens_of("acme", &mut tokens).unwrap_err();
+        assert_eq!((tokens.holder(ADMIN.1), tokens.holder("another token of acme")), (Some(&Holder::ADMIN), None));
+    }
+
+    #[test]
+    fn tokens_of_roles_mean_nothing_without_that_of_everything() {
+        let text = "[admin]\nview_env = \"VIEW\"\n[tenants.acme.tokens]\ndeploy_file = \"f\"\n";
+        let faults = Config::parse(None, text, []).unwrap_err().to_string();
+        for part in ["admin.view_env", "tenants.acme.tokens.deploy_file", "set admin.token_env or admin.token_file"] {
+            assert!(faults.contains(part), "{part}: {faults}");
+        }
+        let twice = "[admin]\ntoken_env = \"T\"\n[tenants.acme.tokens]\nview_env = \"V\"\nview_file = \"f\"\n";
+        let faults = Config::parse(None, twice, []).unwrap_err().to_string();
+        assert!(faults.contains("the token is given twice, by `view_env` and by `view_file`"), "{faults}");
     }
 
     #[test]
     fn without_tokens_everybody_is_let_in() {
-        assert!(Config::default().tokens().unwrap().is_empty());
+        assert!(tokens("").unwrap().is_empty());
     }
 }

@@ -70,7 +70,7 @@ impl GoingOn {
 
 /// Writes down that somebody asks for a change; what gives it back belongs to [`end`].
 pub(crate) async fn begin(broker: &dyn Operate, actor: &Actor, change: &Change) -> Result<EntryId, BrokerError> {
-    broker.write_audit(&audit::asked(actor, change, None)).await
+    broker.write_audit(&change.tenant, &audit::asked(actor, change, None)).await
 }
 
 /// Writes down what has come of it. Should that be impossible, the log says so: what is done is done.
@@ -87,7 +87,7 @@ pub(crate) async fn end(
     };
     tell(actor, change, outcome, detail);
     let Some(asked) = asked else { return };
-    if let Err(error) = broker.write_audit(&audit::ended(asked, outcome, detail)).await {
+    if let Err(error) = broker.write_audit(&change.tenant, &audit::ended(asked, outcome, detail)).await {
         lost(&error);
     }
 }
@@ -160,22 +160,24 @@ impl Operator {
         let (verb, tenant, handler) = (Verb::Request, self.tenant().to_owned(), String::new());
         let change = Change { verb, tenant, handler, what };
         tell(&self.actor, &change, AuditOutcome::Refused, why);
-        if let Err(error) = self.broker.write_audit(&audit::asked(&self.actor, &change, Some(why))).await {
+        if let Err(error) = self.broker.write_audit(self.tenant(), &audit::asked(&self.actor, &change, Some(why))).await
+        {
             lost(&error);
         }
     }
 
-    /// The newest changes that somebody asked for within a range; those of this tenant alone, or all of them.
-    pub async fn audit(&self, query: &AuditQuery, everybodys: bool) -> Result<AuditPage, OpsError> {
+    /// The newest changes within a range that somebody asked for.
+    pub async fn audit(&self, query: &AuditQuery) -> Result<AuditPage, OpsError> {
         let (from, to) = self.bounds(query.from.as_deref(), query.to.as_deref())?;
         let limit = query.limit.unwrap_or(USUAL_PAGE);
         if !(1..=MAX_AUDIT_PAGE).contains(&limit) {
             return Err(OpsError::Invalid(format!("`limit` is {limit}; it must be 1 to {MAX_AUDIT_PAGE}")));
         }
+        let key = keys::audit(self.tenant());
         let (mut page, mut ends, mut newest) = (AuditPage::default(), HashMap::new(), EntryId::MAX);
         // From the end on: how a change ended stands behind it.
         'pages: loop {
-            let read = self.broker.range_back(keys::AUDIT, from, newest, READ).await?;
+            let read = self.broker.range_back(&key, from, newest, READ).await?;
             let Some(last) = read.last().map(|entry| entry.id) else { break };
             for entry in &read {
                 let mut report = match audit::parse(entry) {
@@ -186,7 +188,7 @@ impl Operator {
                     Some(Line::Asked(report)) => report,
                     None => continue,
                 };
-                if entry.id > to || !(everybodys || report.tenant == self.tenant()) {
+                if entry.id > to {
                     continue;
                 }
                 if page.changes.len() == limit {

@@ -63,7 +63,7 @@ pub struct PauseReport {
 }
 
 impl Operator {
-    /// The workers that are alive, in the order of their start.
+    /// The workers that are alive, in the order of their start, with the handlers of this tenant.
     pub async fn workers(&self) -> Result<Vec<WorkerStatus>, OpsError> {
         let now = now_ms();
         let mut workers = Vec::new();
@@ -71,7 +71,10 @@ impl Operator {
             // A worker of another version may say other things; one that is setting up says nothing yet.
             let report: WorkerReport = serde_json::from_str(&report).unwrap_or_default();
             let uptime_ms = if report.started_ms == 0 { 0 } else { now.saturating_sub(report.started_ms) };
-            workers.push(WorkerStatus { report: WorkerReport { worker, ..report }, uptime_ms });
+            let handlers = report.handlers.into_iter();
+            let own = handlers.filter_map(|(id, of)| Some((self.namespace.unqualified(&id)?.to_owned(), of)));
+            let report = WorkerReport { worker, handlers: own.collect(), ..report };
+            workers.push(WorkerStatus { report, uptime_ms });
         }
         workers.sort_by(|a, b| (a.report.started_ms, &a.report.worker).cmp(&(b.report.started_ms, &b.report.worker)));
         Ok(workers)
@@ -89,7 +92,7 @@ impl Operator {
         }
         let paused = self.broker.paused().await?;
         for (name, status) in &mut handlers {
-            status.paused = paused.contains(name);
+            status.paused = paused.iter().any(|id| self.namespace.unqualified(id) == Some(name));
             self.backlog_of(name, status).await?;
         }
         Ok(StatsReport { at_ms: now_ms(), workers: workers.len(), handlers })
@@ -99,7 +102,7 @@ impl Operator {
     pub async fn set_paused(&self, handler: &str, paused: bool) -> Result<PauseReport, OpsError> {
         self.handler(handler)?;
         let verb = if paused { Verb::Pause } else { Verb::Resume };
-        let work = async { Ok(self.broker.set_paused(handler, paused).await?) };
+        let work = async { Ok(self.broker.set_paused(&self.id(handler), paused).await?) };
         let told = |changed: &bool| if *changed { String::new() } else { "it was so before".to_owned() };
         let changed = self.audited((verb, handler), String::new(), work, told).await?;
         Ok(PauseReport { handler: handler.to_owned(), paused, changed })

@@ -2,8 +2,8 @@
 
 use futures::future::join_all;
 
-use wasmill::audit::MAX_LINES;
-use wasmill::broker::keys::AUDIT;
+use wasmill::audit::max_lines;
+use wasmill::broker::keys::{DEFAULT_TENANT, audit};
 
 use super::fixture::{Fixture, fields};
 
@@ -55,19 +55,26 @@ pub async fn reports_are_replaced_and_forgotten_by_worker(f: &Fixture) {
     assert!(earlier > 1_700_000_000_000 && later >= earlier);
 }
 
-pub async fn the_audit_log_keeps_its_newest_lines(f: &Fixture) {
-    const MORE: usize = 1000;
-    let mut last = None;
-    for number in 0..MAX_LINES + MORE {
-        let line = fields(&[(b"verb", number.to_string().as_bytes())]);
-        let id = f.store().write_audit(&line).await.expect("it is written");
-        assert!(last < Some(id), "ids ascend");
-        last = Some(id);
+pub async fn each_audit_log_keeps_its_newest_lines(f: &Fixture) {
+    const MORE: usize = 500;
+    let write = async |tenant: &str, verb: usize| {
+        let line = fields(&[(b"verb", verb.to_string().as_bytes())]);
+        f.store().write_audit(tenant, &line).await.expect("it is written")
+    };
+    write("quiet", 7).await;
+    for tenant in ["acme", DEFAULT_TENANT] {
+        let (most, mut last) = (max_lines(tenant), None);
+        for number in 0..most + MORE {
+            let id = Some(write(tenant, number).await);
+            assert!(last < id, "ids ascend");
+            last = id;
+        }
+        let lines = f.all(&audit(tenant)).await;
+        // Redis removes whole nodes of a hundred entries.
+        assert!((most..most + 200).contains(&lines.len()), "{tenant}: {}", lines.len());
+        let newest = lines.last().expect("there are lines");
+        assert_eq!(newest.fields, fields(&[(b"verb", (most + MORE - 1).to_string().as_bytes())]));
+        assert_eq!(Some(newest.id), last);
     }
-    let lines = f.all(AUDIT).await;
-    // Redis removes whole nodes of a hundred entries.
-    assert!((MAX_LINES..MAX_LINES + 200).contains(&lines.len()), "{}", lines.len());
-    let newest = lines.last().expect("there are lines");
-    assert_eq!(newest.fields, fields(&[(b"verb", (MAX_LINES + MORE - 1).to_string().as_bytes())]));
-    assert_eq!(Some(newest.id), last);
+    assert_eq!(f.all(&audit("quiet")).await.len(), 1);
 }

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use super::super::store::Store;
 use super::super::{BrokerError, EntryId, Fields, keys};
 use super::MemoryBroker;
-use crate::audit::MAX_LINES;
+use crate::audit::max_lines;
 use crate::clock::now_ms;
 
 /// All that [`Store`] keeps.
@@ -25,10 +25,10 @@ impl Store for MemoryBroker {
         Ok(now_ms())
     }
 
-    async fn write_audit(&self, line: &Fields) -> Result<EntryId, BrokerError> {
-        let mut state = self.state();
-        let id = state.append(keys::AUDIT, line.clone());
-        state.cut(keys::AUDIT, MAX_LINES);
+    async fn write_audit(&self, tenant: &str, line: &Fields) -> Result<EntryId, BrokerError> {
+        let (key, mut state) = (keys::audit(tenant), self.state());
+        let id = state.append(&key, line.clone());
+        state.cut(&key, max_lines(tenant));
         Ok(id)
     }
 

@@ -8,7 +8,7 @@ use super::super::store::Store;
 use super::super::{BrokerError, EntryId, Fields, keys};
 use super::script::Script;
 use super::{RedisBroker, reply};
-use crate::audit::MAX_LINES;
+use crate::audit::max_lines;
 
 #[async_trait]
 impl Store for RedisBroker {
@@ -17,14 +17,14 @@ impl Store for RedisBroker {
         Ok(seconds * 1000 + micros / 1000)
     }
 
-    async fn write_audit(&self, line: &Fields) -> Result<EntryId, BrokerError> {
+    async fn write_audit(&self, tenant: &str, line: &Fields) -> Result<EntryId, BrokerError> {
         let arguments = |command: &mut ::redis::Cmd| {
-            command.arg(MAX_LINES);
+            command.arg(max_lines(tenant));
             for (name, value) in line {
                 command.arg(name).arg(value);
             }
         };
-        let id = Script::Audit.run(&self.requests, &[keys::AUDIT], arguments).await?;
+        let id = Script::Audit.run(&self.requests, &[&keys::audit(tenant)], arguments).await?;
         let id: String = ::redis::from_redis_value(id).map_err(reply::unexpected)?;
         id.parse().map_err(reply::unexpected)
     }

@@ -33,7 +33,7 @@ impl Check<'_, '_> {
     }
 
     /// The tokens of the roles of a tenant. `is_open`: there is no token of everything.
-    fn tokens(&mut self, section: &[&str], places: [Place<'_>; 3], is_open: bool) {
+    pub(super) fn tokens(&mut self, section: &[&str], places: [Place<'_>; 3], is_open: bool) {
         for Place { role, env, file } in places {
             let [env_key, file_key] = [format!("{role}_env"), format!("{role}_file")];
             let [env_path, file_path] = [&env_key, &file_key].map(|key| [section, &[key.as_str()]].concat());
