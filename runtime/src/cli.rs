@@ -41,6 +41,7 @@ mod stats;
 mod streams;
 mod table;
 mod target;
+mod tenants;
 mod test;
 mod versions;
 mod watch;
@@ -151,6 +152,8 @@ enum Verb {
     Workers(workers::Args),
     /// List who has changed what: the audit log
     Audit(audit::Args),
+    /// List the tenants, and show what one uses of what it may
+    Tenants(tenants::Args),
     /// Look whether everything is as it should be
     Doctor(doctor::Args),
     /// Look at the schemas of events, and check data by them
@@ -221,6 +224,10 @@ impl Context {
         let config = self.whole_config()?;
         if let Some(faulty) = config.faulty_tenants.iter().find(|faulty| faulty.name == self.tenant) {
             return Err(Report::usage(&faulty.faults));
+        }
+        // A worker elsewhere may know tenants that nobody knows here.
+        if self.admin.is_given() && !config.tenant_names().any(|name| name == self.tenant) {
+            return Ok(config.general());
         }
         config.of_tenant(&self.tenant).ok_or_else(|| {
             let known = config.tenant_names().take(20).collect::<Vec<_>>().join(", ");
@@ -332,6 +339,7 @@ pub fn dispatch(arguments: Arguments) -> Result<ExitCode, Report> {
         Verb::Reload(args) => reload::run(&context, &args),
         Verb::Workers(args) => workers::run(&context, &args),
         Verb::Audit(args) => audit::run(&context, &args),
+        Verb::Tenants(args) => tenants::run(context, &args),
         Verb::Doctor(args) => doctor::run(&context, &args),
         Verb::Schema(args) => schema::run(&context, args),
         Verb::Demo(args) => demo::run(&context, &args),

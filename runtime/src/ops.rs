@@ -15,6 +15,7 @@ mod publish;
 mod replay;
 mod schemas;
 mod streams;
+mod tenants;
 mod versions;
 
 use std::collections::BTreeMap;
@@ -31,6 +32,7 @@ pub use publish::{MAX_PUBLISH, PublishReport};
 pub use replay::{MAX_REPLAY_BACKLOG, MAX_REPLAY_PAGE, ReplayReport, ReplayRequest, check_reads};
 pub use schemas::{SchemaDocument, SchemaQuery, SchemaReport, SchemaVersion};
 pub use streams::{GroupReport, StreamReport};
+pub use tenants::{QuotaUsage, TenantReport, UsageReport};
 pub use versions::{
     CanaryReport, DeployQuery, GcReport, PREPARE_TIME, RollbackRequest, SmokeReport, VersionReport, VersionState,
     VersionsReport, WorkerVersion,
@@ -40,7 +42,7 @@ use crate::access::Actor;
 use crate::app;
 use crate::broker::keys::Namespace;
 use crate::broker::{BrokerError, Operate};
-use crate::config::{Config, ResolvedHandler, StreamConfig};
+use crate::config::{Config, ResolvedHandler, StreamConfig, Tenant};
 use crate::envelope::Envelopes;
 use crate::schema::{SchemaViolation, Schemas};
 
@@ -130,6 +132,7 @@ impl OpsError {
 #[derive(Clone)]
 pub struct Operator {
     broker: Arc<dyn Operate>,
+    tenant: Arc<Tenant>,
     namespace: Namespace,
     handlers: Arc<[ResolvedHandler]>,
     schemas: Arc<Schemas>,
@@ -170,6 +173,7 @@ impl Operator {
     pub fn new(broker: Arc<dyn Operate>, config: &Config, schemas: Arc<Schemas>) -> Operator {
         Operator {
             broker,
+            tenant: Arc::new(config.tenant.clone()),
             namespace: config.tenant.namespace.clone(),
             handlers: config.handlers().into(),
             schemas,

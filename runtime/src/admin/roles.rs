@@ -7,6 +7,9 @@ use crate::access::Role;
 use crate::broker::keys::DEFAULT_TENANT;
 
 const AUDIT: &str = "/v1/audit";
+const GC: &str = "/v1/gc";
+/// What the tenant `default` has in common with the worker itself: its audit log, and the components of all.
+const OF_WORKER: [&str; 2] = [AUDIT, GC];
 const GET: Method = Method::GET;
 const POST: Method = Method::POST;
 
@@ -30,7 +33,9 @@ const ROUTES: &[(Method, &str, Role)] = &[
     (POST, "/v1/handlers/{handler}/rollback", Role::Deploy),
     (POST, "/v1/smoke-tests", Role::Deploy),
     (GET, "/v1/components/{digest}", Role::View),
-    (POST, "/v1/gc", Role::Admin),
+    (POST, GC, Role::Deploy),
+    (GET, "/v1/tenants", Role::Admin),
+    (GET, "/v1/usage", Role::View),
     (GET, "/v1/workers", Role::View),
     (GET, "/v1/stats", Role::View),
     (GET, "/v1/schemas", Role::View),
@@ -49,8 +54,7 @@ pub(super) fn needed(method: &Method, route: &str, tenant: &str) -> Option<Role>
     let method = if method == Method::HEAD { &GET } else { method };
     let found = ROUTES.iter().find(|(known, path, _)| known == method && *path == route);
     found.map(|(_, path, role)| match *path {
-        // The audit log of `default` is that of the worker itself, too.
-        AUDIT if tenant == DEFAULT_TENANT => Role::Admin,
+        path if OF_WORKER.contains(&path) && tenant == DEFAULT_TENANT => Role::Admin,
         _ => *role,
     })
 }
@@ -76,9 +80,11 @@ mod tests {
     }
 
     #[test]
-    fn the_audit_log_of_the_worker_is_for_its_admin() {
+    fn what_is_of_the_worker_itself_is_for_its_admin() {
         assert_eq!(needed(&GET, AUDIT, "acme"), Some(Role::View));
         assert_eq!(needed(&GET, AUDIT, DEFAULT_TENANT), Some(Role::Admin));
+        assert_eq!(needed(&POST, GC, "acme"), Some(Role::Deploy));
+        assert_eq!(needed(&POST, GC, DEFAULT_TENANT), Some(Role::Admin));
     }
 
     #[test]
