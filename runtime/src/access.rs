@@ -74,14 +74,27 @@ impl fmt::Debug for Tokens {
 }
 
 impl Tokens {
-    /// Adds one. `key` is the setting that names it, for messages.
-    pub fn add(&mut self, secret: &str, key: String, holder: Holder) -> Result<(), SameToken> {
-        let hash: [u8; 32] = Sha256::digest(secret).into();
-        if let Some((other, _)) = self.0.get(&hash) {
-            return Err(SameToken { key, other: other.clone() });
+    /// Adds secrets, all or none; of each also the setting that names it, for messages. What stood for somebody else in
+    /// `before` goes on doing so, and is refused as well.
+    pub fn add(&mut self, secrets: Vec<(String, String, Holder)>, before: &Tokens) -> Result<(), SameToken> {
+        let mut added: HashMap<[u8; 32], (String, Holder)> = HashMap::new();
+        for (key, secret, holder) in secrets {
+            let hash: [u8; 32] = Sha256::digest(&secret).into();
+            let was_anothers = |(_, other): &&(String, Holder)| other.tenant != holder.tenant;
+            let known = added.get(&hash).or_else(|| self.0.get(&hash));
+            if let Some((other, _)) = known.or_else(|| before.0.get(&hash).filter(was_anothers)) {
+                return Err(SameToken { key, other: other.clone() });
+            }
+            added.insert(hash, (key, holder));
         }
-        self.0.insert(hash, (key, holder));
+        self.0.extend(added);
         Ok(())
+    }
+
+    /// Those of everything, and of the tenants that are to stay.
+    pub fn staying(&self, is_staying: impl Fn(&str) -> bool) -> Tokens {
+        let known = self.0.iter().filter(|(_, (_, holder))| holder.tenant.as_deref().is_none_or(&is_staying));
+        Tokens(known.map(|(hash, known)| (*hash, known.clone())).collect())
     }
 
     /// Whether there is none: then whoever can connect is let in.
@@ -166,35 +179,52 @@ mod tests {
         assert!(Role::View < Role::Operate && Role::Operate < Role::Deploy && Role::Deploy < Role::Admin);
     }
 
+    fn add(tokens: &mut Tokens, secret: &str, tenant: &str) -> Result<(), SameToken> {
+        let secret = (format!("tenants.{tenant}.tokens.view"), secret.to_owned(), holder(Role::View, tenant));
+        tokens.add(vec![secret], &Tokens::default())
+    }
+
     #[test]
     fn a_secret_stands_for_one_holder() {
         let mut tokens = Tokens::default();
         assert!(tokens.is_empty());
-        tokens.add("a secret of some length", "admin.token_file".to_owned(), Holder::ADMIN).unwrap();
-        tokens.add("another one", "tenants.a.tokens.view_env".to_owned(), holder(Role::View, "a")).unwrap();
+        let admin = ("admin.token".to_owned(), "a secret of some length".to_owned(), Holder::ADMIN);
+        tokens.add(vec![admin], &Tokens::default()).unwrap();
+        add(&mut tokens, "another one", "a").unwrap();
         assert_eq!(tokens.holder("a secret of some length"), Some(&Holder::ADMIN));
         assert_eq!(tokens.holder("another one"), Some(&holder(Role::View, "a")));
         assert_eq!((tokens.holder("a secret of some lengtH"), tokens.holder("")), (None, None));
-        let same = tokens.add("another one", "tenants.b.tokens.view_env".to_owned(), holder(Role::View, "b"));
-        let text = same.unwrap_err().to_string();
-        assert!(text.starts_with("tenants.b.tokens.view_env and tenants.a.tokens.view_env hold the same"), "{text}");
+        let text = add(&mut tokens, "another one", "b").unwrap_err().to_string();
+        assert!(text.starts_with("tenants.b.tokens.view and tenants.a.tokens.view hold the same"), "{text}");
+        let secret = |role: Role| (role.to_string(), "once".to_owned(), holder(role, "b"));
+        let same = tokens.add(vec![secret(Role::View), secret(Role::Deploy)], &Tokens::default());
+        assert_eq!((same.is_err(), tokens.holder("once")), (true, None), "all or none");
         assert!(!format!("{tokens:?}").contains("another one"));
     }
 
     #[test]
+    fn nobody_takes_over_what_stands_for_another_one() {
+        let (mut before, mut now) = (Tokens::default(), Tokens::default());
+        add(&mut before, "bob's", "bob").unwrap();
+        let taken = |tenant: &str| vec![("key".to_owned(), "bob's".to_owned(), holder(Role::View, tenant))];
+        assert!(now.add(taken("acme"), &before).is_err());
+        now.add(taken("bob"), &before).unwrap();
+        let mut later = Tokens::default();
+        later.add(taken("acme"), &before.staying(|tenant| tenant != "bob")).unwrap();
+    }
+
+    #[test]
     fn a_tenant_keeps_its_former_tokens_and_takes_nobody_elses() {
-        let mut before = Tokens::default();
-        before.add("one", "a.view".to_owned(), holder(Role::View, "a")).unwrap();
-        let mut now = Tokens::default();
-        now.add("two", "a.view".to_owned(), holder(Role::View, "a")).unwrap();
-        now.add("three", "b.view".to_owned(), holder(Role::View, "b")).unwrap();
+        let (mut before, mut now) = (Tokens::default(), Tokens::default());
+        add(&mut before, "one", "a").unwrap();
+        add(&mut now, "two", "a").unwrap();
+        add(&mut now, "three", "b").unwrap();
         now.keep_of("a", &before);
         assert_eq!((now.holder("one").is_some(), now.holder("two")), (true, None));
-        now.add("four", "b.deploy".to_owned(), holder(Role::Deploy, "b")).unwrap();
         let mut taken = Tokens::default();
-        taken.add("four", "a.view".to_owned(), holder(Role::View, "a")).unwrap();
+        add(&mut taken, "three", "a").unwrap();
         now.keep_of("a", &taken);
-        assert_eq!(now.holder("four"), Some(&holder(Role::Deploy, "b")), "it is another tenant's by now");
+        assert_eq!(now.holder("three"), Some(&holder(Role::View, "b")), "it is another tenant's by now");
     }
 
     #[test]

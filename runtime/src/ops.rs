@@ -38,9 +38,9 @@ pub use versions::{
     VersionsReport, WorkerVersion,
 };
 
-use crate::access::Actor;
+use crate::access::{Actor, Holder};
 use crate::app;
-use crate::broker::keys::Namespace;
+use crate::broker::keys::{self, Namespace};
 use crate::broker::{BrokerError, Operate};
 use crate::config::{Config, ResolvedHandler, StreamConfig, Tenant};
 use crate::envelope::Envelopes;
@@ -224,11 +224,20 @@ impl Operator {
 
     /// The key of a stream that somebody names. Those of other tenants are a matter of theirs.
     fn key(&self, stream: &str) -> Result<Arc<str>, OpsError> {
-        if self.namespace.is_own(stream) {
+        if self.may_see(stream) {
             return Ok(self.namespace.stream(stream));
         }
-        let problem = format!("`{stream}` belongs to another tenant: ask for it with --tenant");
+        let problem = match stream.starts_with(keys::PREFIX) {
+            true => format!("`{stream}` is wasmill's own: that takes the token of everything"),
+            false => format!("`{stream}` belongs to another tenant: ask for it with --tenant"),
+        };
         Err(OpsError::Invalid(problem))
+    }
+
+    /// Whether whoever asks may see a stream of that name. wasmill's own keys tell of all tenants.
+    fn may_see(&self, stream: &str) -> bool {
+        let is_of_tenant = matches!(&self.actor, Actor::Token(Holder { tenant: Some(_), .. }));
+        self.namespace.is_own(stream) && !(is_of_tenant && stream.starts_with(keys::PREFIX))
     }
 
     fn unknown_stream(&self, name: &str) -> OpsError {

@@ -346,17 +346,19 @@ impl Parts {
             report.faulty.insert(faulty.name, faulty.faults.to_string());
         }
         let names: Vec<String> = next.config.tenant_names().map(str::to_owned).collect();
+        let is_staying = |tenant: &str| tenant == DEFAULT_TENANT || next.config.tenants.contains_key(tenant);
+        let before = self.tokens.borrow().staying(is_staying);
         let (mut tenants, mut tokens) = (Vec::new(), Tokens::default());
         for name in &names {
             let Some(own) = next.config.of_tenant(name) else { continue };
             let plan = self.plan_of(running.tenants.get(name), own);
-            let admitted = |plan| Ok(next.config.add_tokens_of(name, &mut tokens).map(|()| plan)?);
+            let admitted = |plan| Ok(next.config.add_tokens_of(name, &mut tokens, &before).map(|()| plan)?);
             match plan.and_then(admitted) {
                 Ok(plan) if plan.changes(running.tenants.get(name)) => tenants.push(plan),
                 Ok(plan) => report.unchanged += plan.report.unchanged,
                 Err(error) if name != DEFAULT_TENANT => {
                     next.keep(running, name);
-                    tokens.keep_of(name, &self.tokens.borrow());
+                    tokens.keep_of(name, &before);
                     report.faulty.insert(name.clone(), error.to_string());
                 }
                 Err(error) => return Err(error),

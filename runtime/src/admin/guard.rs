@@ -263,10 +263,12 @@ mod tests {
         for tenant in ["a", "b", DEFAULT_TENANT] {
             for role in Role::OF_TENANTS {
                 let holder = Holder { role, tenant: Some(tenant.into()) };
-                tokens.add(&format!("{tenant}-{role}"), format!("{tenant}.{role}"), holder).unwrap();
+                let secret = (format!("{tenant}.{role}"), format!("{tenant}-{role}"), holder);
+                tokens.add(vec![secret], &Tokens::default()).unwrap();
             }
         }
-        tokens.add("admin", "admin".to_owned(), Holder::ADMIN).unwrap();
+        let admin = ("admin.token".to_owned(), "admin".to_owned(), Holder::ADMIN);
+        tokens.add(vec![admin], &Tokens::default()).unwrap();
         tokens
     }
 

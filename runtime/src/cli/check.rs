@@ -64,7 +64,7 @@ fn find(context: &Context) -> Result<Findings, Report> {
     }
     let mut tokens = Tokens::default();
     for tenant in config.tenant_names() {
-        if let Err(error) = config.add_tokens_of(tenant, &mut tokens) {
+        if let Err(error) = config.add_tokens_of(tenant, &mut tokens, &Tokens::default()) {
             findings.faults.push(format!("{}: {error}", file.display()));
         }
     }

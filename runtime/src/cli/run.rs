@@ -92,7 +92,7 @@ impl Start<'_> {
             let loaded = app::deployments(&own, &self.engine, self.cache.as_ref());
             let loaded = loaded.and_then(|deployments| Ok((deployments, app::schemas(&own)?))).map_err(Report::usage);
             // Last, so that nobody is let in for a tenant that is not served.
-            let admitted = |loaded| match self.config.add_tokens_of(&name, &mut tokens) {
+            let admitted = |loaded| match self.config.add_tokens_of(&name, &mut tokens, &Tokens::default()) {
                 Ok(()) => Ok(loaded),
                 Err(error) => Err(Report::usage(error)),
             };

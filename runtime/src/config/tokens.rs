@@ -48,8 +48,9 @@ impl TenantTokens {
 }
 
 impl Config {
-    /// Reads the tokens of a tenant, and adds them all or none; with those of `default` comes the one for everything.
-    pub fn add_tokens_of(&self, tenant: &str, tokens: &mut Tokens) -> Result<(), TokenError> {
+    /// Reads the tokens of a tenant, and adds them all or none; with those of `default` comes the one for everything. What
+    /// stood for another tenant in `before` is refused.
+    pub fn add_tokens_of(&self, tenant: &str, tokens: &mut Tokens, before: &Tokens) -> Result<(), TokenError> {
         let mut found = Vec::new();
         let (section, places) = match tenant {
             DEFAULT_TENANT => {
@@ -66,12 +67,7 @@ impl Config {
             let holder = Holder { role, tenant: Some(tenant.into()) };
             found.extend(read(&section, role.name(), env, file)?.map(|(key, token)| (key, token, holder)));
         }
-        let mut all = tokens.clone();
-        for (key, token, holder) in found {
-            all.add(&token, key, holder)?;
-        }
-        *tokens = all;
-        Ok(())
+        Ok(tokens.add(found, before)?)
     }
 }
 
@@ -112,7 +108,7 @@ mod tests {
         let config = Config::parse(None, text, []).unwrap();
         let mut tokens = Tokens::default();
         for tenant in config.tenant_names() {
-            config.add_tokens_of(tenant, &mut tokens)?;
+            config.add_tokens_of(tenant, &mut tokens, &Tokens::default())?;
         }
         Ok(tokens)
     }
@@ -160,8 +156,8 @@ mod tests {
         let text = format!("[admin]\n{}[tenants.acme.tokens]\n{of_acme}", keys(&[ADMIN]));
         let config = Config::parse(None, &text, []).unwrap();
         let mut tokens = Tokens::default();
-        config.add_tokens_of(DEFAULT_TENANT, &mut tokens).unwrap();
-        config.add_tokens_of("acme", &mut tokens).unwrap_err();
+        config.add_tokens_of(DEFAULT_TENANT, &mut tokens, &Tokens::default()).unwrap();
+        config.add_tokens_of("acme", &mut tokens, &Tokens::default()).unwrap_err();
         assert_eq!((tokens.holder(ADMIN.1), tokens.holder("another token of acme")), (Some(&Holder::ADMIN), None));
     }
 

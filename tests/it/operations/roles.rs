@@ -1,7 +1,7 @@
 //! Tokens with roles: who may do what through the HTTP API.
 
 use serde_json::Value;
-use wasmill_tests::mill::{Answer, Mill, Way};
+use wasmill_tests::mill::{Answer, Mill, Way, faults_section};
 
 const ROLES: [&str; 4] = ["view", "operate", "deploy", "admin"];
 
@@ -128,6 +128,88 @@ fn tokens_are_read_again_with_a_reload() {
     assert_eq!((answer.status, kind(&answer).as_str()), (422, "not-reloaded"), "{answer:?}");
     assert!(answer.body.contains("admin.operate and admin.view hold the same token"), "{answer:?}");
     assert_eq!(mill.http("GET", "/v1/stats", &[bearer], b"").status, 200);
+}
+
+/// The keys of `default` have no prefix: those of wasmill itself are seen by the admin alone.
+#[test]
+fn the_keys_of_the_worker_are_hidden_from_tenants() {
+    let mill = mill();
+    assert_eq!(ask(&mill, "operate", "POST", "/v1/handlers/faults/pause").status, 200);
+    let path = "/v1/streams/wasmill:audit/events";
+    assert_eq!(ask(&mill, "admin", "GET", path).status, 200);
+    let answer = ask(&mill, "deploy", "GET", path);
+    assert_eq!((answer.status, kind(&answer).as_str()), (400, "invalid"), "{answer:?}");
+    assert_eq!(ask(&mill, "deploy", "GET", "/v1/streams/wasmill:audit").status, 400);
+    assert!(ask(&mill, "admin", "GET", "/v1/streams?all=true").body.contains("wasmill:audit"));
+    let seen = ask(&mill, "deploy", "GET", "/v1/streams?all=true").body;
+    assert!(seen.contains("faults.in") && !seen.contains("wasmill:audit"), "{seen}");
+}
+
+/// What a tenant's token can do, and that the others are as if they were not there.
+#[test]
+fn tokens_of_tenants_are_for_their_tenant_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let tenant = |name: &str| {
+        let files = ["view", "operate", "deploy"].map(|role| {
+            let path = directory.path().join(format!("{name}-{role}"));
+            std::fs::write(&path, token(&format!("{role}-of-{name}"))).unwrap();
+            format!("{role}_file = {path:?}\n")
+        });
+        let faults = faults_section("");
+        let component = faults.lines().find(|line| line.starts_with("component")).unwrap();
+        format!(
+            "[tenants.{name}.tokens]\n{}[tenants.{name}.handlers.h]\n{component}\nstreams = [\"in\"]\n",
+            files.concat()
+        )
+    };
+    let admin = token("admin");
+    let sections = format!("{}{}{}", faults_section(""), tenant("acme"), tenant("bob"));
+    let mill = Mill::start_with(Way::RedisByWorker, &sections, Some(&admin));
+    let of = |tenant: &str, path: &str| format!("/v1/tenants/{tenant}{path}");
+
+    assert_eq!(ask(&mill, "operate-of-acme", "POST", &of("acme", "/handlers/h/pause")).status, 200);
+    assert_eq!(kind(&ask(&mill, "view-of-acme", "POST", &of("acme", "/handlers/h/resume"))), "role");
+    assert_eq!(ask(&mill, "view-of-acme", "GET", &of("acme", "/stats")).status, 200);
+    for path in ["/stats", "/handlers/h/versions", "/audit", "/nothing", "/streams/in/events"] {
+        let there = ask(&mill, "deploy-of-acme", "GET", &of("bob", path));
+        let not_there = ask(&mill, "deploy-of-acme", "GET", &of("carol", path));
+        // For no such path the answer is the same as well, whoever asks.
+        assert_eq!((there.status, &there.body), (not_there.status, &not_there.body), "{path}");
+        assert_eq!(there.status, 404, "{path}: {there:?}");
+    }
+    for path in ["/v1/stats", "/v1/audit", "/v1/tenants", "/metrics", "/openapi.json", "/v1/streams/acme:in/events"] {
+        let answer = ask(&mill, "deploy-of-acme", "GET", path);
+        assert_eq!((answer.status, kind(&answer).as_str()), (403, "tenant"), "{path}: {answer:?}");
+    }
+    assert_eq!(kind(&ask(&mill, "deploy-of-acme", "POST", &of("acme", "/reload"))), "role");
+    assert_eq!(ask(&mill, "admin", "GET", &of("acme", "/stats")).status, 200);
+
+    // Each has an audit log of its own, with what was refused to its tokens; the worker's has neither.
+    let verbs = |role: &str, path: &str| -> Vec<String> {
+        let changes = ask(&mill, role, "GET", path).json()["changes"].clone();
+        let line =
+            |change: &Value| format!("{} {}", change["actor"].as_str().unwrap(), change["verb"].as_str().unwrap());
+        changes.as_array().unwrap().iter().map(line).collect()
+    };
+    let own = verbs("view-of-acme", &of("acme", "/audit?limit=1000"));
+    assert_eq!(own[..2], ["token:operate@acme pause", "token:view@acme request"], "{own:?}");
+    assert!(own.iter().all(|line| line.contains("@acme ")), "{own:?}");
+    assert!(verbs("view-of-bob", &of("bob", "/audit")).is_empty());
+    assert!(verbs("admin", "/v1/audit").is_empty());
+    assert_eq!(verbs("admin", &of("acme", "/audit?limit=1000")), own);
+
+    // With a reload they come and go.
+    mill.reconfigure(&format!("{}{}", faults_section(""), tenant("bob")));
+    assert_eq!(ask(&mill, "admin", "POST", "/v1/reload").status, 200);
+    assert_eq!(ask(&mill, "view-of-acme", "GET", &of("acme", "/stats")).status, 401);
+    assert_eq!(ask(&mill, "view-of-bob", "GET", &of("bob", "/stats")).status, 200);
+    // Whoever takes another one's token is not served; the other is not touched.
+    std::fs::write(directory.path().join("acme-view"), token("view-of-bob")).unwrap();
+    mill.reconfigure(&sections);
+    let report = ask(&mill, "admin", "POST", "/v1/reload").json();
+    assert!(report["faulty"]["acme"].as_str().is_some_and(|why| why.contains("hold the same token")), "{report:#}");
+    assert_eq!(ask(&mill, "view-of-bob", "GET", &of("bob", "/stats")).status, 200);
+    assert_eq!(ask(&mill, "view-of-bob", "GET", &of("acme", "/stats")).status, 404);
 }
 
 #[test]

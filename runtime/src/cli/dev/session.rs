@@ -68,7 +68,7 @@ impl Session {
         let operator = Operator::new(broker, config, app::schemas(config).map_err(Report::usage)?);
         let operators = [(config.tenant.name.clone(), operator.clone())].into();
         let mut tokens = Tokens::default();
-        config.add_tokens_of(DEFAULT_TENANT, &mut tokens).map_err(Report::usage)?;
+        config.add_tokens_of(DEFAULT_TENANT, &mut tokens, &Tokens::default()).map_err(Report::usage)?;
         let admin = Admin {
             roster,
             readiness: readiness.clone(),
