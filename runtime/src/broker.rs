@@ -3,6 +3,7 @@
 //!
 //! Two implementations with the same semantics: [`redis`] and [`memory`]; `tests/it/contract.rs` runs over both.
 
+pub mod acl;
 pub mod dead_letter;
 pub mod delayed;
 pub mod keys;
