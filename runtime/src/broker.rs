@@ -444,6 +444,14 @@ pub trait Inspect: Send + Sync {
     /// What the server says of itself; `None` if the broker is in this process.
     async fn server(&self) -> Result<Option<ServerInfo>, BrokerError>;
 
+    /// Why a user may not run each of the commands; `None` for those that it may. Nothing at all if the broker knows no
+    /// users, or we may not ask.
+    async fn user_may_not(
+        &self,
+        user: &str,
+        commands: &[acl::Command],
+    ) -> Result<Option<Vec<Option<String>>>, BrokerError>;
+
     /// The keys of all streams, up to `limit` of them, in no order.
     async fn stream_keys(&self, limit: usize) -> Result<Vec<String>, BrokerError>;
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::super::{
-    BrokerError, Entry, EntryId, GroupInfo, Inspect, PendingEntry, Replay, Replayed, ServerInfo, Source, StreamInfo,
-    Trimmed, dead_letter, keys,
+    BrokerError, Entry, EntryId, GroupInfo, Inspect, PendingEntry, Refusal, Replay, Replayed, ServerInfo, Source,
+    StreamInfo, Trimmed, acl, dead_letter, keys,
 };
 use super::link::Link;
 use super::script::Script;
@@ -72,6 +72,29 @@ impl Inspect for RedisBroker {
             Err(error) => return Err(error),
         };
         Ok(Some(ServerInfo { info, now_ms: seconds * 1000 + micros / 1000, slow }))
+    }
+
+    async fn user_may_not(
+        &self,
+        user: &str,
+        commands: &[acl::Command],
+    ) -> Result<Option<Vec<Option<String>>>, BrokerError> {
+        let mut pipeline = ::redis::Pipeline::with_capacity(commands.len());
+        for command in commands {
+            pipeline.cmd("ACL").arg("DRYRUN").arg(user).arg(command);
+        }
+        let mut answers = Vec::with_capacity(commands.len());
+        for reply in self.own.pipeline_each(&pipeline).await? {
+            match reply {
+                Ok(::redis::Value::Okay) => answers.push(None),
+                Ok(reply) => answers.push(Some(reply::text(reply)?)),
+                Err(BrokerError::Refused { refusal: Refusal::NoPermission, .. }) => return Ok(None),
+                // No such user: it may nothing.
+                Err(BrokerError::Refused { message, .. }) => answers.push(Some(message)),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Some(answers))
     }
 
     async fn stream_keys(&self, limit: usize) -> Result<Vec<String>, BrokerError> {
