@@ -27,6 +27,7 @@ pub use self::link::{InvalidSettings, Login, RedisSettings};
 use self::reply::{claimed, entries};
 use self::script::Script;
 pub use self::users::{MAX_USER_CONNECTIONS, RedisUsers, USER_IDLE};
+use super::keys::Namespace;
 use super::{
     Broker, BrokerError, Claimed, ConsumerInfo, Cursor, DelayedMoved, Entry, EntryId, Refusal, Settled, Source, keys,
 };
@@ -276,7 +277,17 @@ impl Broker for RedisBroker {
         publish::publish(&self.requests, &self.transactions, publications).await
     }
 
-    async fn move_delayed(&self, limit: usize) -> Result<DelayedMoved, BrokerError> {
-        delayed::move_delayed(&self.requests, limit).await
+    async fn move_delayed(&self, namespace: &Namespace, limit: usize) -> Result<DelayedMoved, BrokerError> {
+        if self.requests.is_quiet()
+            && let Some(first) = self.first_due(&namespace.delayed()).await?
+            && let Some(Claimed { next_due, .. }) = first.nothing_to_claim()
+        {
+            return Ok(DelayedMoved { next_due, ..DelayedMoved::default() });
+        }
+        let moved = delayed::move_delayed(&self.requests.looking(), namespace, limit).await?;
+        if moved.moved > 0 {
+            self.requests.was_of_use();
+        }
+        Ok(moved)
     }
 }
