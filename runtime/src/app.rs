@@ -107,12 +107,20 @@ pub fn retention(config: &Config, namespace: &Namespace) -> Vec<Retention> {
         key: namespace.stream(name),
         max_length: stream.max_length,
         max_age: stream.max_age,
+        login: None,
         trimmed: Arc::default(),
     });
     // Nobody looks back into an inbox: what is settled may go.
     let inboxes = config.handlers.keys().map(|handler| {
         let key = namespace.inbox(handler);
-        Retention { stream: key.to_string(), key, max_length: Some(0), max_age: None, trimmed: Arc::default() }
+        Retention {
+            stream: key.to_string(),
+            key,
+            login: None,
+            max_length: Some(0),
+            max_age: None,
+            trimmed: Arc::default(),
+        }
     });
     limited.chain(inboxes).collect()
 }
@@ -239,6 +247,7 @@ pub fn deployment(
         sources: streams.chain([inbox]).collect(),
         retry: resolved.retry,
         dedup: resolved.dedup,
+        login: None,
         marks: namespace.marks(&resolved.group),
         take_over_idle: resolved.take_over_idle,
         dead_key: namespace.stream(&resolved.dead_letter),

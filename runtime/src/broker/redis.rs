@@ -57,9 +57,19 @@ impl RedisBroker {
     /// A broker that connects when it is first used.
     pub fn new(settings: RedisSettings) -> RedisBroker {
         let requests = Link::new(settings.clone());
+        RedisBroker::with_links(requests.clone(), requests, settings)
+    }
+
+    /// The same for a tenant's user. What belongs to the worker is done as `settings` say, on a connection of its own.
+    pub fn for_user(settings: RedisSettings, login: Login) -> RedisBroker {
+        let requests = Link::as_user(settings.clone(), login);
+        RedisBroker::with_links(requests, Link::new(settings.clone()), settings)
+    }
+
+    fn with_links(requests: Link, own: Link, settings: RedisSettings) -> RedisBroker {
         RedisBroker {
-            own: requests.clone(),
             requests,
+            own,
             waits: Link::new(settings.for_waiting()),
             transactions: publish::Transactions::new(),
         }
@@ -116,6 +126,9 @@ impl RedisBroker {
 #[async_trait]
 impl Broker for RedisBroker {
     async fn create_group(&self, source: &Source) -> Result<bool, BrokerError> {
+        if self.requests.is_quiet() && self.has_group(source).await? {
+            return Ok(false);
+        }
         let mut command = ::redis::cmd("XGROUP");
         command.arg("CREATE").arg(&*source.key).arg(&*source.group).arg("0").arg("MKSTREAM");
         match self.requests.query::<()>(&command).await {

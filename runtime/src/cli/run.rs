@@ -74,7 +74,7 @@ impl Start<'_> {
             (Backend::Memory(broker.clone()), Arc::new(broker))
         } else {
             let settings = app::redis_settings(&config).map_err(Report::usage)?;
-            (Backend::Redis(Box::new(settings.clone())), Arc::new(RedisBroker::new(settings)))
+            (Backend::redis(settings.clone()), Arc::new(RedisBroker::new(settings)))
         };
         let keys = app::public_keys(&config).map_err(Report::usage)?;
         let worker = Worker { cache: cache.clone(), keys: keys.clone(), ..app::worker(&config) };

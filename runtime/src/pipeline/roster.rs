@@ -3,7 +3,7 @@
 //! What stands on it is only ever replaced as a whole, so that whoever looks sees one state. Handlers are few words here:
 //! a change costs no thread, no connection and nothing to those that it does not concern.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::{Deployment, Intake, Retention, Stats};
 use crate::broker::BrokerError;
 use crate::broker::keys::Namespace;
+use crate::broker::redis::Login;
 use crate::deploy::Version;
 use crate::stats::HandlerStats;
 use crate::wasm::LoadError;
@@ -61,7 +62,7 @@ pub struct Served {
     pub retention: Arc<[Retention]>,
     /// The messages that become events.
     pub intakes: Arc<[Arc<Intake>]>,
-    namespaces: Vec<Namespace>,
+    namespaces: Vec<(Namespace, Option<Login>)>,
     /// Counts the handlers that ever were on it.
     turns: usize,
 }
@@ -77,9 +78,9 @@ impl Served {
         self.members().map(|member| &member.deployment)
     }
 
-    /// Where the streams of those served lie, each once. That of the tenant `default` is always among them: events may be
+    /// Where the streams of those served lie, each once, with the tenant's user. That of the tenant `default` is always among them: events may be
     /// published for later where no handler is.
-    pub(super) fn namespaces(&self) -> &[Namespace] {
+    pub(super) fn namespaces(&self) -> &[(Namespace, Option<Login>)] {
         &self.namespaces
     }
 
@@ -113,8 +114,8 @@ impl Served {
         next.intakes = change.intakes.into();
         let stats = next.members().map(|member| (member.deployment.name().to_owned(), member.stats.clone()));
         next.stats = Arc::new(stats.collect());
-        let namespaces = next.deployments().map(|deployment| deployment.namespace.clone());
-        let namespaces: BTreeSet<Namespace> = namespaces.chain([Namespace::default()]).collect();
+        let namespaces = next.deployments().map(|deployment| (deployment.namespace.clone(), deployment.login.clone()));
+        let namespaces: BTreeMap<Namespace, Option<Login>> = namespaces.chain([(Namespace::default(), None)]).collect();
         next.namespaces = namespaces.into_iter().collect();
         next
     }

@@ -113,6 +113,8 @@ impl RedisSettings {
 /// The user of a tenant, and where its password is.
 #[derive(Clone)]
 pub struct Login {
+    /// The tenant that it works for.
+    pub tenant: Arc<str>,
     /// The name of the user.
     pub username: Arc<str>,
     /// What tells this way to log in from others: where the password is.
@@ -121,10 +123,10 @@ pub struct Login {
     pub password: Arc<dyn Fn() -> Result<String, String> + Send + Sync>,
 }
 
-/// The same user with the password in the same place.
+/// The same user of the same tenant, with the password in the same place.
 impl PartialEq for Login {
     fn eq(&self, other: &Login) -> bool {
-        (&self.username, &self.place) == (&other.username, &other.place)
+        (&self.tenant, &self.username, &self.place) == (&other.tenant, &other.username, &other.place)
     }
 }
 
@@ -132,7 +134,9 @@ impl Eq for Login {}
 
 impl std::fmt::Debug for Login {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Login").field("username", &self.username).field("place", &self.place).finish_non_exhaustive()
+        let Login { tenant, username, place, .. } = self;
+        let mut shown = f.debug_struct("Login");
+        shown.field("tenant", tenant).field("username", username).field("place", place).finish_non_exhaustive()
     }
 }
 
@@ -148,7 +152,7 @@ pub(super) struct Link {
 pub(super) struct Shared {
     settings: RedisSettings,
     /// As whom to log in, if not as the settings say.
-    login: Option<Login>,
+    login: Mutex<Option<Login>>,
     /// The threads that the connection lives on; those of whoever opens it if there are none.
     runtime: Option<Handle>,
     /// If it is one of a bounded number.
@@ -164,7 +168,7 @@ impl Shared {
     fn new(settings: RedisSettings) -> Shared {
         Shared {
             settings,
-            login: None,
+            login: Mutex::new(None),
             runtime: None,
             place: None,
             connection: Mutex::new(None),
@@ -211,9 +215,13 @@ impl Shared {
         Ok(connection)
     }
 
+    fn login(&self) -> std::sync::MutexGuard<'_, Option<Login>> {
+        self.login.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
     /// How to log in now.
     fn settings(&self) -> Result<RedisSettings, BrokerError> {
-        let Some(login) = &self.login else { return Ok(self.settings.clone()) };
+        let Some(login) = self.login().clone() else { return Ok(self.settings.clone()) };
         let refused = |message| BrokerError::Refused { refusal: Refusal::NotAuthenticated, message };
         let password = (login.password)().map_err(refused)?;
         self.settings.with_user(&login.username, &password).map_err(classify)
@@ -233,12 +241,24 @@ impl Link {
     /// The same as another user, as one of the connections of a pool.
     pub(super) fn of_user(settings: RedisSettings, runtime: Handle, login: Login, pool: &Arc<Pool>) -> Link {
         let shared = pool.join(|place| Shared {
-            login: Some(login),
+            login: Mutex::new(Some(login)),
             runtime: Some(runtime),
             place: Some(place),
             ..Shared::new(settings)
         });
         Link { shared, looks: false }
+    }
+
+    /// The same as another user, as the only connection of it.
+    pub(super) fn as_user(settings: RedisSettings, login: Login) -> Link {
+        Link { shared: Arc::new(Shared { login: Mutex::new(Some(login)), ..Shared::new(settings) }), looks: false }
+    }
+
+    /// Logs in this way from now on. What is under way is finished as before.
+    pub(super) fn log_in_as(&self, login: &Login) {
+        if self.shared.login().replace(login.clone()).as_ref() != Some(login) {
+            self.forget();
+        }
     }
 
     /// The same connection, for looking whether there is something to do; if so, [`Link::was_of_use`] has to be told.

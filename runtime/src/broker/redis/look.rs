@@ -7,6 +7,15 @@ use super::super::{BrokerError, Claimed, EntryId, Source, Trimmed};
 use super::{RedisBroker, reply};
 
 impl RedisBroker {
+    /// Whether the group is there, as far as that can be seen.
+    pub(super) async fn has_group(&self, source: &Source) -> Result<bool, BrokerError> {
+        let mut pipeline = ::redis::pipe();
+        pipeline.cmd("XINFO").arg("GROUPS").arg(&*source.key);
+        let Some(Ok(groups)) = self.own.pipeline_each(&pipeline).await?.pop() else { return Ok(false) };
+        let names = reply::maps(groups)?.into_iter().map(|group| group.foreign_name("name"));
+        Ok(names.collect::<Result<Vec<_>, _>>()?.iter().any(|name| *name == *source.group))
+    }
+
     /// Whether reading may bring something, or an error that the reader has to know.
     pub(super) async fn may_have_news(&self, source: &Source) -> Result<bool, BrokerError> {
         let mut pipeline = ::redis::pipe();

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 
+use super::RedisBroker;
 use super::link::{Link, Login, RedisSettings};
 use super::pool::Pool;
-use super::{RedisBroker, publish};
 
 /// The most connections of tenants' users on one worker, all tenants together. Redis allows 10,000 clients unless it is
 /// configured otherwise: so 100 workers fit.
@@ -23,7 +23,8 @@ pub struct RedisUsers {
     /// The connection of the worker's own user, for what is the worker's.
     own: Link,
     pool: Arc<Pool>,
-    brokers: Mutex<HashMap<Arc<str>, (Login, Weak<RedisBroker>)>>,
+    /// By tenant.
+    brokers: Mutex<HashMap<Arc<str>, Weak<RedisBroker>>>,
 }
 
 impl RedisUsers {
@@ -38,23 +39,23 @@ impl RedisUsers {
         RedisUsers { settings, runtime, own, pool: Pool::new(most, idle), brokers: Mutex::default() }
     }
 
-    /// The broker of a tenant's user, shared by all who ask for it. What is the worker's and not the tenant's it does as the
-    /// worker's own user.
+    /// How the worker's own user logs in.
+    pub fn settings(&self) -> &RedisSettings {
+        &self.settings
+    }
+
+    /// The broker of a tenant's user, shared by all who ask for it; it logs in as this says from now on. What is the worker's
+    /// and not the tenant's it does as the worker's own user.
     pub fn broker(&self, login: &Login) -> Arc<RedisBroker> {
         let mut brokers = self.brokers.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = brokers.get(&login.username).filter(|(known, _)| known == login);
-        if let Some(broker) = known.and_then(|(_, broker)| broker.upgrade()) {
+        if let Some(broker) = brokers.get(&login.tenant).and_then(Weak::upgrade) {
+            broker.requests.log_in_as(login);
             return broker;
         }
-        brokers.retain(|_, (_, broker)| broker.strong_count() > 0);
+        brokers.retain(|_, broker| broker.strong_count() > 0);
         let requests = Link::of_user(self.settings.clone(), self.runtime.clone(), login.clone(), &self.pool);
-        let broker = Arc::new(RedisBroker {
-            requests,
-            own: self.own.clone(),
-            waits: Link::new(self.settings.clone().for_waiting()),
-            transactions: publish::Transactions::new(),
-        });
-        brokers.insert(login.username.clone(), (login.clone(), Arc::downgrade(&broker)));
+        let broker = Arc::new(RedisBroker::with_links(requests, self.own.clone(), self.settings.clone()));
+        brokers.insert(login.tenant.clone(), Arc::downgrade(&broker));
         broker
     }
 
