@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::broker::keys::{self, Namespace};
-use crate::broker::redis::{InvalidSettings, RedisSettings};
+use crate::broker::Operate;
+use crate::broker::keys::Namespace;
+use crate::broker::redis::{InvalidSettings, Login, RedisSettings, RedisUsers};
 use crate::clock::now_ms;
 use crate::config::{
     CompileConfig, Config, IntakeConfig, Isolation as ConfiguredIsolation, ResolvedHandler, SecretError,
@@ -15,7 +16,9 @@ use crate::config::{
 use crate::deploy::signature::KeyError;
 use crate::deploy::{self, Pinned, PublicKeys, Slot, SourceError, Version};
 use crate::envelope::Envelopes;
-use crate::pipeline::{Deployment, Intake, MAX_INSTANCES, Orders, Reading, Retention, Roster, Worker, new_worker_id};
+use crate::pipeline::{
+    Change, Deployment, Intake, MAX_INSTANCES, Orders, Reading, Retention, Roster, Wanted, Worker, new_worker_id,
+};
 use crate::schema::Schemas;
 use crate::wasm::{
     CacheError, CompileLimits, CompiledCache, Engine, EngineError, EngineSettings, Grant, Grants, Interfaces,
@@ -76,6 +79,36 @@ pub fn redis_settings(config: &Config) -> Result<RedisSettings, BuildError> {
     Ok(settings.with_timeouts(redis.connect_timeout, redis.response_timeout))
 }
 
+/// The Redis user of the tenant of the configuration, if it has one.
+pub fn login(config: &Config) -> Option<Login> {
+    let (tenant, redis) = (&config.tenant.name, &config.tenant.redis);
+    let place = match (&redis.password_env, &redis.password_file) {
+        (Some(name), _) => format!("variable {name}"),
+        (None, Some(path)) => format!("file {}", path.display()),
+        (None, None) => String::new(),
+    };
+    let password = {
+        let (tenant, redis) = (tenant.clone(), redis.clone());
+        Arc::new(move || redis.password(&tenant).map_err(|error| error.to_string()))
+    };
+    let login = |username: &String| Login {
+        tenant: tenant.as_str().into(),
+        username: username.as_str().into(),
+        place: place.into(),
+        password,
+    };
+    redis.username.as_ref().map(login)
+}
+
+/// The broker for operations on the tenant of the configuration: that of its user, if it has one. `own` is that of the
+/// worker.
+pub fn operate(config: &Config, own: &Arc<dyn Operate>, users: Option<&Arc<RedisUsers>>) -> Arc<dyn Operate> {
+    match (login(config), users) {
+        (Some(login), Some(users)) => users.broker(&login),
+        _ => own.clone(),
+    }
+}
+
 /// This process as a worker, without a compiled cache, without public keys and without an observer.
 pub fn worker(config: &Config) -> Worker {
     let cores = || std::thread::available_parallelism().map_or(1, usize::from);
@@ -93,30 +126,40 @@ pub fn worker(config: &Config) -> Worker {
     }
 }
 
-/// These handlers, and the retention and the intakes of the configuration, as what a worker serves.
-pub fn roster(config: &Config, namespace: &Namespace, deployments: Vec<Arc<Deployment>>) -> (Roster, Orders) {
-    let intakes = intakes(config, namespace).into_iter().map(Arc::new).collect();
-    Roster::new(deployments, retention(config, namespace), intakes)
+/// These handlers, and the retention and the intakes of the configuration, as what a worker serves of its tenant.
+pub fn serving(config: &Config, deployments: Vec<Arc<Deployment>>) -> Change {
+    Change {
+        tenant: config.tenant.namespace.tenant().clone(),
+        handlers: deployments.into_iter().map(|deployment| Wanted { deployment, version: None }).collect(),
+        removed: Vec::new(),
+        retention: retention(config),
+        intakes: intakes(config).into_iter().map(Arc::new).collect(),
+    }
+}
+
+/// The same as all that a worker serves.
+pub fn roster(config: &Config, deployments: Vec<Arc<Deployment>>) -> (Roster, Orders) {
+    Roster::new([serving(config, deployments)])
 }
 
 /// The streams that are to be kept short.
-pub fn retention(config: &Config, namespace: &Namespace) -> Vec<Retention> {
+pub fn retention(config: &Config) -> Vec<Retention> {
     let limited = config.streams.iter().filter(|(_, stream)| stream.is_trimmed());
     let limited = limited.map(|(name, stream)| Retention {
-        stream: name.clone(),
-        key: namespace.stream(name),
+        stream: config.tenant.namespace.qualified(name).to_string(),
+        key: config.tenant.namespace.stream(name),
         max_length: stream.max_length,
         max_age: stream.max_age,
-        login: None,
+        login: login(config),
         trimmed: Arc::default(),
     });
     // Nobody looks back into an inbox: what is settled may go.
     let inboxes = config.handlers.keys().map(|handler| {
-        let key = namespace.inbox(handler);
+        let key = config.tenant.namespace.inbox(handler);
         Retention {
             stream: key.to_string(),
             key,
-            login: None,
+            login: login(config),
             max_length: Some(0),
             max_age: None,
             trimmed: Arc::default(),
@@ -126,13 +169,13 @@ pub fn retention(config: &Config, namespace: &Namespace) -> Vec<Retention> {
 }
 
 /// The messages that become events.
-pub fn intakes(config: &Config, namespace: &Namespace) -> Vec<Intake> {
+pub fn intakes(config: &Config) -> Vec<Intake> {
     let envelopes = envelopes(config);
     let intake = |(name, intake): (&String, &IntakeConfig)| Intake {
         name: name.clone(),
         channel: intake.channel.clone(),
-        key: namespace.intake(name),
-        stream_key: namespace.stream(&intake.stream),
+        key: config.tenant.namespace.intake(name),
+        stream_key: config.tenant.namespace.stream(&intake.stream),
         envelope: envelopes.of(&intake.stream).cloned(),
         r#type: intake.r#type.clone().unwrap_or_else(|| name.clone()),
         content_type: intake.content_type.clone(),
@@ -189,18 +232,17 @@ pub fn schemas(config: &Config) -> Result<Arc<Schemas>, SchemaFolderFaults> {
 /// Loads the schemas and the components of all handlers; reports every fault of the one or the other.
 pub fn deployments(
     config: &Config,
-    namespace: &Namespace,
     engine: &Engine,
     cache: Option<&CompiledCache>,
 ) -> Result<Vec<Arc<Deployment>>, BuildError> {
     let (schemas, envelopes, keys) = (schemas(config)?, envelopes(config), public_keys(config)?);
     let (mut deployments, mut faults) = (Vec::new(), Vec::new());
     for resolved in config.handlers() {
-        let policy = policy(&resolved, namespace, &envelopes, schemas.clone())?;
+        let policy = policy(&resolved, &config.tenant.namespace, &envelopes, schemas.clone())?;
         match deploy::prepare(engine, cache, &keys, &resolved.component, policy, isolation(resolved.isolation)) {
             Ok(version) => {
                 let slot = Arc::new(Slot::new(version));
-                deployments.push(Arc::new(deployment(config, &resolved, namespace, (slot, Arc::default()))));
+                deployments.push(Arc::new(deployment(config, &resolved, (slot, Arc::default()))));
             }
             Err(cause) => {
                 faults.push(ComponentFault { handler: resolved.name, path: resolved.component, cause });
@@ -214,11 +256,10 @@ pub fn deployments(
 pub fn version(
     config: &Config,
     resolved: &ResolvedHandler,
-    namespace: &Namespace,
     engine: &Engine,
     cache: Option<&CompiledCache>,
 ) -> Result<Version, BuildError> {
-    let policy = policy(resolved, namespace, &envelopes(config), schemas(config)?)?;
+    let policy = policy(resolved, &config.tenant.namespace, &envelopes(config), schemas(config)?)?;
     let keys = public_keys(config)?;
     deploy::prepare(engine, cache, &keys, &resolved.component, policy, isolation(resolved.isolation)).map_err(|cause| {
         let (handler, path) = (resolved.name.clone(), resolved.component.clone());
@@ -226,19 +267,16 @@ pub fn version(
     })
 }
 
-/// A handler of the default tenant, with the places of its versions.
-pub fn deployment(
-    config: &Config,
-    resolved: &ResolvedHandler,
-    namespace: &Namespace,
-    (slot, pinned): (Arc<Slot>, Arc<Pinned>),
-) -> Deployment {
+/// A handler of the tenant of the configuration, with the places of its versions.
+pub fn deployment(config: &Config, resolved: &ResolvedHandler, (slot, pinned): (Arc<Slot>, Arc<Pinned>)) -> Deployment {
     let reading = Reading { envelopes: envelopes(config), check_schemas: config.schemas.on_read };
+    let (tenant, namespace) = (&config.tenant, &config.tenant.namespace);
     let streams = resolved.streams.iter().map(|stream| Arc::new(namespace.source(stream, &resolved.group)));
     let inbox = Arc::new(namespace.inbox_source(&resolved.name, &resolved.group));
     Deployment {
-        tenant: keys::DEFAULT_TENANT.into(),
-        weight: 1,
+        tenant: namespace.tenant().clone(),
+        weight: tenant.weight,
+        id: namespace.qualified(&resolved.name),
         name: resolved.name.as_str().into(),
         namespace: namespace.clone(),
         slot,
@@ -247,7 +285,7 @@ pub fn deployment(
         sources: streams.chain([inbox]).collect(),
         retry: resolved.retry,
         dedup: resolved.dedup,
-        login: None,
+        login: login(config),
         marks: namespace.marks(&resolved.group),
         take_over_idle: resolved.take_over_idle,
         dead_key: namespace.stream(&resolved.dead_letter),
@@ -277,7 +315,7 @@ pub fn policy(
         http: resolved.http.clone().map(Arc::new),
     };
     Ok(Policy {
-        tenant: keys::DEFAULT_TENANT.into(),
+        tenant: namespace.tenant().clone(),
         handler: resolved.name.as_str().into(),
         grants: Grants::Named(grants.collect()),
         waits_in: Some(namespace.delayed()),

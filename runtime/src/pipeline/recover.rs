@@ -226,7 +226,7 @@ async fn look_for_dead(
             continue;
         }
         tracing::info!(
-            handler = deployment.name(),
+            handler = deployment.id(),
             worker = owner,
             pending = consumer.pending,
             "taking over the events of a dead worker"
@@ -238,7 +238,7 @@ async fn look_for_dead(
 
 /// Has a thread take the entries of a consumer.
 fn inherit(deployment: &Deployment, source: &Arc<Source>, from: Heirloom, threads: &Threads) {
-    let command = Command::Inherit { handler: deployment.name.clone(), source: source.clone(), from };
+    let command = Command::Inherit { handler: deployment.id.clone(), source: source.clone(), from };
     // A handler with little concurrency is not on every thread: those that do not have it ignore the command.
     match deployment.concurrency < threads.count() {
         true => threads.tell_all(&command),

@@ -21,7 +21,7 @@ use super::{Deployment, Orders, Worker};
 use crate::broker::{BrokerError, Operate, Refusal};
 use crate::clock::now_ms;
 use crate::deploy::canary::{Canary, Tally};
-use crate::deploy::record::{Preparation, Progress, Record, Rollout};
+use crate::deploy::record::{Preparation, Progress, Record, Rollout, progress_of};
 use crate::deploy::{Candidate, PublicKeys, Version};
 use crate::fleet::WorkerReport;
 use crate::stats::{HandlerStats, VersionStats};
@@ -98,6 +98,16 @@ struct Job {
     /// Nobody wants it any more: it has been told to stop.
     is_unwanted: bool,
     task: task::JoinHandle<Result<Version, String>>,
+}
+
+impl Job {
+    /// Stops it: compiling, and smoke tests, since others wait for their turn.
+    fn give_up(&mut self) {
+        if !std::mem::replace(&mut self.is_unwanted, true) {
+            self.engine.stop_compiling();
+            self.task.abort();
+        }
+    }
 }
 
 /// What was seen.
@@ -188,32 +198,14 @@ impl Rollouts {
         let records = self.store.records().await?;
         let mut step = Step { has_all: true, is_busy: false, refused: None };
         for at in 0..self.handlers.len() {
-            let is_settled =
-                match records.get(self.handlers[at].deployment.name()).map(|text| (text, Record::parse(text))) {
-                    Some((text, Ok(record))) => {
-                        self.stop_unwanted(at, &record);
-                        let is_settled = match self.follow_record(at, text, &record).await {
-                            Ok(is_settled) => is_settled,
-                            Err(error @ BrokerError::Unreachable { .. }) => return Err(error),
-                            // One handler is no reason to leave the others alone.
-                            Err(error) => {
-                                step.refused = Some(error);
-                                false
-                            }
-                        };
-                        step.is_busy |= record.rollout.is_some_and(|rollout| rollout.running_canary().is_none());
-                        is_settled
-                    }
-                    Some((text, Err(error))) => {
-                        self.handlers[at].note_unreadable(text, &error);
-                        true
-                    }
-                    None => {
-                        self.handlers[at].deployment.slot.set_deployed(false);
-                        self.handlers[at].end_trial();
-                        true
-                    }
-                };
+            let is_settled = match records.get(self.handlers[at].deployment.id()) {
+                Some(text) => self.look_at(at, text, &mut step).await?,
+                None => {
+                    self.handlers[at].deployment.slot.set_deployed(false);
+                    self.handlers[at].end_trial();
+                    true
+                }
+            };
             step.has_all &= is_settled;
             self.handlers[at].may_begin |= is_settled;
         }
@@ -221,16 +213,40 @@ impl Rollouts {
         Ok(step)
     }
 
+    /// Says whether the handler, which has this record, has the version that is to serve.
+    async fn look_at(&mut self, at: usize, text: &str, step: &mut Step) -> Result<bool, BrokerError> {
+        let record = match Record::parse(text) {
+            Ok(record) => record,
+            Err(error) => {
+                self.handlers[at].note_unreadable(text, &error);
+                return Ok(true);
+            }
+        };
+        self.stop_unwanted(at, &record);
+        let is_settled = match self.follow_record(at, text, &record).await {
+            Err(error @ BrokerError::Unreachable { .. }) => return Err(error),
+            // One handler is no reason to leave the others alone.
+            Err(error) => {
+                step.refused = Some(error);
+                false
+            }
+            Ok(is_settled) => is_settled,
+        };
+        step.is_busy |= record.rollout.is_some_and(|rollout| rollout.running_canary().is_none());
+        Ok(is_settled)
+    }
+
+    fn followed(&mut self, handler: &str) -> Option<&mut Followed> {
+        self.handlers.iter_mut().find(|followed| followed.deployment.id() == handler)
+    }
+
     /// Stops preparing what the handler has no use for any more.
     fn stop_unwanted(&mut self, at: usize, record: &Record) {
         if let Some(job) = &mut self.job
-            && job.handler == self.handlers[at].deployment.name
-            && !job.is_unwanted
+            && job.handler == self.handlers[at].deployment.id
             && !record.wants(&job.digest)
         {
-            job.is_unwanted = true;
-            job.engine.stop_compiling();
-            job.task.abort();
+            job.give_up();
         }
     }
 
@@ -239,9 +255,7 @@ impl Rollouts {
         let Some(job) = self.job.take_if(|job| job.task.is_finished()) else { return };
         let result = job.task.await.unwrap_or_else(|panic| Err(format!("preparing it ended badly: {panic}")));
         // The handler may have gone meanwhile.
-        let Some(followed) = self.handlers.iter_mut().find(|followed| followed.deployment.name == job.handler) else {
-            return;
-        };
+        let Some(followed) = self.followed(&job.handler) else { return };
         // What the handler may do may have changed meanwhile.
         let current = followed.deployment.slot.current();
         let fitting =
@@ -305,7 +319,7 @@ impl Rollouts {
             && let Some(next) = record.without_old_pins(self.store.time_ms().await?)
         {
             // Unless another worker has done it, or somebody has renewed them: the next look shows it.
-            self.store.change_record(deployment.name(), Some(text), &next.text()).await?;
+            self.store.change_record(deployment.id(), Some(text), &next.text()).await?;
         }
         let mut has_all = true;
         for digest in record.pins.keys().filter(|digest| deployment.pinned.get(digest).is_none()) {
@@ -324,7 +338,7 @@ impl Rollouts {
             Availability::Ready(version) => version,
             Availability::Pending => return Ok(false),
             Availability::Failed(why) => {
-                let handler = self.handlers[at].deployment.name();
+                let handler = self.handlers[at].deployment.id();
                 tracing::error!(alarm = "version_unavailable", handler, digest = current, "cannot serve it: {why}");
                 // Not again before it is tried again.
                 self.handlers[at].failed.retain(|digest, _| digest != current);
@@ -334,7 +348,7 @@ impl Rollouts {
         };
         let followed = &mut self.handlers[at];
         let before = followed.deployment.slot.swap(version);
-        let (handler, was) = (followed.deployment.name(), before.digest.as_str());
+        let (handler, was) = (followed.deployment.id(), before.digest.as_str());
         tracing::info!(handler, digest = current, was, "another version serves from now on");
         followed.keep(before);
         if let Some(last) = record.last.as_ref().filter(|last| last.failed.is_none() && last.digest == current) {
@@ -362,12 +376,11 @@ impl Rollouts {
             (Availability::Pending, None) => Preparation::Preparing,
         };
         self.say(at, &rollout.id, state).await?;
-        let handler = self.handlers[at].deployment.name().to_owned();
+        let handler = self.handlers[at].deployment.id().to_owned();
         let alive = self.workers_of(&handler).await?;
         let said = self.store.reports(&handler).await?;
-        let parsed = said.iter().filter_map(|(worker, text)| Some((worker.clone(), serde_json::from_str(text).ok()?)));
         let names: Vec<&str> = alive.iter().map(String::as_str).collect();
-        let next = record.advance(&names, &parsed.collect(), self.store.time_ms().await?);
+        let next = record.advance(&names, &progress_of(&said), self.store.time_ms().await?);
         if let Some(trial) = &mut self.handlers[at].trial {
             trial.looked = Some(Instant::now());
         }
@@ -398,7 +411,7 @@ impl Rollouts {
             return Ok(());
         }
         let text = serde_json::to_string(&progress).expect("progress has nothing that JSON lacks");
-        self.store.report(self.handlers[at].deployment.name(), &self.worker, &text).await?;
+        self.store.report(self.handlers[at].deployment.id(), &self.worker, &text).await?;
         self.handlers[at].said = Some(progress);
         Ok(())
     }
@@ -438,7 +451,7 @@ impl Rollouts {
             };
             let signature = signature.filter(|_| !self.keys.is_empty());
             let exam = smoke.clone().map(|smoke| Exam::new(smoke, &followed.deployment));
-            let handler = followed.deployment.name.clone();
+            let handler = followed.deployment.id.clone();
             let task = tokio::spawn(prepare(recipe, is_new, exam));
             self.job = Some(Job { handler, digest, smoke, signature, engine, is_unwanted: false, task });
         }
@@ -515,7 +528,7 @@ impl Followed {
         }
         let slot = &self.deployment.slot;
         if slot.candidate().is_none_or(|candidate| !Arc::ptr_eq(&candidate.version, &version)) {
-            let (handler, digest, share) = (self.deployment.name(), &version.digest, canary.share);
+            let (handler, digest, share) = (self.deployment.id(), &version.digest, canary.share);
             tracing::info!(handler, digest, "a version runs {share} of the events from now on");
             slot.try_out(Some(Candidate { version, share }));
         }
@@ -561,7 +574,7 @@ impl Followed {
 
     fn note_unreadable(&mut self, text: &str, error: &serde_json::Error) {
         if self.unreadable != text {
-            let handler = self.deployment.name();
+            let handler = self.deployment.id();
             tracing::error!(alarm = "record_unreadable", handler, "wasmill:deployments cannot be read: {error}");
             text.clone_into(&mut self.unreadable);
         }

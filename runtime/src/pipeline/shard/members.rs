@@ -51,7 +51,7 @@ impl Shard {
     /// Serves the handler as the deployment says from now on.
     pub(super) fn serve(&mut self, deployment: Arc<Deployment>, stats: Arc<HandlerStats>, share: usize, paused: bool) {
         let way = self.ways.enter(&deployment);
-        let at = match self.by_name.get(&deployment.name) {
+        let at = match self.by_name.get(&deployment.id) {
             Some(&at) => {
                 self.ways.leave(std::mem::replace(&mut self.lanes[at].way, way));
                 at
@@ -76,7 +76,7 @@ impl Shard {
         let entry = self.lanes.vacant_entry();
         let at = entry.key();
         entry.insert(Lane::new(deployment.clone(), stats, paused, way, Runs::new(at, &self.woken)));
-        self.by_name.insert(deployment.name.clone(), at);
+        self.by_name.insert(deployment.id.clone(), at);
         let tenant = self.tenants.enter(&deployment.tenant);
         self.schedule.enter(at, tenant, deployment.weight);
         at
@@ -122,7 +122,7 @@ impl Shard {
             self.tenants.leave(&lane.deployment.tenant);
             self.ways.leave(lane.way);
             self.shares -= lane.share;
-            self.by_name.remove(&lane.deployment.name);
+            self.by_name.remove(&lane.deployment.id);
         }
     }
 }
