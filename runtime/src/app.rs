@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::broker::Operate;
 use crate::broker::keys::Namespace;
-use crate::broker::redis::{InvalidSettings, Login, RedisSettings, RedisUsers};
+use crate::broker::redis::{InvalidSettings, Login, RedisBroker, RedisSettings, RedisUsers};
 use crate::clock::now_ms;
 use crate::config::{
     CompileConfig, Config, IntakeConfig, Isolation as ConfiguredIsolation, ResolvedHandler, SecretError,
@@ -98,6 +98,15 @@ pub fn login(config: &Config) -> Option<Login> {
         password,
     };
     redis.username.as_ref().map(login)
+}
+
+/// The Redis of the configuration, for one who works for its tenant alone. Connects when it is first used.
+pub fn redis_broker(config: &Config) -> Result<RedisBroker, BuildError> {
+    let settings = redis_settings(config)?;
+    Ok(match login(config) {
+        Some(login) => RedisBroker::for_user(settings, login),
+        None => RedisBroker::new(settings),
+    })
 }
 
 /// The broker for operations on the tenant of the configuration: that of its user, if it has one. `own` is that of the

@@ -86,7 +86,8 @@ impl Backend {
         Brokers { own: self.broker(), users: self.users().cloned() }
     }
 
-    fn users(&self) -> Option<&Arc<RedisUsers>> {
+    /// The users of tenants, if there can be any.
+    pub fn users(&self) -> Option<&Arc<RedisUsers>> {
         if let Backend::Redis(users) = self { Some(users) } else { None }
     }
 

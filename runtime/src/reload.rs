@@ -15,6 +15,7 @@ use utoipa::ToSchema;
 use crate::app::{self, BuildError, ComponentFault};
 use crate::broker::Operate;
 use crate::broker::keys::DEFAULT_TENANT;
+use crate::broker::redis::RedisUsers;
 use crate::config::{Changes, Config, ConfigErrors, ResolvedHandler};
 use crate::deploy::{self, PublicKeys, Slot, Version};
 use crate::envelope::Envelopes;
@@ -112,6 +113,8 @@ pub struct Parts {
     pub roster: Roster,
     /// The broker of the operators.
     pub broker: Arc<dyn Operate>,
+    /// The Redis users of tenants.
+    pub users: Option<Arc<RedisUsers>>,
 }
 
 /// Does the reloads, one at a time.
@@ -184,7 +187,7 @@ impl Reloader {
             (own.tenant.name.clone(), Arc::new(RunningTenant { handlers, schemas, config: own }))
         };
         let tenants: BTreeMap<_, _> = config.of_all_tenants().map(running).collect();
-        let operators = tenants.iter().map(|(name, tenant)| (name.clone(), tenant.operator(&parts.broker)));
+        let operators = tenants.iter().map(|(name, tenant)| (name.clone(), tenant.operator(&parts)));
         let (operators, receiver) = watch::channel(Operators::new(operators.collect()));
         let (asks, asked) = mpsc::channel(MAX_WAITING);
         let running = Arc::new(Running { config, tenants });
@@ -237,7 +240,7 @@ impl Reloader {
         let operators = next.tenants.iter().map(|(name, tenant)| {
             let known = self.running.tenants.get(name).filter(|known| Arc::ptr_eq(known, tenant));
             let known = known.and_then(|_| self.operators.borrow().get(name).cloned());
-            (name.clone(), known.unwrap_or_else(|| tenant.operator(&self.parts.broker)))
+            (name.clone(), known.unwrap_or_else(|| tenant.operator(&self.parts)))
         });
         let operators = Operators::new(operators.collect());
         self.operators.send_replace(operators);
@@ -258,8 +261,9 @@ impl Running {
 }
 
 impl RunningTenant {
-    fn operator(&self, broker: &Arc<dyn Operate>) -> Operator {
-        Operator::new(broker.clone(), &self.config, self.schemas.clone())
+    fn operator(&self, parts: &Parts) -> Operator {
+        let broker = app::operate(&self.config, &parts.broker, parts.users.as_ref());
+        Operator::new(broker, &self.config, self.schemas.clone())
     }
 }
 

@@ -78,9 +78,14 @@ impl RedisBroker {
     /// Connects; fails if the server cannot be reached or refuses.
     pub async fn connect(settings: RedisSettings) -> Result<RedisBroker, BrokerError> {
         let broker = RedisBroker::new(settings);
-        // A server that wants a password lets anybody connect.
-        broker.requests.query::<String>(&::redis::cmd("PING")).await?;
+        broker.check_login().await?;
         Ok(broker)
+    }
+
+    /// Fails if the server cannot be reached or refuses.
+    pub async fn check_login(&self) -> Result<(), BrokerError> {
+        // A server that wants a password lets anybody connect.
+        self.requests.query::<(u64, u64)>(&::redis::cmd("TIME")).await.map(drop)
     }
 
     /// Whether each of the keys is there.

@@ -127,7 +127,8 @@ impl Start<'_> {
             let file = file.clone();
             Arc::new(move || Config::load_or_default(file.as_deref(), environment()))
         };
-        let parts = Parts { read, engine, cache, keys, roster: roster.clone(), broker };
+        let users = backend.users().cloned();
+        let parts = Parts { read, engine, cache, keys, roster: roster.clone(), broker, users };
         let (reloader, reload, operators) = Reloader::new(parts, config.clone(), &schemas);
         let readiness = Arc::new(Readiness::default());
         let (stop, stopped) = tokio::sync::watch::channel(false);

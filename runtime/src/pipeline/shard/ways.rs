@@ -87,7 +87,9 @@ impl Ways {
         let way = &self.ways[at];
         if at != COMMON && way.lanes == 0 && way.settles == 0 && way.batch.is_empty() {
             let way = self.ways.remove(at);
-            way.tenant.iter().for_each(|tenant| drop(self.of_tenants.remove(tenant)));
+            if let Some(tenant) = way.tenant {
+                self.of_tenants.remove(&tenant);
+            }
         }
     }
 
@@ -144,11 +146,6 @@ impl Ways {
         self.ways[at].settles -= 1;
         self.settles -= 1;
         self.let_go(at);
-    }
-
-    /// Whether anything is on its way.
-    pub(super) fn is_settling(&self) -> bool {
-        self.settles > 0
     }
 
     /// Whether all has been written, but for what was refused.
