@@ -3,6 +3,9 @@
 //!
 //! Everything else works on one tenant's configuration at a time: [`Config::of_tenant`] makes it.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;

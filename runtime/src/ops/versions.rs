@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::{Operator, OpsError};
+use crate::broker::keys::DEFAULT_TENANT;
 use crate::deploy::canary::{
     Canary, MAX_ERROR_RATE, MAX_PROMOTE_AFTER_MS, MIN_PROMOTE_AFTER_MS, PROMOTE_AFTER_MS, Percent, Tally,
 };
@@ -328,22 +329,42 @@ impl Operator {
         })
     }
 
-    /// The bytes of a component that is kept, by its digest.
+    /// The bytes of a component that was deployed to a handler of this tenant and is kept, by its digest.
     pub async fn component(&self, digest: &str) -> Result<Vec<u8>, OpsError> {
         let digest = digest.strip_prefix("sha256:").unwrap_or(digest);
         if Digest::parse(digest).is_none() {
             return Err(OpsError::Invalid(format!("`{digest}` is no digest: it has 64 hexadecimal digits")));
         }
-        let bytes = self.broker.component(digest).await?;
-        bytes.ok_or_else(|| OpsError::UnknownComponent { digest: digest.to_owned() })
+        let unknown = || OpsError::UnknownComponent { digest: digest.to_owned() };
+        if !self.own_digests().await?.contains(digest) {
+            return Err(unknown());
+        }
+        self.broker.component(digest).await?.ok_or_else(unknown)
     }
 
-    /// Deletes components that no handler serves, has served before, is about to serve, or holds for dead letters. With
-    /// `keep_last`, the newest so many of each handler stay as well.
+    /// The digests of all versions of this tenant's handlers.
+    async fn own_digests(&self) -> Result<BTreeSet<String>, OpsError> {
+        let mut digests = BTreeSet::new();
+        for (id, text) in self.broker.records().await? {
+            if self.namespace.unqualified(&id).is_some() {
+                digests.extend(parse(&text)?.versions.into_iter().map(|version| version.digest));
+            }
+        }
+        Ok(digests)
+    }
+
+    /// Deletes components that no handler of any tenant serves, has served before, is about to serve, or holds for dead
+    /// letters. With `keep_last`, the newest so many of each handler stay as well. The tenant `default` is the operator:
+    /// it deletes for all; others delete what they deployed themselves.
     pub async fn gc(&self, keep_last: usize) -> Result<GcReport, OpsError> {
         let mut report = GcReport::default();
         let wanted = self.wanted(keep_last).await?;
-        for (digest, bytes) in self.broker.components().await? {
+        let own = match &**self.namespace.tenant() {
+            DEFAULT_TENANT => None,
+            _ => Some(self.own_digests().await?),
+        };
+        let is_own = |digest: &String| own.as_ref().is_none_or(|own| own.contains(digest));
+        for (digest, bytes) in self.broker.components().await?.into_iter().filter(|(digest, _)| is_own(digest)) {
             // Looked at again: it may be deployed at this moment.
             if wanted.contains(&digest) || self.wanted(keep_last).await?.contains(&digest) {
                 report.kept += 1;
