@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::broker::Operate;
 use crate::broker::keys::Namespace;
-use crate::broker::redis::{InvalidSettings, RedisSettings};
+use crate::broker::redis::{InvalidSettings, Login, RedisBroker, RedisSettings, RedisUsers};
 use crate::clock::now_ms;
 use crate::config::{
     CompileConfig, Config, IntakeConfig, Isolation as ConfiguredIsolation, ResolvedHandler, SecretError,
@@ -78,6 +79,45 @@ pub fn redis_settings(config: &Config) -> Result<RedisSettings, BuildError> {
     Ok(settings.with_timeouts(redis.connect_timeout, redis.response_timeout))
 }
 
+/// The Redis user of the tenant of the configuration, if it has one.
+pub fn login(config: &Config) -> Option<Login> {
+    let (tenant, redis) = (&config.tenant.name, &config.tenant.redis);
+    let place = match (&redis.password_env, &redis.password_file) {
+        (Some(name), _) => format!("variable {name}"),
+        (None, Some(path)) => format!("file {}", path.display()),
+        (None, None) => String::new(),
+    };
+    let password = {
+        let (tenant, redis) = (tenant.clone(), redis.clone());
+        Arc::new(move || redis.password(&tenant).map_err(|error| error.to_string()))
+    };
+    let login = |username: &String| Login {
+        tenant: tenant.as_str().into(),
+        username: username.as_str().into(),
+        place: place.into(),
+        password,
+    };
+    redis.username.as_ref().map(login)
+}
+
+/// The Redis of the configuration, for one who works for its tenant alone. Connects when it is first used.
+pub fn redis_broker(config: &Config) -> Result<RedisBroker, BuildError> {
+    let settings = redis_settings(config)?;
+    Ok(match login(config) {
+        Some(login) => RedisBroker::for_user(settings, login),
+        None => RedisBroker::new(settings),
+    })
+}
+
+/// The broker for operations on the tenant of the configuration: that of its user, if it has one. `own` is that of the
+/// worker.
+pub fn operate(config: &Config, own: &Arc<dyn Operate>, users: Option<&Arc<RedisUsers>>) -> Arc<dyn Operate> {
+    match (login(config), users) {
+        (Some(login), Some(users)) => users.broker(&login),
+        _ => own.clone(),
+    }
+}
+
 /// This process as a worker, without a compiled cache, without public keys and without an observer.
 pub fn worker(config: &Config) -> Worker {
     let cores = || std::thread::available_parallelism().map_or(1, usize::from);
@@ -119,12 +159,20 @@ pub fn retention(config: &Config) -> Vec<Retention> {
         key: config.tenant.namespace.stream(name),
         max_length: stream.max_length,
         max_age: stream.max_age,
+        login: login(config),
         trimmed: Arc::default(),
     });
     // Nobody looks back into an inbox: what is settled may go.
     let inboxes = config.handlers.keys().map(|handler| {
         let key = config.tenant.namespace.inbox(handler);
-        Retention { stream: key.to_string(), key, max_length: Some(0), max_age: None, trimmed: Arc::default() }
+        Retention {
+            stream: key.to_string(),
+            key,
+            login: login(config),
+            max_length: Some(0),
+            max_age: None,
+            trimmed: Arc::default(),
+        }
     });
     limited.chain(inboxes).collect()
 }
@@ -246,6 +294,7 @@ pub fn deployment(config: &Config, resolved: &ResolvedHandler, (slot, pinned): (
         sources: streams.chain([inbox]).collect(),
         retry: resolved.retry,
         dedup: resolved.dedup,
+        login: login(config),
         marks: namespace.marks(&resolved.group),
         take_over_idle: resolved.take_over_idle,
         dead_key: namespace.stream(&resolved.dead_letter),

@@ -36,6 +36,7 @@ mod pause;
 mod pins;
 mod project;
 mod recovery;
+mod redis_users;
 mod reload;
 mod retention;
 mod schema;

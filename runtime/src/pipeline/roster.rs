@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::{Deployment, Intake, Retention, Stats};
 use crate::broker::BrokerError;
 use crate::broker::keys::Namespace;
+use crate::broker::redis::Login;
 use crate::deploy::Version;
 use crate::stats::HandlerStats;
 use crate::wasm::LoadError;
@@ -61,7 +62,7 @@ pub struct Served {
     pub retention: Arc<[Retention]>,
     /// The messages that become events.
     pub intakes: Arc<[Arc<Intake>]>,
-    namespaces: Vec<Namespace>,
+    namespaces: Vec<(Namespace, Option<Login>)>,
     /// The streams and the intakes of each tenant.
     of_tenants: BTreeMap<Arc<str>, (Vec<Retention>, Vec<Arc<Intake>>)>,
     /// Counts the handlers that ever were on it.
@@ -79,9 +80,9 @@ impl Served {
         self.members().map(|member| &member.deployment)
     }
 
-    /// Where the streams of those served lie, each once. That of the tenant `default` is always among them: events may be
+    /// Where the streams of those served lie, each once, with the tenant's user. That of the tenant `default` is always among them: events may be
     /// published for later where no handler is.
-    pub(super) fn namespaces(&self) -> &[Namespace] {
+    pub(super) fn namespaces(&self) -> &[(Namespace, Option<Login>)] {
         &self.namespaces
     }
 
@@ -120,10 +121,10 @@ impl Served {
         next.intakes = next.of_tenants.values().flat_map(|(_, intakes)| intakes).cloned().collect();
         let stats = next.members().map(|member| (member.deployment.id().to_owned(), member.stats.clone()));
         next.stats = Arc::new(stats.collect());
-        let namespaces = next.deployments().map(|deployment| deployment.namespace.clone());
-        let by_prefix = [Namespace::default()].into_iter().chain(namespaces);
-        let by_prefix: BTreeMap<String, Namespace> =
-            by_prefix.map(|namespace| (namespace.prefix().to_owned(), namespace)).collect();
+        let namespaces = next.deployments().map(|deployment| (deployment.namespace.clone(), deployment.login.clone()));
+        let by_prefix = [(Namespace::default(), None)].into_iter().chain(namespaces);
+        let by_prefix: BTreeMap<String, (Namespace, Option<Login>)> =
+            by_prefix.map(|(namespace, login)| (namespace.prefix().to_owned(), (namespace, login))).collect();
         next.namespaces = by_prefix.into_values().collect();
         next
     }
