@@ -102,8 +102,23 @@ impl Mill {
         Mill::launch(way, &[], sections, token)
     }
 
+    /// The same on a server that is there already.
+    pub fn start_on(server: RedisServer, sections: &str) -> Mill {
+        Mill::launch_on(Some(server), Way::Redis, &[], sections, None)
+    }
+
     fn launch(way: Way, arguments: &[&str], sections: &str, token: Option<&str>) -> Mill {
         let server = (way != Way::Embedded).then(RedisServer::start);
+        Mill::launch_on(server, way, arguments, sections, token)
+    }
+
+    fn launch_on(
+        server: Option<RedisServer>,
+        way: Way,
+        arguments: &[&str],
+        sections: &str,
+        token: Option<&str>,
+    ) -> Mill {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let url = server.as_ref().map_or_else(|| "redis://127.0.0.1:1/".to_owned(), RedisServer::url);
         let secret = dir.path().join("token");
