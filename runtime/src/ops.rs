@@ -14,6 +14,7 @@ mod publish;
 mod replay;
 mod schemas;
 mod streams;
+mod users;
 mod versions;
 
 use std::collections::BTreeMap;
@@ -35,6 +36,7 @@ pub use versions::{
 };
 
 use crate::app;
+use crate::broker::acl::UserGrants;
 use crate::broker::keys::Namespace;
 use crate::broker::{BrokerError, Operate};
 use crate::config::{Config, ResolvedHandler, StreamConfig};
@@ -131,6 +133,8 @@ pub struct Operator {
     streams: Arc<BTreeMap<String, StreamConfig>>,
     /// All that the configuration names.
     stream_names: Arc<[String]>,
+    /// What the Redis user of the tenant needs, if it has one.
+    user: Option<Arc<UserGrants>>,
 }
 
 /// The operators of all tenants, by name. Cheap to clone.
@@ -165,6 +169,7 @@ impl Operator {
             envelopes: app::envelopes(config),
             streams: Arc::new(config.streams.clone()),
             stream_names: config.stream_names().into_iter().collect(),
+            user: config.tenant.redis.username.is_some().then(|| Arc::new(app::user_grants(config))),
             event_bytes: usize::try_from(config.limits.event_bytes.as_u64()).unwrap_or(usize::MAX),
         }
     }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use super::{BuildError, redis_settings};
 use crate::broker::Operate;
 use crate::broker::acl::UserGrants;
-use crate::broker::redis::{Login, RedisBroker, RedisUsers};
-use crate::config::Config;
+use crate::broker::redis::{Login, RedisBroker, RedisSettings, RedisUsers};
+use crate::config::{Config, HandlerConfig};
 
 /// The Redis user of the tenant of the configuration, if it has one.
 pub fn login(config: &Config) -> Option<Login> {
@@ -49,21 +49,18 @@ pub fn operate(config: &Config, own: &Arc<dyn Operate>, users: Option<&Arc<Redis
 }
 
 /// What the user of the tenant of the configuration needs, under the name that it has or is proposed.
-pub fn user_grants(config: &Config) -> Result<UserGrants, BuildError> {
+pub fn user_grants(config: &Config) -> UserGrants {
     let (tenant, namespace) = (&config.tenant, &config.tenant.namespace);
-    let foreign = |names: fn(&crate::config::HandlerConfig) -> &Vec<String>| {
+    let foreign = |names: fn(&HandlerConfig) -> &Vec<String>| {
         let names: BTreeSet<&String> = config.handlers.values().flat_map(names).collect();
-        names
-            .into_iter()
-            .filter(|name| !namespace.is_own(name))
-            .map(|name| namespace.stream(name).to_string())
-            .collect()
+        let foreign = names.into_iter().filter(|name| !namespace.is_own(name));
+        foreign.map(|name| namespace.stream(name).to_string()).collect()
     };
-    Ok(UserGrants {
+    UserGrants {
         username: tenant.redis.username.clone().unwrap_or_else(|| format!("wasmill-{}", tenant.name)),
         prefix: namespace.prefix().to_owned(),
         publishes: foreign(|handler| &handler.publishes),
         reads: foreign(|handler| &handler.streams),
-        database: redis_settings(config)?.database(),
-    })
+        database: RedisSettings::new(&config.redis.url).map_or(0, |settings| settings.database()),
+    }
 }
