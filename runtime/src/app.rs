@@ -1,14 +1,14 @@
 //! Building the parts from the configuration.
 
 mod schemas;
+mod users;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::broker::Operate;
 use crate::broker::keys::Namespace;
-use crate::broker::redis::{InvalidSettings, Login, RedisBroker, RedisSettings, RedisUsers};
+use crate::broker::redis::{InvalidSettings, RedisSettings};
 use crate::clock::now_ms;
 use crate::config::{
     CompileConfig, Config, IntakeConfig, Isolation as ConfiguredIsolation, ResolvedHandler, SecretError,
@@ -25,6 +25,7 @@ use crate::wasm::{
     Isolation, Policy,
 };
 
+pub use self::users::{login, operate, redis_broker, user_grants};
 pub use schemas::{SchemaFolderFault, SchemaFolderFaults};
 
 /// What the configuration asks for cannot be built.
@@ -77,45 +78,6 @@ pub fn redis_settings(config: &Config) -> Result<RedisSettings, BuildError> {
         redis.ca_file.as_deref(),
     )?;
     Ok(settings.with_timeouts(redis.connect_timeout, redis.response_timeout))
-}
-
-/// The Redis user of the tenant of the configuration, if it has one.
-pub fn login(config: &Config) -> Option<Login> {
-    let (tenant, redis) = (&config.tenant.name, &config.tenant.redis);
-    let place = match (&redis.password_env, &redis.password_file) {
-        (Some(name), _) => format!("variable {name}"),
-        (None, Some(path)) => format!("file {}", path.display()),
-        (None, None) => String::new(),
-    };
-    let password = {
-        let (tenant, redis) = (tenant.clone(), redis.clone());
-        Arc::new(move || redis.password(&tenant).map_err(|error| error.to_string()))
-    };
-    let login = |username: &String| Login {
-        tenant: tenant.as_str().into(),
-        username: username.as_str().into(),
-        place: place.into(),
-        password,
-    };
-    redis.username.as_ref().map(login)
-}
-
-/// The Redis of the configuration, for one who works for its tenant alone. Connects when it is first used.
-pub fn redis_broker(config: &Config) -> Result<RedisBroker, BuildError> {
-    let settings = redis_settings(config)?;
-    Ok(match login(config) {
-        Some(login) => RedisBroker::for_user(settings, login),
-        None => RedisBroker::new(settings),
-    })
-}
-
-/// The broker for operations on the tenant of the configuration: that of its user, if it has one. `own` is that of the
-/// worker.
-pub fn operate(config: &Config, own: &Arc<dyn Operate>, users: Option<&Arc<RedisUsers>>) -> Arc<dyn Operate> {
-    match (login(config), users) {
-        (Some(login), Some(users)) => users.broker(&login),
-        _ => own.clone(),
-    }
 }
 
 /// This process as a worker, without a compiled cache, without public keys and without an observer.

@@ -16,6 +16,7 @@ mod replay;
 mod schemas;
 mod streams;
 mod tenants;
+mod users;
 mod versions;
 
 use std::collections::BTreeMap;
@@ -40,6 +41,7 @@ pub use versions::{
 
 use crate::access::{Actor, Holder};
 use crate::app;
+use crate::broker::acl::UserGrants;
 use crate::broker::keys::{self, Namespace};
 use crate::broker::{BrokerError, Operate};
 use crate::config::{Config, ResolvedHandler, StreamConfig, Tenant};
@@ -145,6 +147,8 @@ pub struct Operator {
     /// Who asks.
     actor: Actor,
     going_on: Arc<audit::GoingOn>,
+    /// What the Redis user of the tenant needs, if it has one.
+    user: Option<Arc<UserGrants>>,
 }
 
 /// The operators of all tenants, by name. Cheap to clone.
@@ -182,6 +186,7 @@ impl Operator {
             stream_names: config.stream_names().into_iter().collect(),
             actor: Actor::default(),
             going_on: Arc::default(),
+            user: config.tenant.redis.username.is_some().then(|| Arc::new(app::user_grants(config))),
             event_bytes: usize::try_from(config.limits.event_bytes.as_u64()).unwrap_or(usize::MAX),
         }
     }

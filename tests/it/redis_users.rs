@@ -1,6 +1,7 @@
 //! The Redis users of tenants: what bounds them, and their connections.
 
 mod connections;
+mod fleet;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,7 +34,8 @@ fn grants(tenant: &str) -> UserGrants {
 
 fn login(user: &str, password: &str) -> Login {
     let password = Ok(password.to_owned());
-    Login { username: user.into(), place: "a test".into(), password: Arc::new(move || password.clone()) }
+    let (tenant, place) = (user.into(), "a test".into());
+    Login { tenant, username: user.into(), place, password: Arc::new(move || password.clone()) }
 }
 
 fn settings(server: &RedisServer) -> RedisSettings {

@@ -151,14 +151,15 @@ fn example(words: &[&str], key: &str) -> Command {
     words.iter().map(|&word| if word == "KEY" { key } else { word }.to_owned()).collect()
 }
 
-/// A pattern that this name alone fits; but for blanks, which no pattern may have: there any character fits.
+/// A pattern that this name alone fits; but for blanks, parentheses and quotes, which no pattern may have everywhere: there
+/// any character fits.
 fn escaped(name: &str) -> String {
     let mut pattern = String::with_capacity(name.len());
     for character in name.chars() {
         match character {
             '*' | '?' | '[' | ']' | '^' | '\\' => pattern.extend(['\\', character]),
-            // Parentheses would end the rule that the pattern stands in.
-            '(' | ')' => pattern.push('?'),
+            // Parentheses would end the rule that the pattern stands in, and quotes mean something there.
+            '(' | ')' | '"' | '\'' => pattern.push('?'),
             _ if character.is_whitespace() => pattern.push('?'),
             _ => pattern.push(character),
         }
@@ -168,8 +169,8 @@ fn escaped(name: &str) -> String {
 
 /// As `redis-cli` reads it.
 fn quoted(argument: &str) -> String {
-    match argument.contains(['"', '\'', '\\']) {
-        true => format!("\"{}\"", argument.replace('\\', "\\\\").replace('"', "\\\"")),
+    match argument.contains('\\') {
+        true => format!("\"{}\"", argument.replace('\\', "\\\\")),
         false => argument.to_owned(),
     }
 }
@@ -211,7 +212,7 @@ mod tests {
     #[test]
     fn names_are_no_patterns() {
         assert_eq!(escaped("a*b?[c]^d\\-e"), "a\\*b\\?\\[c\\]\\^d\\\\-e");
-        assert_eq!(escaped("a b(c)"), "a?b?c?");
-        assert_eq!(quoted("~a\\*\""), "\"~a\\\\*\\\"\"");
+        assert_eq!(escaped("a b(c)\"'"), "a?b?c???");
+        assert_eq!(quoted("~a\\*"), "\"~a\\\\*\"");
     }
 }

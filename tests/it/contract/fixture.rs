@@ -64,7 +64,7 @@ impl Fixture {
         command.arg("SETUSER").arg(grants.arguments(">secret"));
         let () = command.query_async(&mut admin).await.expect("the line is one that Redis takes");
         let password = Arc::new(|| Ok("secret".to_owned()));
-        let login = Login { username: "tenant".into(), place: "this test".into(), password };
+        let login = Login { tenant: "tenant".into(), username: "tenant".into(), place: "this test".into(), password };
         let settings = RedisSettings::new(&server.url()).expect("a valid URL");
         let users = RedisUsers::new(settings, tokio::runtime::Handle::current());
         Fixture::on(server, users.broker(&login)).await

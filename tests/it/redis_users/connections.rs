@@ -36,7 +36,7 @@ async fn connected(admin: &mut MultiplexedConnection) -> Vec<String> {
 
 /// What the tenant's handler `h` reads from its stream `in`.
 fn source(tenant: &str) -> Source {
-    Namespace::new(format!("{tenant}:")).source("in", "h")
+    Namespace::new(tenant, format!("{tenant}:")).source("in", "h")
 }
 
 async fn publish(broker: &RedisBroker, key: &str) -> Result<(), BrokerError> {
@@ -143,10 +143,11 @@ async fn what_is_refused_for_one_user_does_not_disturb_another() {
         let refused = publish(&right, "t0:in").await.unwrap_err();
         assert!(matches!(refused, BrokerError::Refused { refusal: Refusal::NoPermission, .. }), "{refused}");
     }
-    // The right password, in another place: another broker.
+    // The right password, in another place: from now on for all who have the broker.
     let mut corrected = login("t0", "t0");
     corrected.place = "another place".into();
-    publish(&users.broker(&corrected), "t0:in").await.unwrap();
+    users.broker(&corrected);
+    publish(&wrong, "t0:in").await.unwrap();
     let missing = wasmill::broker::redis::Login {
         password: Arc::new(|| Err("tenants.t0.redis.password_file: no such file".to_owned())),
         place: "a third place".into(),
