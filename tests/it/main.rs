@@ -26,6 +26,7 @@ mod http;
 mod inspect;
 mod intake;
 mod invoke;
+mod isolation;
 mod languages;
 mod lost;
 mod memory;

@@ -5,6 +5,7 @@
 
 mod change;
 mod prepare;
+mod turns;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use tokio::task;
 
 pub(crate) use self::prepare::beside;
 use self::prepare::{Exam, Recipe, prepare};
+use self::turns::Turns;
 use super::roster::Member;
 use super::threads::Threads;
 use super::{Deployment, Orders, Worker};
@@ -47,6 +49,9 @@ pub(super) struct Rollouts {
     handlers: Vec<Followed>,
     /// The version that is being prepared. One at a time: more would take the cores from the events.
     job: Option<Job>,
+    /// What could be prepared next.
+    wishes: Vec<Wish>,
+    turns: Turns,
 }
 
 /// One handler.
@@ -82,6 +87,18 @@ struct Trial {
     before: Tally,
     /// When it was last said how it does.
     looked: Option<Instant>,
+}
+
+/// A version that is to be prepared.
+struct Wish {
+    /// The place of the handler.
+    at: usize,
+    digest: String,
+    size: u64,
+    smoke: Option<String>,
+    signature: Option<String>,
+    /// It has not served before.
+    is_new: bool,
 }
 
 /// A version in preparation.
@@ -124,7 +141,16 @@ impl Rollouts {
     ) -> Rollouts {
         let handlers = members.map(|member| Followed { has_begun: true, ..Followed::new(member) });
         let (worker, cache, keys) = (worker.id.clone(), worker.cache.clone(), worker.keys.clone());
-        Rollouts { store, worker, cache, keys, handlers: handlers.collect(), job: None }
+        Rollouts {
+            store,
+            worker,
+            cache,
+            keys,
+            handlers: handlers.collect(),
+            job: None,
+            wishes: Vec::new(),
+            turns: Turns::default(),
+        }
     }
 
     /// Waits until each handler has the version that is to serve. A worker that begins with another one would do what was
@@ -185,6 +211,7 @@ impl Rollouts {
     async fn step(&mut self) -> Result<Step, BrokerError> {
         self.take_prepared().await;
         let records = self.store.records().await?;
+        self.wishes.clear();
         let mut step = Step { has_all: true, is_busy: false, refused: None };
         for at in 0..self.handlers.len() {
             let is_settled =
@@ -216,6 +243,7 @@ impl Rollouts {
             step.has_all &= is_settled;
             self.handlers[at].may_begin |= is_settled;
         }
+        self.begin_job();
         step.is_busy |= self.job.is_some();
         Ok(step)
     }
@@ -402,7 +430,7 @@ impl Rollouts {
         Ok(())
     }
 
-    /// A version, if it is ready; begins to prepare it otherwise.
+    /// A version, if it is ready; otherwise it is one of those that can be prepared next.
     fn want(&mut self, at: usize, digest: &str, record: &Record) -> Availability {
         let followed = &mut self.handlers[at];
         let smoke = record.smoke(digest);
@@ -421,27 +449,52 @@ impl Rollouts {
         }
         if self.job.is_none() {
             let is_new = record.rollout.as_ref().is_some_and(|rollout| rollout.digest == digest);
-            let (digest, smoke) = (digest.to_owned(), smoke.map(str::to_owned));
             followed.verified.retain(|digest, _| record.versions.iter().any(|known| known.digest == *digest));
-            let current = followed.deployment.slot.current();
-            let engine = current.handler.component.engine().apart();
-            let recipe = Recipe {
-                store: self.store.clone(),
-                cache: self.cache.clone(),
-                keys: self.keys.clone(),
-                engine: engine.clone(),
-                current,
-                digest: digest.clone(),
+            self.wishes.push(Wish {
+                at,
+                digest: digest.to_owned(),
                 size: known.map_or(0, |known| known.size),
-                signature: signature.clone(),
-            };
-            let signature = signature.filter(|_| !self.keys.is_empty());
-            let exam = smoke.clone().map(|smoke| Exam::new(smoke, &followed.deployment));
-            let handler = followed.deployment.name.clone();
-            let task = tokio::spawn(prepare(recipe, is_new, exam));
-            self.job = Some(Job { handler, digest, smoke, signature, engine, is_unwanted: false, task });
+                smoke: smoke.map(str::to_owned),
+                signature,
+                is_new,
+            });
         }
         Availability::Pending
+    }
+
+    /// Begins to prepare one of the versions that were asked for in this look, unless one is being prepared: the tenants
+    /// take turns, and so do the handlers of a tenant.
+    fn begin_job(&mut self) {
+        let handlers = &self.handlers;
+        let whose = |wish: &Wish| {
+            let deployment = &handlers[wish.at].deployment;
+            (deployment.tenant.clone(), deployment.name.clone())
+        };
+        let asking: Vec<_> = self.wishes.iter().map(whose).collect();
+        if self.job.is_some() {
+            return;
+        }
+        let Some(next) = self.turns.next(&asking) else { return };
+        let Wish { at, digest, size, smoke, signature, is_new } = self.wishes.swap_remove(next);
+        let deployment = &self.handlers[at].deployment;
+        let current = deployment.slot.current();
+        let policy = &current.handler.policy;
+        let engine = current.handler.component.engine().apart().for_tenant(policy.tenant.clone());
+        let recipe = Recipe {
+            store: self.store.clone(),
+            cache: self.cache.clone(),
+            keys: self.keys.clone(),
+            engine: engine.clone(),
+            current,
+            digest: digest.clone(),
+            size,
+            signature: signature.clone(),
+        };
+        let signature = signature.filter(|_| !self.keys.is_empty());
+        let exam = smoke.clone().map(|smoke| Exam::new(smoke, deployment));
+        let handler = deployment.name.clone();
+        let task = tokio::spawn(prepare(recipe, is_new, exam));
+        self.job = Some(Job { handler, digest, smoke, signature, engine, is_unwanted: false, task });
     }
 }
 
