@@ -48,7 +48,8 @@ impl Shard {
         let mut finished = Vec::new();
         for (at, lane) in &mut self.lanes {
             if lane.removed && lane.paused {
-                // Nobody begins it here any more, as nobody says when it goes on. It is found when the handler comes back, or by others after this worker.
+                // Nobody begins it here any more, as nobody says when it goes on. It is found when the handler comes back,
+                // or by others after this worker.
                 self.left.extend(lane.abandon());
             }
             for source in lane.sources.iter_mut().filter(|source| source.has_finished()) {
