@@ -4,6 +4,7 @@
 //! rollout, in one step that succeeds once. So it does not matter who dies in between, this worker included.
 
 mod change;
+mod job;
 mod prepare;
 mod turns;
 
@@ -11,10 +12,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::task;
-
+use self::job::{Job, Wish};
 pub(crate) use self::prepare::beside;
-use self::prepare::{Exam, Recipe, prepare};
 use self::turns::Turns;
 use super::roster::Member;
 use super::threads::Threads;
@@ -26,7 +25,7 @@ use crate::deploy::record::{Preparation, Progress, Record, Rollout, progress_of}
 use crate::deploy::{Candidate, PublicKeys, Version};
 use crate::fleet::WorkerReport;
 use crate::stats::{HandlerStats, VersionStats};
-use crate::wasm::{CompiledCache, Engine};
+use crate::wasm::CompiledCache;
 
 /// How often a worker looks whether another version is wanted: a rollback is not noticed later than that, and has switched
 /// within a tenth of a second.
@@ -87,43 +86,6 @@ struct Trial {
     before: Tally,
     /// When it was last said how it does.
     looked: Option<Instant>,
-}
-
-/// A version that is to be prepared.
-struct Wish {
-    /// The place of the handler.
-    at: usize,
-    digest: String,
-    size: u64,
-    smoke: Option<String>,
-    signature: Option<String>,
-    /// It has not served before.
-    is_new: bool,
-}
-
-/// A version in preparation.
-struct Job {
-    handler: Arc<str>,
-    digest: String,
-    /// The smoke tests that are part of it.
-    smoke: Option<String>,
-    /// The signature by which its component is verified, if it must be.
-    signature: Option<String>,
-    /// What it compiles with.
-    engine: Engine,
-    /// Nobody wants it any more: it has been told to stop.
-    is_unwanted: bool,
-    task: task::JoinHandle<Result<Version, String>>,
-}
-
-impl Job {
-    /// Stops it: compiling, and smoke tests, since others wait for their turn.
-    fn give_up(&mut self) {
-        if !std::mem::replace(&mut self.is_unwanted, true) {
-            self.engine.stop_compiling();
-            self.task.abort();
-        }
-    }
 }
 
 /// What was seen.
@@ -265,40 +227,6 @@ impl Rollouts {
 
     fn followed(&mut self, handler: &str) -> Option<&mut Followed> {
         self.handlers.iter_mut().find(|followed| followed.deployment.name() == handler)
-    }
-
-    /// Stops preparing what the handler has no use for any more.
-    fn stop_unwanted(&mut self, at: usize, record: &Record) {
-        if let Some(job) = &mut self.job
-            && job.handler == self.handlers[at].deployment.name
-            && !record.wants(&job.digest)
-        {
-            job.give_up();
-        }
-    }
-
-    /// Takes over what has been prepared meanwhile.
-    async fn take_prepared(&mut self) {
-        let Some(job) = self.job.take_if(|job| job.task.is_finished()) else { return };
-        let result = job.task.await.unwrap_or_else(|panic| Err(format!("preparing it ended badly: {panic}")));
-        // The handler may have gone meanwhile.
-        let Some(followed) = self.followed(&job.handler) else { return };
-        // What the handler may do may have changed meanwhile.
-        let current = followed.deployment.slot.current();
-        let fitting =
-            |version: Version| Arc::new(version).as_granted_to(&current.handler).map_err(|error| error.to_string());
-        match result.and_then(fitting) {
-            _ if job.is_unwanted => {}
-            Ok(version) => {
-                followed.hold(version);
-                followed.failed.remove(&job.digest);
-                followed.verified.extend(job.signature.map(|signature| (job.digest.clone(), signature)));
-                followed.passed = job.smoke.map(|smoke| (job.digest, smoke)).or(followed.passed.take());
-            }
-            Err(why) => {
-                followed.failed.insert(job.digest, (why, Instant::now() + RETRY));
-            }
-        }
     }
 
     /// Says whether the handler has the version that is to serve.
@@ -473,49 +401,6 @@ impl Rollouts {
             });
         }
         Availability::Pending
-    }
-
-    /// Begins to prepare one of the versions that were asked for in this look, unless one is being prepared: the tenants
-    /// take turns, and so do the handlers of a tenant.
-    fn begin_job(&mut self) {
-        let handlers = &self.handlers;
-        let whose = |wish: &Wish| {
-            let deployment = &handlers[wish.at].deployment;
-            (deployment.tenant.clone(), deployment.name.clone())
-        };
-        let asking: Vec<_> = self.wishes.iter().map(whose).collect();
-        if self.job.is_some() {
-            return;
-        }
-        let Some(next) = self.turns.next(&asking) else { return };
-        let Wish { at, digest, size, smoke, signature, is_new } = self.wishes.swap_remove(next);
-        let deployment = &self.handlers[at].deployment;
-        let current = deployment.slot.current();
-        let policy = &current.handler.policy;
-        let engine = current.handler.component.engine().apart().for_tenant(policy.tenant.clone());
-        let recipe = Recipe {
-            store: self.store.clone(),
-            cache: self.cache.clone(),
-            keys: self.keys.clone(),
-            engine: engine.clone(),
-            current,
-            digest: digest.clone(),
-            size,
-            signature: signature.clone(),
-        };
-        let signature = signature.filter(|_| !self.keys.is_empty());
-        let exam = smoke.clone().map(|smoke| Exam::new(smoke, deployment));
-        let handler = deployment.name.clone();
-        let task = tokio::spawn(prepare(recipe, is_new, exam));
-        self.job = Some(Job { handler, digest, smoke, signature, engine, is_unwanted: false, task });
-    }
-}
-
-impl Drop for Rollouts {
-    fn drop(&mut self) {
-        if let Some(job) = self.job.take() {
-            job.task.abort();
-        }
     }
 }
 
