@@ -38,4 +38,5 @@ pub mod schedule;
 pub mod schema;
 pub mod stats;
 pub mod telemetry;
+pub mod text;
 pub mod wasm;

@@ -22,6 +22,7 @@ mod generate;
 mod groups;
 mod handlers;
 mod host_interfaces;
+mod hostile;
 mod http;
 mod inspect;
 mod intake;

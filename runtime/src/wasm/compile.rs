@@ -21,9 +21,9 @@ use rustix::process::{
 
 use super::component::MAX_COMPONENT_BYTES;
 use super::engine::code_config;
-use super::logs::printable;
 use super::turns::Turns;
 use crate::outcome::bounded;
+use crate::text::printable;
 
 /// The verb of the binary that [`serve`] is behind.
 pub const VERB: &str = "compile-component";
