@@ -33,7 +33,11 @@ fn forged_text_in_an_event_stays_text_in_logs_metrics_tables_and_answers() {
     // In the data, from where the guest puts it everywhere; and in what the event itself says of itself.
     mill.add("1", "forge", FORGED.as_bytes());
     mill.add(FORGED, FORGED, b"");
-    let letters = mill.wait_for("faults.dead", 2);
+    // What is no event is said to be none, with what is wrong.
+    let time: [(&[u8], &[u8]); 4] =
+        [(b"ce_id", b"2"), (b"ce_source", b"/t"), (b"ce_type", b"ok"), (b"ce_time", FORGED.as_bytes())];
+    mill.add_raw("faults.in", &time);
+    let letters = mill.wait_for("faults.dead", 3);
     mill.wait_settled();
     let of = |id: &str| letters.iter().find(|letter| text(letter, "ce_id") == id).unwrap();
     assert_eq!(text(of("1"), "data"), FORGED, "what is kept is what was sent");
@@ -51,6 +55,7 @@ fn forged_text_in_an_event_stays_text_in_logs_metrics_tables_and_answers() {
         &["dlq", "ls", "faults"][..],
         &["dlq", "show", "faults", &dead_id(&mut mill, "1")],
         &["dlq", "show", "faults", &dead_id(&mut mill, FORGED)],
+        &["dlq", "show", "faults", &dead_id(&mut mill, "2")],
         &["history", "faults.in", "--since", "-"],
         &["stats"],
         &["streams"],
@@ -64,7 +69,7 @@ fn forged_text_in_an_event_stays_text_in_logs_metrics_tables_and_answers() {
         assert!(text.lines().all(|line| !line.starts_with("2026-01-01")), "{text}");
     }
     // Everything of Redis is still there.
-    assert_eq!(mill.entries("faults.in").len(), 2);
+    assert_eq!(mill.entries("faults.in").len(), 3);
 }
 
 fn dead_id(mill: &mut Mill, event: &str) -> String {
@@ -91,7 +96,7 @@ fn names_that_are_patterns_or_paths_name_nothing_else() {
         let output = mill.run(&["history", name, "--since", "-", "--output", "json"]);
         assert_eq!(String::from_utf8_lossy(&output.stdout).lines().count(), 1, "{name}: {}", said(&output));
     }
-    for name in ["wasmill:workers", "a\u{1b}[2J", "", "two\nlines"] {
+    for name in ["wasmill:workers", "a\u{1b}[2J", "a\u{202e}b", "", "two\nlines"] {
         let output = mill.run(&["send", name, "ok", "{}"]);
         assert!(!output.status.success(), "{name:?}");
         assert_harmless("the refusal", &said(&output));
