@@ -104,7 +104,7 @@ pub(super) fn render(state: &AdminState) -> String {
 fn serving(served: &Served) -> MetricFamily {
     let metrics = served.deployments().map(|deployment| {
         let (digest, mut metric) = (deployment.slot.current().digest.clone(), Metric::default());
-        metric.set_label(vec![label("digest", &digest), label("handler", deployment.name())]);
+        metric.set_label([vec![label("digest", &digest)], of_handler(deployment.id())].concat());
         let mut gauge = Gauge::default();
         gauge.set_value(1.0);
         metric.set_gauge(gauge);
@@ -121,7 +121,8 @@ fn by_version(stats: &Stats) -> MetricFamily {
         for (digest, counts) in stats.versions() {
             metrics.extend(OUTCOMES.iter().map(|(outcome, value)| {
                 let mut metric = Metric::default();
-                metric.set_label(vec![label("digest", &digest), label("handler", handler), label("outcome", outcome)]);
+                let labels = [vec![label("digest", &digest)], of_handler(handler), vec![label("outcome", outcome)]];
+                metric.set_label(labels.concat());
                 let mut counter = Counter::default();
                 counter.set_value(value(&counts) as f64);
                 metric.set_counter(counter);
@@ -141,7 +142,8 @@ fn family(
     fill: impl Fn(&HandlerStats, &mut Metric),
 ) -> MetricFamily {
     let metrics = stats.iter().map(|(handler, stats)| {
-        let mut metric = labelled("handler", handler);
+        let mut metric = Metric::default();
+        metric.set_label(of_handler(handler));
         fill(stats, &mut metric);
         metric
     });
@@ -153,6 +155,14 @@ fn label(name: &str, value: &str) -> LabelPair {
     label.set_name(name.to_owned());
     label.set_value(value.to_owned());
     label
+}
+
+/// The labels of a handler. Of the tenant `default` there is no label for the tenant: Prometheus takes that for an empty one.
+fn of_handler(id: &str) -> Vec<LabelPair> {
+    match id.split_once('/') {
+        None => vec![label("handler", id)],
+        Some((tenant, handler)) => vec![label("handler", handler), label("tenant", tenant)],
+    }
 }
 
 fn labelled(name: &str, value: &str) -> Metric {

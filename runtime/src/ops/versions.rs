@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::{Operator, OpsError};
+use crate::broker::keys::DEFAULT_TENANT;
 use crate::deploy::canary::{
     Canary, MAX_ERROR_RATE, MAX_PROMOTE_AFTER_MS, MIN_PROMOTE_AFTER_MS, PROMOTE_AFTER_MS, Percent, Tally,
 };
@@ -305,7 +306,7 @@ impl Operator {
         let names: Vec<&str> = workers.iter().map(|worker| worker.worker.as_str()).collect();
         let now_ms = self.broker.time_ms().await?;
         if let Some(next) = record.advance(&names, &said, now_ms)
-            && self.broker.change_record(handler, text.as_deref(), &next.text()).await?
+            && self.broker.change_record(&self.id(handler), text.as_deref(), &next.text()).await?
         {
             record = next;
         }
@@ -328,22 +329,42 @@ impl Operator {
         })
     }
 
-    /// The bytes of a component that is kept, by its digest.
+    /// The bytes of a component that was deployed to a handler of this tenant and is kept, by its digest.
     pub async fn component(&self, digest: &str) -> Result<Vec<u8>, OpsError> {
         let digest = digest.strip_prefix("sha256:").unwrap_or(digest);
         if Digest::parse(digest).is_none() {
             return Err(OpsError::Invalid(format!("`{digest}` is no digest: it has 64 hexadecimal digits")));
         }
-        let bytes = self.broker.component(digest).await?;
-        bytes.ok_or_else(|| OpsError::UnknownComponent { digest: digest.to_owned() })
+        let unknown = || OpsError::UnknownComponent { digest: digest.to_owned() };
+        if !self.own_digests().await?.contains(digest) {
+            return Err(unknown());
+        }
+        self.broker.component(digest).await?.ok_or_else(unknown)
     }
 
-    /// Deletes components that no handler serves, has served before, is about to serve, or holds for dead letters. With
-    /// `keep_last`, the newest so many of each handler stay as well.
+    /// The digests of all versions of this tenant's handlers.
+    async fn own_digests(&self) -> Result<BTreeSet<String>, OpsError> {
+        let mut digests = BTreeSet::new();
+        for (id, text) in self.broker.records().await? {
+            if self.namespace.unqualified(&id).is_some() {
+                digests.extend(parse(&text)?.versions.into_iter().map(|version| version.digest));
+            }
+        }
+        Ok(digests)
+    }
+
+    /// Deletes components that no handler of any tenant serves, has served before, is about to serve, or holds for dead
+    /// letters. With `keep_last`, the newest so many of each handler stay as well. The tenant `default` is the operator:
+    /// it deletes for all; others delete what they deployed themselves.
     pub async fn gc(&self, keep_last: usize) -> Result<GcReport, OpsError> {
         let mut report = GcReport::default();
         let wanted = self.wanted(keep_last).await?;
-        for (digest, bytes) in self.broker.components().await? {
+        let own = match &**self.namespace.tenant() {
+            DEFAULT_TENANT => None,
+            _ => Some(self.own_digests().await?),
+        };
+        let is_own = |digest: &String| own.as_ref().is_none_or(|own| own.contains(digest));
+        for (digest, bytes) in self.broker.components().await?.into_iter().filter(|(digest, _)| is_own(digest)) {
             // Looked at again: it may be deployed at this moment.
             if wanted.contains(&digest) || self.wanted(keep_last).await?.contains(&digest) {
                 report.kept += 1;
@@ -371,7 +392,7 @@ impl Operator {
 
     /// The record of a handler, and its text if there is one.
     pub(super) async fn record(&self, handler: &str) -> Result<(Option<String>, Record), OpsError> {
-        let text = self.broker.records().await?.remove(handler);
+        let text = self.broker.records().await?.remove(&*self.id(handler));
         let record = text.as_deref().map(parse).transpose()?.unwrap_or_default();
         Ok((text, record))
     }
@@ -384,7 +405,7 @@ impl Operator {
     ) -> Result<(), OpsError> {
         for _ in 0..TRIES {
             let (text, record) = self.record(handler).await?;
-            if self.broker.change_record(handler, text.as_deref(), &next(&record)?.text()).await? {
+            if self.broker.change_record(&self.id(handler), text.as_deref(), &next(&record)?.text()).await? {
                 return Ok(());
             }
         }
@@ -392,7 +413,7 @@ impl Operator {
     }
 
     async fn said(&self, handler: &str) -> Result<BTreeMap<String, Progress>, OpsError> {
-        Ok(progress_of(&self.broker.reports(handler).await?))
+        Ok(progress_of(&self.broker.reports(&self.id(handler)).await?))
     }
 
     async fn worker_versions(

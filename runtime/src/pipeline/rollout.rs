@@ -186,7 +186,7 @@ impl Rollouts {
         self.wishes.clear();
         let mut step = Step { has_all: true, is_busy: false, refused: None };
         for at in 0..self.handlers.len() {
-            let is_settled = match records.get(self.handlers[at].deployment.name()) {
+            let is_settled = match records.get(self.handlers[at].deployment.id()) {
                 Some(text) => self.look_at(at, text, &mut step).await?,
                 None => {
                     self.handlers[at].deployment.slot.set_deployed(false);
@@ -226,7 +226,7 @@ impl Rollouts {
     }
 
     fn followed(&mut self, handler: &str) -> Option<&mut Followed> {
-        self.handlers.iter_mut().find(|followed| followed.deployment.name() == handler)
+        self.handlers.iter_mut().find(|followed| followed.deployment.id() == handler)
     }
 
     /// Says whether the handler has the version that is to serve.
@@ -274,7 +274,7 @@ impl Rollouts {
             && let Some(next) = record.without_old_pins(self.store.time_ms().await?)
         {
             // Unless another worker has done it, or somebody has renewed them: the next look shows it.
-            self.store.change_record(deployment.name(), Some(text), &next.text()).await?;
+            self.store.change_record(deployment.id(), Some(text), &next.text()).await?;
         }
         let mut has_all = true;
         for digest in record.pins.keys().filter(|digest| deployment.pinned.get(digest).is_none()) {
@@ -293,7 +293,7 @@ impl Rollouts {
             Availability::Ready(version) => version,
             Availability::Pending => return Ok(false),
             Availability::Failed(why) => {
-                let handler = self.handlers[at].deployment.name();
+                let handler = self.handlers[at].deployment.id();
                 tracing::error!(alarm = "version_unavailable", handler, digest = current, "cannot serve it: {why}");
                 // Not again before it is tried again.
                 self.handlers[at].failed.retain(|digest, _| digest != current);
@@ -303,7 +303,7 @@ impl Rollouts {
         };
         let followed = &mut self.handlers[at];
         let before = followed.deployment.slot.swap(version);
-        let (handler, was) = (followed.deployment.name(), before.digest.as_str());
+        let (handler, was) = (followed.deployment.id(), before.digest.as_str());
         tracing::info!(handler, digest = current, was, "another version serves from now on");
         followed.keep(before);
         if let Some(last) = record.last.as_ref().filter(|last| last.failed.is_none() && last.digest == current) {
@@ -331,7 +331,7 @@ impl Rollouts {
             (Availability::Pending, None) => Preparation::Preparing,
         };
         self.say(at, &rollout.id, state).await?;
-        let handler = self.handlers[at].deployment.name().to_owned();
+        let handler = self.handlers[at].deployment.id().to_owned();
         let alive = self.workers_of(&handler).await?;
         let said = self.store.reports(&handler).await?;
         let names: Vec<&str> = alive.iter().map(String::as_str).collect();
@@ -366,7 +366,7 @@ impl Rollouts {
             return Ok(());
         }
         let text = serde_json::to_string(&progress).expect("progress has nothing that JSON lacks");
-        self.store.report(self.handlers[at].deployment.name(), &self.worker, &text).await?;
+        self.store.report(self.handlers[at].deployment.id(), &self.worker, &text).await?;
         self.handlers[at].said = Some(progress);
         Ok(())
     }
@@ -465,7 +465,7 @@ impl Followed {
         }
         let slot = &self.deployment.slot;
         if slot.candidate().is_none_or(|candidate| !Arc::ptr_eq(&candidate.version, &version)) {
-            let (handler, digest, share) = (self.deployment.name(), &version.digest, canary.share);
+            let (handler, digest, share) = (self.deployment.id(), &version.digest, canary.share);
             tracing::info!(handler, digest, "a version runs {share} of the events from now on");
             slot.try_out(Some(Candidate { version, share }));
         }
@@ -511,7 +511,7 @@ impl Followed {
 
     fn note_unreadable(&mut self, text: &str, error: &serde_json::Error) {
         if self.unreadable != text {
-            let handler = self.deployment.name();
+            let handler = self.deployment.id();
             tracing::error!(alarm = "record_unreadable", handler, "wasmill:deployments cannot be read: {error}");
             text.clone_into(&mut self.unreadable);
         }

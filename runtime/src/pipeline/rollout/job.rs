@@ -52,7 +52,7 @@ impl Rollouts {
     /// Stops preparing what the handler has no use for any more.
     pub(super) fn stop_unwanted(&mut self, at: usize, record: &Record) {
         if let Some(job) = &mut self.job
-            && job.handler == self.handlers[at].deployment.name
+            && job.handler == self.handlers[at].deployment.id
             && !record.wants(&job.digest)
         {
             job.give_up();
@@ -113,7 +113,7 @@ impl Rollouts {
         };
         let signature = signature.filter(|_| !self.keys.is_empty());
         let exam = smoke.clone().map(|smoke| Exam::new(smoke, deployment));
-        let handler = deployment.name.clone();
+        let handler = deployment.id.clone();
         let task = tokio::spawn(prepare(recipe, is_new, exam));
         self.job = Some(Job { handler, digest, smoke, signature, engine, is_unwanted: false, task });
     }
