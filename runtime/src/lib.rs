@@ -31,6 +31,7 @@ pub mod ops;
 pub mod outcome;
 pub mod pipeline;
 pub mod project;
+pub mod quota;
 pub mod readiness;
 pub mod reload;
 pub mod route;

@@ -11,12 +11,13 @@ mod pending;
 mod pins;
 mod position;
 mod publish;
+mod quotas;
 mod replay;
 mod schemas;
 mod streams;
 mod versions;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 pub use dead_letters::{DeadLetterPage, DeadLetterQuery, DeadLetterReport, MovedReport, RawBytes, Selection};
@@ -37,8 +38,9 @@ pub use versions::{
 use crate::app;
 use crate::broker::keys::Namespace;
 use crate::broker::{BrokerError, Operate};
-use crate::config::{Config, ResolvedHandler, StreamConfig};
+use crate::config::{Config, ResolvedHandler, StreamConfig, TenantQuotas};
 use crate::envelope::Envelopes;
+use crate::quota::{Counted, Sampler};
 use crate::schema::{SchemaViolation, Schemas};
 
 /// An operation that could not be done.
@@ -72,6 +74,9 @@ pub enum OpsError {
     /// More than a limit allows.
     #[error("{0}")]
     TooLarge(String),
+    /// A quota of the tenant is used up.
+    #[error("quotas.{quota} of the tenant {tenant}: {text}")]
+    Quota { tenant: String, quota: &'static str, text: String },
     /// Something else is going on that must end first.
     #[error("{0}")]
     Conflict(String),
@@ -91,6 +96,9 @@ impl OpsError {
             OpsError::Invalid(_) => 400,
             OpsError::Schema { .. } => 422,
             OpsError::TooLarge(_) => 413,
+            // Insufficient storage: waiting alone does not help.
+            OpsError::Quota { quota: "component_bytes", .. } => 507,
+            OpsError::Quota { .. } => 429,
             OpsError::Conflict(_) => 409,
             OpsError::Broker(BrokerError::Unreachable { .. } | BrokerError::Refused { .. }) => 503,
             OpsError::Broker(BrokerError::NotRedrivable { .. }) => 409,
@@ -109,6 +117,7 @@ impl OpsError {
             OpsError::Invalid(_) => "invalid",
             OpsError::Schema { .. } => "schema",
             OpsError::TooLarge(_) => "too-large",
+            OpsError::Quota { .. } => "quota",
             OpsError::Conflict(_) => "conflict",
             OpsError::Broker(BrokerError::Unreachable { .. }) => "broker-unreachable",
             OpsError::Broker(BrokerError::Refused { .. }) => "broker-refuses",
@@ -131,6 +140,21 @@ pub struct Operator {
     streams: Arc<BTreeMap<String, StreamConfig>>,
     /// All that the configuration names.
     stream_names: Arc<[String]>,
+    /// What the tenant may use.
+    quotas: Option<Arc<TenantQuotas>>,
+    sampler: Sampler,
+}
+
+/// What counts against the quotas of the tenant: the streams that its configuration names, and what wasmill adds for them.
+fn counted(config: &Config) -> Counted {
+    let namespace = &config.tenant.namespace;
+    let streams = config.stream_names().into_iter().filter(|name| namespace.is_own(name));
+    let handlers = config.handlers();
+    let inboxes = handlers.iter().map(|handler| namespace.inbox(&handler.name));
+    let dead: BTreeSet<Arc<str>> = handlers.iter().map(|handler| namespace.stream(&handler.dead_letter)).collect();
+    let keys = streams.map(|name| namespace.stream(&name)).chain(inboxes).chain([namespace.delayed()]);
+    let keys: BTreeSet<Arc<str>> = keys.chain(dead.iter().cloned()).collect();
+    Counted { keys: keys.into_iter().collect(), dead: dead.into_iter().collect() }
 }
 
 /// The operators of all tenants, by name. Cheap to clone.
@@ -165,6 +189,8 @@ impl Operator {
             envelopes: app::envelopes(config),
             streams: Arc::new(config.streams.clone()),
             stream_names: config.stream_names().into_iter().collect(),
+            quotas: config.tenant.quotas.clone().map(Arc::new),
+            sampler: Sampler::new(counted(config)),
             event_bytes: usize::try_from(config.limits.event_bytes.as_u64()).unwrap_or(usize::MAX),
         }
     }

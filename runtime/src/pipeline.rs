@@ -11,6 +11,7 @@ mod intake;
 mod lane;
 mod observe;
 mod pause;
+mod quotas;
 mod recover;
 mod retention;
 mod rollout;
@@ -28,6 +29,7 @@ use std::time::{Duration, Instant};
 
 pub use self::intake::{Intake, IntakeStats};
 pub use self::observe::{How, Observer, Run, Seen};
+pub use self::quotas::QuotaWaits;
 use self::recover::Prepared;
 pub use self::retention::Retention;
 use self::rollout::Rollouts;
@@ -39,6 +41,7 @@ use crate::broker::memory::MemoryBroker;
 use crate::broker::pubsub::PubSub;
 use crate::broker::redis::{RedisBroker, RedisSettings};
 use crate::broker::{Broker, BrokerError, Source, keys};
+use crate::config::TenantQuotas;
 use crate::deploy::{Pinned, PublicKeys, Slot};
 use crate::envelope::Envelopes;
 use crate::fleet::{HandlerReport, WorkerReport};
@@ -124,6 +127,8 @@ pub struct Deployment {
     pub dead_key: Arc<str>,
     /// The most deliveries of it that this worker runs at the same time. At least 1.
     pub concurrency: usize,
+    /// What all handlers of the tenant may use together; `None`: no bounds.
+    pub quotas: Option<Arc<TenantQuotas>>,
     /// How entries become events.
     pub reading: Reading,
 }
@@ -252,6 +257,7 @@ pub async fn serve(
         () = recover::move_delayed(&*broker, &roster) => false,
         () = rollouts.follow(&*broker, &mut orders, &threads) => false,
         () = pause::follow(&*broker, &roster, &threads) => false,
+        () = quotas::follow(&*operate, &roster, &threads) => false,
         () = watch.run(&*broker) => false,
         () = retention::run(&*operate, &roster, worker.retention_interval) => false,
         () = intake::run(&*pubsub, &roster, &worker) => false,

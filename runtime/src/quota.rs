@@ -48,7 +48,8 @@ impl Usage {
         if let (Some(used), Some(allowed)) = (self.dead_letters, quotas.dead_letters)
             && used >= allowed
         {
-            let text = format!("it has {used} dead letters; {allowed} are allowed. `wasmill dlq` redrives or drops them");
+            let text =
+                format!("it has {used} dead letters; {allowed} are allowed. `wasmill dlq` redrives or drops them");
             return Some(Exceeded { quota: "dead_letters", text });
         }
         None
@@ -131,11 +132,8 @@ mod tests {
 
     #[test]
     fn what_is_allowed_can_be_had_and_no_more() {
-        let quotas = TenantQuotas {
-            stream_bytes: Some(ByteSize(100)),
-            dead_letters: Some(2),
-            ..TenantQuotas::default()
-        };
+        let quotas =
+            TenantQuotas { stream_bytes: Some(ByteSize(100)), dead_letters: Some(2), ..TenantQuotas::default() };
         let over = |stream_bytes, dead_letters| {
             let usage = Usage { stream_bytes: Some(stream_bytes), dead_letters: Some(dead_letters) };
             usage.exceeded(&quotas).map(|exceeded| exceeded.quota)

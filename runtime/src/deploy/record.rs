@@ -243,6 +243,14 @@ impl Record {
         self.begun_ms.iter().copied().filter(move |&begun| begun > ms)
     }
 
+    /// The digests of all that it names, some of them more than once.
+    pub fn digests(&self) -> impl Iterator<Item = &str> {
+        let of_rollout = self.rollout.iter().flat_map(|rollout| [Some(&rollout.digest), rollout.smoke.as_ref()]);
+        let in_use = [self.current.as_ref(), self.previous.as_ref()].into_iter().chain(of_rollout).flatten();
+        let versions = self.versions.iter().map(|version| &version.digest);
+        versions.chain(self.pins.keys()).chain(in_use).map(String::as_str)
+    }
+
     fn forget_old(&mut self) {
         let (current, previous) = (self.current.clone(), self.previous.clone());
         let mut kept = 0;

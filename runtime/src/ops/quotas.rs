@@ -48,8 +48,7 @@ impl Operator {
     ) -> Result<u64, OpsError> {
         let kept = self.broker.components().await?;
         let named = records.values().flat_map(Record::digests);
-        let mut sizes: BTreeMap<&str, u64> =
-            named.filter_map(|digest| Some((digest, *kept.get(digest)?))).collect();
+        let mut sizes: BTreeMap<&str, u64> = named.filter_map(|digest| Some((digest, *kept.get(digest)?))).collect();
         sizes.extend(added);
         Ok(sizes.values().sum())
     }
@@ -78,7 +77,7 @@ impl Operator {
 
     /// What the tenant uses of what is shared, at most a moment ago. Nothing is asked for that has no bound.
     async fn usage(&self) -> Result<Usage, OpsError> {
-        Ok(self.sampler.usage(&*self.broker, self.quotas.as_ref()).await?)
+        Ok(self.sampler.usage(&*self.broker, self.quotas.as_deref()).await?)
     }
 
     fn over(&self, quota: &'static str, text: String) -> OpsError {

@@ -3,14 +3,13 @@
 //! What is measured is the whole fleet's. Each worker measures for itself, and comes to the same.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::roster::{Member, Roster};
 use super::threads::Threads;
 use super::{Command, Deployment};
-use crate::broker::Inspect;
+use crate::broker::{BrokerError, Inspect};
 use crate::quota::{Counted, Exceeded};
 use crate::wasm::Grants;
 
@@ -38,8 +37,6 @@ impl QuotaWaits {
 pub(super) async fn follow(broker: &dyn Inspect, roster: &Roster, threads: &Threads) {
     let mut over: BTreeMap<Arc<str>, Exceeded> = BTreeMap::new();
     loop {
-        // Spread over the workers, so that they do not all measure at the same moment.
-        tokio::time::sleep(INTERVAL.mul_f64(0.75 + 0.5 * rand::random::<f64>())).await;
         let served = roster.now();
         let mut tenants: BTreeMap<Arc<str>, Vec<&Member>> = BTreeMap::new();
         for member in served.members() {
@@ -53,7 +50,7 @@ pub(super) async fn follow(broker: &dyn Inspect, roster: &Roster, threads: &Thre
                     for member in members {
                         let has_to_wait = now.as_ref().is_some_and(|exceeded| waits(&member.deployment, exceeded));
                         if member.set_over_quota(has_to_wait) {
-                            let handler = member.deployment.name.clone();
+                            let handler = member.deployment.id.clone();
                             threads.tell_all(&Command::Pause { handler, paused: member.is_held() });
                         }
                     }
@@ -65,11 +62,13 @@ pub(super) async fn follow(broker: &dyn Inspect, roster: &Roster, threads: &Thre
                 Err(error) => tracing::debug!(tenant = &*tenant, "cannot see what it has: {error}"),
             }
         }
+        // Spread over the workers, so that they do not all measure at the same moment.
+        tokio::time::sleep(INTERVAL.mul_f64(0.75 + 0.5 * rand::random::<f64>())).await;
     }
 }
 
 /// The quota that the tenant of these handlers has used up.
-async fn measure(broker: &dyn Inspect, members: &[&Member]) -> Result<Option<Exceeded>, crate::broker::BrokerError> {
+async fn measure(broker: &dyn Inspect, members: &[&Member]) -> Result<Option<Exceeded>, BrokerError> {
     let Some(quotas) = members.iter().find_map(|member| member.deployment.quotas.as_ref()) else { return Ok(None) };
     if quotas.stream_bytes.is_none() && quotas.dead_letters.is_none() {
         return Ok(None);
@@ -84,8 +83,7 @@ fn counted(members: &[&Member]) -> Counted {
     for member in members {
         let deployment = &member.deployment;
         let namespace = &deployment.namespace;
-        let read = deployment.sources.iter().map(|subscription| &subscription.source);
-        let read = read.filter(|source| source.is_inbox || namespace.is_own(&source.stream));
+        let read = deployment.sources.iter().filter(|source| source.is_inbox || namespace.is_own(&source.stream));
         keys.extend(read.map(|source| source.key.clone()));
         if let Grants::Named(grants) = &deployment.slot.current().handler.policy.grants {
             let own = grants.iter().filter(|grant| namespace.is_own(&grant.stream));
