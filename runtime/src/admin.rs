@@ -158,6 +158,8 @@ pub fn router(admin: Admin) -> Router {
         .route("/v1/handlers/{handler}/resume", post(routes::resume))
         .route("/v1/handlers/{handler}/replay", post(routes::replay));
     let fleet = Router::new()
+        .route("/v1/tenants", get(routes::tenants))
+        .route("/v1/usage", get(routes::usage))
         .route("/v1/workers", get(routes::workers))
         .route("/v1/stats", get(routes::stats))
         .route("/v1/schemas", get(routes::schemas))

@@ -15,6 +15,7 @@ mod quotas;
 mod replay;
 mod schemas;
 mod streams;
+mod tenants;
 mod versions;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,6 +31,7 @@ pub use publish::{MAX_PUBLISH, PublishReport};
 pub use replay::{MAX_REPLAY_BACKLOG, MAX_REPLAY_PAGE, ReplayReport, ReplayRequest, check_reads};
 pub use schemas::{SchemaDocument, SchemaQuery, SchemaReport, SchemaVersion};
 pub use streams::{GroupReport, StreamReport};
+pub use tenants::{QuotaUsage, TenantReport, UsageReport};
 pub use versions::{
     CanaryReport, DeployQuery, GcReport, PREPARE_TIME, RollbackRequest, SmokeReport, VersionReport, VersionState,
     VersionsReport, WorkerVersion,
@@ -38,7 +40,7 @@ pub use versions::{
 use crate::app;
 use crate::broker::keys::Namespace;
 use crate::broker::{BrokerError, Operate};
-use crate::config::{Config, ResolvedHandler, StreamConfig, TenantQuotas};
+use crate::config::{Config, ResolvedHandler, StreamConfig, Tenant};
 use crate::envelope::Envelopes;
 use crate::quota::{Counted, Sampler};
 use crate::schema::{SchemaViolation, Schemas};
@@ -131,6 +133,7 @@ impl OpsError {
 #[derive(Clone)]
 pub struct Operator {
     broker: Arc<dyn Operate>,
+    tenant: Arc<Tenant>,
     namespace: Namespace,
     handlers: Arc<[ResolvedHandler]>,
     schemas: Arc<Schemas>,
@@ -140,8 +143,7 @@ pub struct Operator {
     streams: Arc<BTreeMap<String, StreamConfig>>,
     /// All that the configuration names.
     stream_names: Arc<[String]>,
-    /// What the tenant may use.
-    quotas: Option<Arc<TenantQuotas>>,
+    /// What it uses.
     sampler: Sampler,
 }
 
@@ -183,13 +185,13 @@ impl Operator {
     pub fn new(broker: Arc<dyn Operate>, config: &Config, schemas: Arc<Schemas>) -> Operator {
         Operator {
             broker,
+            tenant: Arc::new(config.tenant.clone()),
             namespace: config.tenant.namespace.clone(),
             handlers: config.handlers().into(),
             schemas,
             envelopes: app::envelopes(config),
             streams: Arc::new(config.streams.clone()),
             stream_names: config.stream_names().into_iter().collect(),
-            quotas: config.tenant.quotas.clone().map(Arc::new),
             sampler: Sampler::new(counted(config)),
             event_bytes: usize::try_from(config.limits.event_bytes.as_u64()).unwrap_or(usize::MAX),
         }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytesize::ByteSize;
 
-use crate::broker::{BrokerError, Inspect};
+use crate::broker::{BrokerError, Inspect, Refusal};
 use crate::config::TenantQuotas;
 
 /// How long what was measured is taken to be so.
@@ -70,21 +70,38 @@ impl Counted {
     pub async fn measure(&self, broker: &(impl Inspect + ?Sized), quotas: &TenantQuotas) -> Result<Usage, BrokerError> {
         let mut usage = Usage::default();
         if quotas.stream_bytes.is_some() {
-            for key in &self.keys {
-                // An in-process broker cannot tell.
-                if let Some(bytes) = broker.memory(key).await? {
-                    *usage.stream_bytes.get_or_insert(0) += bytes;
-                }
-            }
+            usage.stream_bytes = self.stream_bytes(broker).await?;
         }
         if quotas.dead_letters.is_some() {
-            let mut letters = 0;
-            for key in &self.dead {
-                letters += broker.stream(key).await?.map_or(0, |stream| stream.length as u64);
-            }
-            usage.dead_letters = Some(letters);
+            usage.dead_letters = Some(self.dead_letters(broker).await?);
         }
         Ok(usage)
+    }
+
+    /// Bytes of all of them; `None` if the broker cannot tell.
+    pub async fn stream_bytes(&self, broker: &(impl Inspect + ?Sized)) -> Result<Option<u64>, BrokerError> {
+        let mut sum = 0;
+        for key in &self.keys {
+            match broker.memory(key).await? {
+                Some(bytes) => sum += bytes,
+                // What is not there takes nothing.
+                None if broker.stream(key).await?.is_none() => {}
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(sum))
+    }
+
+    /// Dead letters in all of them. A key of another type has none.
+    pub async fn dead_letters(&self, broker: &(impl Inspect + ?Sized)) -> Result<u64, BrokerError> {
+        let mut sum = 0;
+        for key in &self.dead {
+            sum += match broker.stream(key).await {
+                Err(BrokerError::Refused { refusal: Refusal::WrongType, .. }) => 0,
+                info => info?.map_or(0, |info| info.length as u64),
+            };
+        }
+        Ok(sum)
     }
 }
 
@@ -101,17 +118,17 @@ impl Sampler {
         Sampler { counted: Arc::new(counted), last: Arc::default() }
     }
 
+    /// What is measured.
+    pub fn counted(&self) -> &Counted {
+        &self.counted
+    }
+
     fn last(&self) -> MutexGuard<'_, Option<(Instant, Usage)>> {
         self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What there is now, or was a moment ago.
-    pub async fn usage(
-        &self,
-        broker: &(impl Inspect + ?Sized),
-        quotas: Option<&TenantQuotas>,
-    ) -> Result<Usage, BrokerError> {
-        let Some(quotas) = quotas else { return Ok(Usage::default()) };
+    pub async fn usage(&self, broker: &(impl Inspect + ?Sized), quotas: &TenantQuotas) -> Result<Usage, BrokerError> {
         if quotas.stream_bytes.is_none() && quotas.dead_letters.is_none() {
             return Ok(Usage::default());
         }

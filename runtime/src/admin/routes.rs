@@ -1,15 +1,15 @@
 //! Requests -> operations. Each function is one operation; its comment is its description in the OpenAPI document.
 
 use axum::Json;
-use axum::extract::{Path, Query};
+use axum::extract::{Path, Query, State};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::{AdminState, Problem};
+use super::{Admin, AdminState, Problem};
 use crate::ops::{
     DeadLetterPage, DeadLetterQuery, DeadLetterReport, DoctorReport, HistoryPage, HistoryQuery, MovedReport,
     PauseReport, PendingQuery, PendingReport, ReplayReport, ReplayRequest, SchemaDocument, SchemaQuery, SchemaReport,
-    Selection, StatsReport, StreamReport, WorkerStatus,
+    Selection, StatsReport, StreamReport, TenantReport, UsageReport, WorkerStatus,
 };
 
 /// An answer, or why there is none.
@@ -133,6 +133,20 @@ pub(super) async fn pause(state: AdminState, Path(handler): Path<String>) -> Ans
     responses((status = 200, body = PauseReport), (status = "default", response = super::openapi::ProblemResponse)))]
 pub(super) async fn resume(state: AdminState, Path(handler): Path<String>) -> Answer<PauseReport> {
     Ok(Json(state.operator.set_paused(&handler, false).await?))
+}
+
+/// The tenants that are served
+#[utoipa::path(get, path = "/v1/tenants", tag = "fleet",
+    responses((status = 200, body = Vec<TenantReport>), (status = "default", response = super::openapi::ProblemResponse)))]
+pub(super) async fn tenants(State(admin): State<Admin>) -> Json<Vec<TenantReport>> {
+    Json(admin.operators.borrow().reports())
+}
+
+/// What the tenant uses of what it may
+#[utoipa::path(get, path = "/v1/usage", tag = "fleet",
+    responses((status = 200, body = UsageReport), (status = "default", response = super::openapi::ProblemResponse)))]
+pub(super) async fn usage(state: AdminState) -> Answer<UsageReport> {
+    Ok(Json(state.operator.usage().await?))
 }
 
 /// The workers that are alive

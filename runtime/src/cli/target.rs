@@ -16,7 +16,7 @@ use wasmill::ops::{
     DeadLetterPage, DeadLetterQuery, DeadLetterReport, DeployQuery, DoctorReport, GcReport, HistoryEvent, HistoryPage,
     HistoryQuery, MovedReport, Operator, OpsError, PauseReport, PendingQuery, PendingReport, PublishReport,
     ReplayReport, ReplayRequest, RollbackRequest, SchemaDocument, SchemaQuery, SchemaReport, Selection, SmokeReport,
-    StatsReport, StreamReport, VersionsReport, WorkerStatus,
+    StatsReport, StreamReport, TenantReport, UsageReport, VersionsReport, WorkerStatus,
 };
 use wasmill::outcome::Due;
 use wasmill::reload::ReloadReport;
@@ -133,6 +133,11 @@ impl Client {
 
     async fn post<T: DeserializeOwned>(&self, path: &[&str], body: &impl Serialize) -> Result<T, Report> {
         self.answer(self.http.post(self.url(path)?).json(body)).await
+    }
+
+    /// The tenants that the worker serves.
+    pub async fn tenants(&self) -> Result<Vec<TenantReport>, Report> {
+        self.answer(self.http.get(self.url_of_worker(&["tenants"])?)).await
     }
 
     /// Has the worker read its configuration again.
@@ -311,6 +316,14 @@ impl Target {
         match self {
             Target::Broker(operator) => Ok(operator.replay(handler, request).await?),
             Target::Worker(client) => client.post(&["handlers", handler, "replay"], request).await,
+        }
+    }
+
+    /// What the tenant uses of what it may.
+    pub async fn usage(&self) -> Result<UsageReport, Report> {
+        match self {
+            Target::Broker(operator) => Ok(operator.usage().await?),
+            Target::Worker(client) => client.get(&["usage"], &()).await,
         }
     }
 

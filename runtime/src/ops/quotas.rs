@@ -7,17 +7,16 @@ use bytesize::ByteSize;
 use super::versions::parse;
 use super::{Operator, OpsError};
 use crate::deploy::record::{BEGUN_MS, Record};
-use crate::quota::{Exceeded, Usage};
+use crate::quota::Exceeded;
 
 impl Operator {
     /// Refuses one more deployment if the tenant has made too many within the last minute, or if what it keeps would be too
     /// much with the component of that digest and size. Two requests at the same moment may both be let through.
     pub(super) async fn check_deploy(&self, digest: &str, size: u64, now_ms: u64) -> Result<(), OpsError> {
-        let Some(quotas) = &self.quotas else { return Ok(()) };
+        let Some(quotas) = &self.tenant.quotas else { return Ok(()) };
         let records = self.own_records().await?;
-        let since = now_ms.saturating_sub(BEGUN_MS);
-        let begun = records.values().map(|record| record.begun_since(since).count()).sum::<usize>();
-        if begun >= quotas.deploys_per_minute as usize {
+        let begun = begun(&records, now_ms);
+        if begun >= u64::from(quotas.deploys_per_minute) {
             let allowed = quotas.deploys_per_minute;
             return Err(self.over(
                 "deploys_per_minute",
@@ -41,7 +40,7 @@ impl Operator {
     }
 
     /// Bytes of the components of the tenant's versions that are kept, each once, and of one that is to be added.
-    async fn kept_bytes(
+    pub(super) async fn kept_bytes(
         &self,
         records: &BTreeMap<String, Record>,
         added: Option<(&str, u64)>,
@@ -62,25 +61,26 @@ impl Operator {
 
     /// Refuses publishing more while the tenant has too many bytes in its streams, or too many dead letters.
     pub(super) async fn check_publish(&self, stream: &str) -> Result<(), OpsError> {
-        let Some(quotas) = &self.quotas else { return Ok(()) };
+        let Some(quotas) = &self.tenant.quotas else { return Ok(()) };
         if quotas.stream_bytes.is_some() && !self.stream_names.iter().any(|name| name == stream) {
             return Err(self.over(
                 "stream_bytes",
                 format!("`{stream}` would not be counted: publish to a stream that the configuration names"),
             ));
         }
-        match self.usage().await?.exceeded(quotas) {
+        match self.sampler.usage(&*self.broker, quotas).await?.exceeded(quotas) {
             Some(Exceeded { quota, text }) => Err(self.over(quota, text)),
             None => Ok(()),
         }
     }
 
-    /// What the tenant uses of what is shared, at most a moment ago. Nothing is asked for that has no bound.
-    async fn usage(&self) -> Result<Usage, OpsError> {
-        Ok(self.sampler.usage(&*self.broker, self.quotas.as_deref()).await?)
-    }
-
     fn over(&self, quota: &'static str, text: String) -> OpsError {
         OpsError::Quota { tenant: self.namespace.tenant().to_string(), quota, text }
     }
+}
+
+/// Rollouts that have begun within the minute before that time.
+pub(super) fn begun(records: &BTreeMap<String, Record>, now_ms: u64) -> u64 {
+    let since = now_ms.saturating_sub(BEGUN_MS);
+    records.values().map(|record| record.begun_since(since).count() as u64).sum()
 }

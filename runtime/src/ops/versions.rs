@@ -344,7 +344,7 @@ impl Operator {
     }
 
     /// The digests of all versions of this tenant's handlers.
-    async fn own_digests(&self) -> Result<BTreeSet<String>, OpsError> {
+    pub(super) async fn own_digests(&self) -> Result<BTreeSet<String>, OpsError> {
         let mut digests = BTreeSet::new();
         for (id, text) in self.broker.records().await? {
             if self.namespace.unqualified(&id).is_some() {
