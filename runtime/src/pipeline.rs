@@ -12,6 +12,7 @@ mod intake;
 mod lane;
 mod observe;
 mod pause;
+mod quotas;
 mod recover;
 mod retention;
 mod rollout;
@@ -30,6 +31,7 @@ use std::time::{Duration, Instant};
 use self::brokers::Brokers;
 pub use self::intake::{Intake, IntakeStats};
 pub use self::observe::{How, Observer, Run, Seen};
+pub use self::quotas::QuotaWaits;
 use self::recover::Prepared;
 pub use self::retention::Retention;
 use self::rollout::Rollouts;
@@ -41,6 +43,7 @@ use crate::broker::memory::MemoryBroker;
 use crate::broker::pubsub::PubSub;
 use crate::broker::redis::{Login, RedisBroker, RedisSettings, RedisUsers};
 use crate::broker::{Broker, BrokerError, Source, keys};
+use crate::config::TenantQuotas;
 use crate::deploy::{Pinned, PublicKeys, Slot};
 use crate::envelope::Envelopes;
 use crate::fleet::{HandlerReport, WorkerReport};
@@ -143,6 +146,8 @@ pub struct Deployment {
     pub dead_key: Arc<str>,
     /// The most deliveries of it that this worker runs at the same time. At least 1.
     pub concurrency: usize,
+    /// What all handlers of the tenant may use together; `None`: no bounds.
+    pub quotas: Option<Arc<TenantQuotas>>,
     /// How entries become events.
     pub reading: Reading,
 }
@@ -272,6 +277,7 @@ pub async fn serve(
         () = recover::move_delayed(&brokers, &roster) => false,
         () = rollouts.follow(&brokers, &mut orders, &threads) => false,
         () = pause::follow(&*broker, &roster, &threads) => false,
+        () = quotas::follow(&*operate, &roster, &threads) => false,
         () = watch.run(&*broker) => false,
         () = retention::run(&brokers, &operate, &roster, worker.retention_interval) => false,
         () = intake::run(&*pubsub, &roster, &worker) => false,

@@ -45,7 +45,7 @@ impl Threads {
         let Member { deployment, stats, turn, .. } = member;
         for (number, thread) in self.0.iter().enumerate() {
             let share = share(deployment.concurrency.max(1), self.0.len(), turn + number);
-            let (deployment, stats, paused) = (deployment.clone(), stats.clone(), member.is_paused());
+            let (deployment, stats, paused) = (deployment.clone(), stats.clone(), member.is_held());
             let _ = thread.send(Command::Serve { deployment, stats, share, paused });
         }
     }

@@ -59,6 +59,10 @@ impl Rollouts {
             }
             threads.tell_all(&Command::Leave { handler: name });
         }
+        let is_of = |followed: &Followed, tenant: &str, handler: &str| {
+            *followed.deployment.tenant == *tenant && followed.deployment.name() == handler
+        };
+        self.turns.keep(|tenant, handler| self.handlers.iter().any(|followed| is_of(followed, tenant, handler)));
         for member in others.iter().filter_map(|deployment| now.member(deployment.id())) {
             if is_new(&member.deployment) {
                 member.set_paused(paused.iter().any(|name| name == member.deployment.id()));
