@@ -150,6 +150,7 @@ over_all_brokers! {
         a_component_is_kept_until_it_is_removed,
         a_record_changes_only_from_what_was_seen,
         reports_are_replaced_and_forgotten_by_worker,
+        each_audit_log_keeps_its_newest_lines,
     }
     races::{
         two_readers_at_once_never_get_the_same_entry,

@@ -47,4 +47,5 @@ mod signatures;
 mod smoke;
 mod snapshots;
 mod swap;
+mod tenants;
 mod tidy;

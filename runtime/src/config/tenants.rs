@@ -232,7 +232,7 @@ impl Config {
     /// The configuration as it is for one tenant: the sections of the worker, and handlers, streams, limits and retry
     /// settings of the tenant. `None` if there is no such tenant.
     pub fn of_tenant(&self, name: &str) -> Option<Config> {
-        let mut view = self.of_nobody();
+        let mut view = self.general();
         if name == DEFAULT_TENANT {
             view.streams.clone_from(&self.streams);
             view.intake.clone_from(&self.intake);
@@ -274,8 +274,8 @@ impl Config {
         self.tenant_names().filter_map(|name| self.of_tenant(name))
     }
 
-    /// The sections of the worker alone.
-    fn of_nobody(&self) -> Config {
+    /// The sections of the worker alone, without anything that belongs to a tenant.
+    pub fn general(&self) -> Config {
         Config {
             redis: self.redis.clone(),
             worker: self.worker.clone(),

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{Operator, OpsError};
+use crate::audit::Verb;
 use crate::broker::{BrokerError, ServerInfo, Source, keys};
 use crate::clock::now_ms;
 use crate::config::StreamConfig;
@@ -102,6 +103,21 @@ struct Orphan {
 impl Operator {
     /// Looks at everything. With `fix`, mends what can be mended without any risk.
     pub async fn doctor(&self, fix: bool) -> Result<DoctorReport, OpsError> {
+        if !fix {
+            return self.look(false).await;
+        }
+        let told = |report: &DoctorReport| {
+            let fixed = report.findings.iter().filter(|finding| finding.fixed).count();
+            format!("{fixed} findings mended")
+        };
+        match self.audited((Verb::DoctorFix, ""), String::new(), self.look(true), told).await {
+            // That is what there is to find.
+            Err(OpsError::Broker(BrokerError::Unreachable { .. })) => self.look(false).await,
+            result => result,
+        }
+    }
+
+    async fn look(&self, fix: bool) -> Result<DoctorReport, OpsError> {
         let mut findings = match self.broker.server().await {
             Ok(Some(server)) => server_findings(&server, now_ms()),
             Ok(None) => {

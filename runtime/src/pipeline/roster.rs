@@ -122,8 +122,10 @@ impl Served {
         let stats = next.members().map(|member| (member.deployment.id().to_owned(), member.stats.clone()));
         next.stats = Arc::new(stats.collect());
         let namespaces = next.deployments().map(|deployment| (deployment.namespace.clone(), deployment.login.clone()));
-        let namespaces: BTreeMap<Namespace, Option<Login>> = namespaces.chain([(Namespace::default(), None)]).collect();
-        next.namespaces = namespaces.into_iter().collect();
+        let by_prefix = [(Namespace::default(), None)].into_iter().chain(namespaces);
+        let by_prefix: BTreeMap<String, (Namespace, Option<Login>)> =
+            by_prefix.map(|(namespace, login)| (namespace.prefix().to_owned(), (namespace, login))).collect();
+        next.namespaces = by_prefix.into_values().collect();
         next
     }
 }

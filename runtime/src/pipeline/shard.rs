@@ -151,10 +151,10 @@ impl Shard {
     }
 
     fn take_woken(&mut self) {
-        for lane in self.woken.take() {
-            if let Some(known) = self.lanes.get_mut(lane) {
-                known.runs.wake();
-                self.schedule.activate(lane);
+        for place in self.woken.take() {
+            if let Some(known) = self.lanes.get_mut(place.lane) {
+                known.runs.wake(place);
+                self.schedule.activate(place.lane);
             }
         }
     }
@@ -254,8 +254,8 @@ impl Shard {
                 self.look(lane, now);
             }
         }
-        let has_next = self.schedule.has_next(|lane| self.lanes.get(lane).is_some_and(Lane::can_run));
-        for Load { way, settlements, notes } in self.ways.take_ready(now, !has_next) {
+        let next = self.schedule.next(|lane| self.lanes.get(lane).is_some_and(Lane::can_run));
+        for Load { way, settlements, notes } in self.ways.take_ready(now, next.is_none()) {
             self.start_settle(way, settlements, notes, None);
             self.ways.take_held_back(way).into_iter().for_each(|lane| self.schedule.activate(lane));
         }
@@ -338,6 +338,8 @@ impl Shard {
             if let Some(finished) = lane.runs.go_on() {
                 self.finish(finished);
             }
+            // One that only gave up the thread can go on again: its lane keeps its place.
+            self.take_woken();
         } else if can_begin {
             self.begin(lane_at);
         }

@@ -5,15 +5,28 @@ use std::collections::BTreeMap;
 use async_trait::async_trait;
 
 use super::super::store::Store;
-use super::super::{BrokerError, keys};
-use super::RedisBroker;
+use super::super::{BrokerError, EntryId, Fields, keys};
 use super::script::Script;
+use super::{RedisBroker, reply};
+use crate::audit::max_lines;
 
 #[async_trait]
 impl Store for RedisBroker {
     async fn time_ms(&self) -> Result<u64, BrokerError> {
         let (seconds, micros): (u64, u64) = self.own.query(&::redis::cmd("TIME")).await?;
         Ok(seconds * 1000 + micros / 1000)
+    }
+
+    async fn write_audit(&self, tenant: &str, line: &Fields) -> Result<EntryId, BrokerError> {
+        let arguments = |command: &mut ::redis::Cmd| {
+            command.arg(max_lines(tenant));
+            for (name, value) in line {
+                command.arg(name).arg(value);
+            }
+        };
+        let id = Script::Audit.run(&self.requests, &[&keys::audit(tenant)], arguments).await?;
+        let id: String = ::redis::from_redis_value(id).map_err(reply::unexpected)?;
+        id.parse().map_err(reply::unexpected)
     }
 
     async fn put_component(&self, digest: &str, bytes: &[u8]) -> Result<(), BrokerError> {

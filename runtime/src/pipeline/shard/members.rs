@@ -62,6 +62,7 @@ impl Shard {
         self.shares = self.shares + share - lane.share;
         lane.renew(deployment, stats, share, |source| left.contains(source));
         lane.paused = paused;
+        self.schedule.set_weight(at, lane.deployment.weight);
         for source in &lane.sources {
             self.left.remove(&source.source);
             let readers = self.readers.entry(source.source.key.clone()).or_default();
