@@ -1,6 +1,8 @@
 //! Guests that were made to do harm: each ends in a typed outcome that is counted, and the worker goes on as before.
 
 mod names;
+mod neighbours;
+mod quotas;
 
 use std::time::Duration;
 
