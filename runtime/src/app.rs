@@ -15,9 +15,7 @@ use crate::config::{
 use crate::deploy::signature::KeyError;
 use crate::deploy::{self, Pinned, PublicKeys, Slot, SourceError, Version};
 use crate::envelope::Envelopes;
-use crate::pipeline::{
-    Deployment, Intake, MAX_INSTANCES, Orders, Reading, Retention, Roster, Subscription, Worker, new_worker_id,
-};
+use crate::pipeline::{Deployment, Intake, MAX_INSTANCES, Orders, Reading, Retention, Roster, Worker, new_worker_id};
 use crate::schema::Schemas;
 use crate::wasm::{
     CacheError, CompileLimits, CompiledCache, Engine, EngineError, EngineSettings, Grant, Grants, Interfaces,
@@ -228,21 +226,20 @@ pub fn deployment(
     (slot, pinned): (Arc<Slot>, Arc<Pinned>),
 ) -> Deployment {
     let reading = Reading { envelopes: envelopes(config), check_schemas: config.schemas.on_read };
-    let streams = resolved
-        .streams
-        .iter()
-        .map(|stream| Subscription { source: Arc::new(namespace.source(stream, &resolved.group)), is_inbox: false });
-    let inbox =
-        Subscription { source: Arc::new(namespace.inbox_source(&resolved.name, &resolved.group)), is_inbox: true };
+    let streams = resolved.streams.iter().map(|stream| Arc::new(namespace.source(stream, &resolved.group)));
+    let inbox = Arc::new(namespace.inbox_source(&resolved.name, &resolved.group));
     Deployment {
         tenant: keys::DEFAULT_TENANT.into(),
+        weight: 1,
         name: resolved.name.as_str().into(),
+        namespace: namespace.clone(),
         slot,
         pinned,
         types: resolved.types.clone(),
         sources: streams.chain([inbox]).collect(),
         retry: resolved.retry,
         dedup: resolved.dedup,
+        marks: namespace.marks(&resolved.group),
         take_over_idle: resolved.take_over_idle,
         dead_key: namespace.stream(&resolved.dead_letter),
         concurrency: resolved.limits.concurrency.max(1),
@@ -274,6 +271,7 @@ pub fn policy(
         tenant: keys::DEFAULT_TENANT.into(),
         handler: resolved.name.as_str().into(),
         grants: Grants::Named(grants.collect()),
+        waits_in: Some(namespace.delayed()),
         publishes: limits.publishes,
         publish_bytes: limits.publish_bytes as u64,
         event_bytes: limits.event_bytes as u64,

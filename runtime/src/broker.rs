@@ -21,6 +21,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use self::keys::Namespace;
 pub use self::store::Store;
 use crate::outcome::{Publication, Settlement};
 
@@ -107,6 +108,8 @@ pub struct Source {
     pub group: Arc<str>,
     /// The Redis key of the sorted set that holds the due times of parked entries.
     pub due_key: Arc<str>,
+    /// It is the inbox of a handler: its entries hold an original, with the place that it came from before it.
+    pub is_inbox: bool,
 }
 
 /// One entry handed to this worker: it stays pending until it is settled.
@@ -321,10 +324,11 @@ pub trait Broker: Send + Sync {
     /// Writes the events, all or none, and returns their entry ids in order; `None` for those that wait for their time.
     async fn publish(&self, publications: &[Publication]) -> Result<Vec<Option<EntryId>>, BrokerError>;
 
-    /// Moves up to `limit` delayed events whose time has come into their streams, earliest first, each once however many
+    /// Moves up to `limit` delayed events of the tenant of this namespace whose time has come into their streams, earliest first, each once however many
     /// ask for it. Those that fall into the same millisecond come in no particular order. One that its stream refuses
-    /// goes on waiting, is tried again after [`DELAYED_PAUSE`], and does not hold up the others.
-    async fn move_delayed(&self, limit: usize) -> Result<DelayedMoved, BrokerError>;
+    /// goes on waiting, is tried again after [`DELAYED_PAUSE`], and does not hold up the others. So does one whose stream is
+    /// none of that tenant's: somebody else has written it.
+    async fn move_delayed(&self, namespace: &Namespace, limit: usize) -> Result<DelayedMoved, BrokerError>;
 }
 
 /// When a delayed event is tried again that its stream refused.

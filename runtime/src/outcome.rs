@@ -161,15 +161,15 @@ pub struct Dedup {
 }
 
 impl Dedup {
-    /// The mark of an event for the consumer group of a handler.
-    pub fn mark(&self, group: &str, event: &Event) -> Mark {
+    /// The mark of an event for the consumer group of a handler; `marks` is what those of the group begin with.
+    pub fn mark(&self, marks: &str, event: &Event) -> Mark {
         let hash = match self.by {
             DedupBy::Id => event.identity_hash(),
             DedupBy::Content => event.content_hash(),
         };
         let mut half = [0; 16];
         half.copy_from_slice(&hash.0[..16]);
-        Mark { key: keys::seen(group, half), ttl: self.ttl, overrides: false }
+        Mark { key: keys::mark(marks, half), ttl: self.ttl, overrides: false }
     }
 }
 
@@ -184,12 +184,14 @@ pub struct Publication {
     pub envelope: Option<Arc<Envelope>>,
     /// When it enters the stream.
     pub when: Due,
+    /// The Redis key of the set that it waits in until then; `None` for that of the tenant `default`.
+    pub waits_in: Option<Arc<str>>,
 }
 
 impl Publication {
     /// An event that is to be written as soon as possible, as a CloudEvent.
     pub fn now(key: Arc<str>, event: Event) -> Publication {
-        Publication { key, event, when: Due::Now, envelope: None }
+        Publication { key, event, when: Due::Now, envelope: None, waits_in: None }
     }
 
     /// The same in another form.
@@ -357,7 +359,7 @@ mod tests {
             data: data.into(),
             ..Event::default()
         };
-        let mark = |by, event| Dedup { by, ttl: Duration::from_secs(1) }.mark("g", &event).key;
+        let mark = |by, event| Dedup { by, ttl: Duration::from_secs(1) }.mark("seen:g:", &event).key;
         let first = event("1", "ab", "x");
         assert_eq!(mark(DedupBy::Id, first.clone()), mark(DedupBy::Id, event("1", "ab", "y")));
         assert_ne!(mark(DedupBy::Id, first.clone()), mark(DedupBy::Id, event("2", "ab", "x")));
@@ -365,7 +367,7 @@ mod tests {
         assert_eq!(mark(DedupBy::Content, first.clone()), mark(DedupBy::Content, event("2", "c", "x")));
         assert_ne!(mark(DedupBy::Content, first.clone()), mark(DedupBy::Content, event("1", "ab", "y")));
         let key = mark(DedupBy::Id, first);
-        assert!(key.starts_with("wasmill:seen:g:") && key.len() == "wasmill:seen:g:".len() + 32, "{key}");
+        assert!(key.starts_with("seen:g:") && key.len() == "seen:g:".len() + 32, "{key}");
     }
 
     proptest! {

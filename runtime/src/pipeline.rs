@@ -16,6 +16,7 @@ mod retention;
 mod rollout;
 mod roster;
 mod run;
+mod runs;
 mod shard;
 mod threads;
 mod watch;
@@ -33,6 +34,7 @@ use self::rollout::Rollouts;
 pub(crate) use self::rollout::beside;
 pub use self::roster::{Change, ChangeError, Member, Orders, Roster, Served, Wanted};
 use self::watch::Watch;
+use crate::broker::keys::Namespace;
 use crate::broker::memory::MemoryBroker;
 use crate::broker::pubsub::PubSub;
 use crate::broker::redis::{RedisBroker, RedisSettings};
@@ -81,15 +83,6 @@ impl Backend {
     }
 }
 
-/// One stream of a handler.
-#[derive(Clone, Debug)]
-pub struct Subscription {
-    /// The stream and the group.
-    pub source: Arc<Source>,
-    /// The stream is the handler's inbox.
-    pub is_inbox: bool,
-}
-
 /// How entries become events.
 #[derive(Clone, Debug, Default)]
 pub struct Reading {
@@ -103,22 +96,28 @@ pub struct Reading {
 pub struct Deployment {
     /// The tenant that it belongs to.
     pub tenant: Arc<str>,
+    /// How much of a thread's time the tenant gets beside others, at least 1.
+    pub weight: u32,
     /// Its name.
     pub name: Arc<str>,
+    /// Where its streams lie.
+    pub namespace: Namespace,
     /// Code, grants and limits, in the version that serves. It goes on when other settings of the handler change.
     pub slot: Arc<Slot>,
     /// Versions for dead letters that are to run on another one. They go on as well.
     pub pinned: Arc<Pinned>,
     /// The event types that it wants.
     pub types: Types,
-    /// What it reads.
-    pub sources: Vec<Subscription>,
+    /// What it reads: streams, and its inbox.
+    pub sources: Vec<Arc<Source>>,
     /// How failures are tried again.
     pub retry: RetryPolicy,
     /// How long entries are idle under consumers of other programs until they are taken over.
     pub take_over_idle: Duration,
     /// Whether and how it knows events that it has handled before.
     pub dedup: Option<Dedup>,
+    /// What the marks of such events begin with, see [`keys::mark`].
+    pub marks: Arc<str>,
     /// The Redis key of its dead-letter stream.
     pub dead_key: Arc<str>,
     /// The most deliveries of it that this worker runs at the same time. At least 1.
@@ -243,7 +242,7 @@ pub async fn serve(
         () = &mut shutdown => false,
         () = recover::beat(&*broker, &worker, report, readiness) => false,
         () = recover::take_over(&*broker, &worker, &roster, &threads) => false,
-        () = recover::move_delayed(&*broker) => false,
+        () = recover::move_delayed(&*broker, &roster) => false,
         () = rollouts.follow(&*broker, &mut orders, &threads) => false,
         () = pause::follow(&*broker, &roster, &threads) => false,
         () = watch.run(&*broker) => false,

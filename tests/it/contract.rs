@@ -133,6 +133,7 @@ over_both_brokers! {
         the_same_delayed_event_is_there_once,
         delayed_follow_ups_are_written_with_their_ack,
         of_many_who_move_at_once_each_event_is_moved_by_one,
+        each_tenant_has_a_set_of_its_own,
     }
     store::{
         a_component_is_kept_until_it_is_removed,

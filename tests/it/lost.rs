@@ -183,8 +183,8 @@ impl Broker for Faulty {
         self.memory.seen(marks).await
     }
 
-    async fn move_delayed(&self, limit: usize) -> Result<DelayedMoved, BrokerError> {
-        self.memory.move_delayed(limit).await
+    async fn move_delayed(&self, namespace: &Namespace, limit: usize) -> Result<DelayedMoved, BrokerError> {
+        self.memory.move_delayed(namespace, limit).await
     }
 }
 

@@ -1,7 +1,9 @@
 //! Every Redis key and field that wasmill makes up, in one place.
 //!
 //! The streams of the tenant `default` are the Redis keys of the same name, so that wasmill works on the streams that
-//! are already there. All that wasmill adds lies under `wasmill:`.
+//! are already there. All that wasmill adds lies under `wasmill:`. The keys of another tenant, streams and what wasmill
+//! adds for them, all begin with the tenant's prefix, so that one pattern bounds what a user of that tenant may touch. What
+//! belongs to no tenant (workers, components, records) lies under `wasmill:`.
 
 use std::sync::Arc;
 
@@ -36,16 +38,6 @@ pub fn check_stream_name(name: &str) -> Result<(), String> {
     Ok(())
 }
 
-const INBOX_PREFIX: &str = "wasmill:inbox:";
-
-/// Whether the key is that of an inbox: its entries hold an original, with the place that it came from before it.
-pub fn is_inbox(key: &str) -> bool {
-    key.starts_with(INBOX_PREFIX)
-}
-
-/// The sorted set of events that wait for their time: member as in [`super::delayed`], score due time in milliseconds.
-pub const DELAYED: &str = "wasmill:delayed";
-
 /// The sorted set of workers: when each one's heartbeat ends, in milliseconds since the Unix epoch.
 pub const WORKERS: &str = "wasmill:workers";
 
@@ -73,10 +65,14 @@ pub fn deployment_reports(handler: &str) -> String {
     format!("wasmill:deploying:{handler}")
 }
 
-/// The mark of an event that the group has handled: exists as long as it is remembered.
-pub fn seen(group: &str, hash: [u8; 16]) -> Arc<str> {
-    format!("wasmill:seen:{group}:{:032x}", u128::from_be_bytes(hash)).into()
+/// The mark of an event that the group has handled: exists as long as it is remembered. `marks` is what
+/// [`Namespace::marks`] gives.
+pub fn mark(marks: &str, hash: [u8; 16]) -> Arc<str> {
+    format!("{marks}{:032x}", u128::from_be_bytes(hash)).into()
 }
+
+/// The set of events of the tenant `default` that wait for their time.
+pub const DELAYED: &str = "wasmill:delayed";
 
 /// The worker that a consumer belongs to: consumers are named `WORKER.THREAD`. `None` for other programs' consumers.
 pub fn worker_of(consumer: &str) -> Option<&str> {
@@ -99,16 +95,26 @@ pub fn default_dead_letter(handler: &str) -> String {
     format!("{handler}.dead")
 }
 
-/// Where the streams of a set of handlers lie: what is put before every key of theirs.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// Where the streams of a tenant lie: what is put before every key of theirs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Namespace {
-    prefix: String,
+    prefix: Arc<str>,
 }
 
 impl Namespace {
-    /// Streams lie under `prefix`; the default is no prefix.
-    pub fn new(prefix: impl Into<String>) -> Namespace {
+    /// Keys lie under `prefix`; the default is no prefix.
+    pub fn new(prefix: impl Into<Arc<str>>) -> Namespace {
         Namespace { prefix: prefix.into() }
+    }
+
+    /// What all keys begin with; empty for the tenant `default`.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// A key that wasmill adds. No stream can have it, since their names do not begin with `wasmill:`.
+    fn own(&self, name: &str) -> Arc<str> {
+        format!("{}{PREFIX}{name}", self.prefix).into()
     }
 
     /// The key of a stream.
@@ -116,32 +122,49 @@ impl Namespace {
         format!("{}{name}", self.prefix).into()
     }
 
-    /// The stream that only this handler reads: redriven dead letters arrive here.
+    /// Whether the key can be that of a stream of this tenant.
+    pub fn has_stream(&self, key: &str) -> bool {
+        key.strip_prefix(&*self.prefix).is_some_and(|name| check_stream_name(name).is_ok())
+    }
+
+    /// The stream that only this handler reads: redriven dead letters arrive here. Its entries hold an original, with the
+    /// place that it came from before it.
     pub fn inbox(&self, handler: &str) -> Arc<str> {
-        format!("{INBOX_PREFIX}{}{handler}", self.prefix).into()
+        self.own(&format!("inbox:{handler}"))
     }
 
     /// An intake: the key of its lease, which exists while a worker has it.
     pub fn intake(&self, name: &str) -> Arc<str> {
-        format!("wasmill:intake:{}{name}", self.prefix).into()
+        self.own(&format!("intake:{name}"))
+    }
+
+    /// What the marks of events that the group has handled begin with, see [`mark`].
+    pub fn marks(&self, group: &str) -> Arc<str> {
+        self.own(&format!("seen:{group}:"))
+    }
+
+    /// The sorted set of events that wait for their time: member as in [`super::delayed`], score due time in milliseconds.
+    pub fn delayed(&self) -> Arc<str> {
+        self.own("delayed")
     }
 
     /// A stream as the group of a handler reads it.
     pub fn source(&self, name: &str, group: &str) -> Source {
         let key = self.stream(name);
-        Source { stream: name.to_owned(), due_key: due(group, &key), key, group: group.into() }
+        Source { stream: name.to_owned(), due_key: self.due(group, &key), key, group: group.into(), is_inbox: false }
     }
 
     /// The inbox of a handler as its group reads it.
     pub fn inbox_source(&self, handler: &str, group: &str) -> Source {
         let key = self.inbox(handler);
-        Source { stream: key.to_string(), due_key: due(group, &key), key, group: group.into() }
+        let stream = key.to_string();
+        Source { stream, due_key: self.due(group, &key), key, group: group.into(), is_inbox: true }
     }
-}
 
-/// The sorted set of parked entries of one group on one stream: member entry id, score due time in milliseconds.
-fn due(group: &str, key: &str) -> Arc<str> {
-    format!("wasmill:due:{group}:{key}").into()
+    /// The sorted set of parked entries of one group on one stream: member entry id, score due time in milliseconds.
+    fn due(&self, group: &str, key: &str) -> Arc<str> {
+        self.own(&format!("due:{group}:{key}"))
+    }
 }
 
 #[cfg(test)]
@@ -153,5 +176,16 @@ mod tests {
         assert_eq!(worker_of("wasmill-host-1-ab.0"), Some("wasmill-host-1-ab"));
         assert_eq!(worker_of(PARKED_CONSUMER), None);
         assert_eq!(worker_of("python.1"), None);
+    }
+
+    #[test]
+    fn all_keys_of_a_tenant_begin_with_its_prefix() {
+        let tenant = Namespace::new("acme:");
+        let (source, inbox) = (tenant.source("orders", "billing"), tenant.inbox_source("payment", "billing"));
+        assert_eq!((&*source.key, &*source.due_key), ("acme:orders", "acme:wasmill:due:billing:acme:orders"));
+        assert_eq!((&*inbox.key, inbox.is_inbox), ("acme:wasmill:inbox:payment", true));
+        assert_eq!(&*mark(&tenant.marks("billing"), [1; 16]), format!("acme:wasmill:seen:billing:{}", "01".repeat(16)));
+        assert_eq!((&*tenant.delayed(), &*Namespace::default().delayed()), ("acme:wasmill:delayed", DELAYED));
+        assert_eq!(&*tenant.intake("prices"), "acme:wasmill:intake:prices");
     }
 }

@@ -20,6 +20,7 @@ use tokio::sync::Notify;
 use self::pubsub::Channels;
 use self::state::State;
 use self::store::Shelf;
+use super::keys::Namespace;
 use super::pubsub::{Heard, Lease, Position, PubSub};
 use super::{
     Broker, BrokerError, Claimed, ConsumerInfo, Cursor, DelayedMoved, Entry, EntryId, Fields, Inspect, PendingEntry,
@@ -181,8 +182,8 @@ impl Broker for MemoryBroker {
         Ok(ids)
     }
 
-    async fn move_delayed(&self, limit: usize) -> Result<DelayedMoved, BrokerError> {
-        let moved = self.state().move_delayed(limit);
+    async fn move_delayed(&self, namespace: &Namespace, limit: usize) -> Result<DelayedMoved, BrokerError> {
+        let moved = self.state().move_delayed(namespace, limit);
         if moved.moved > 0 {
             self.shared.appended.notify_waiters();
         }

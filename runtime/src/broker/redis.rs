@@ -22,6 +22,7 @@ use self::link::Link;
 pub use self::link::{InvalidSettings, RedisSettings};
 use self::reply::{claimed, entries};
 use self::script::Script;
+use super::keys::Namespace;
 use super::{
     Broker, BrokerError, Claimed, ConsumerInfo, Cursor, DelayedMoved, Entry, EntryId, Refusal, Settled, Source, keys,
 };
@@ -248,7 +249,7 @@ impl Broker for RedisBroker {
         publish::publish(&self.requests, &self.transactions, publications).await
     }
 
-    async fn move_delayed(&self, limit: usize) -> Result<DelayedMoved, BrokerError> {
-        delayed::move_delayed(&self.requests, limit).await
+    async fn move_delayed(&self, namespace: &Namespace, limit: usize) -> Result<DelayedMoved, BrokerError> {
+        delayed::move_delayed(&self.requests, namespace, limit).await
     }
 }

@@ -239,9 +239,9 @@ impl<B: Broker + Inspect + 'static> Shop<B> {
         let mut keys: Vec<Arc<str>> = vec![self.namespace.stream(LAST_STREAM)];
         for deployment in &self.deployments {
             keys.push(deployment.dead_key.clone());
-            for subscription in &deployment.sources {
-                keys.push(subscription.source.key.clone());
-                keys.push(subscription.source.due_key.clone());
+            for source in &deployment.sources {
+                keys.push(source.key.clone());
+                keys.push(source.due_key.clone());
             }
         }
         let keys: Vec<&str> = keys.iter().map(AsRef::as_ref).collect();

@@ -54,10 +54,16 @@ impl Operator {
                 return Err(OpsError::Invalid(format!("{}{error}", place())));
             }
         }
-        let key = self.namespace.stream(stream);
+        let (key, waits_in) = (self.namespace.stream(stream), self.namespace.delayed());
         let publications: Vec<Publication> = events
             .into_iter()
-            .map(|event| Publication { key: key.clone(), event, when, envelope: envelope.cloned() })
+            .map(|event| Publication {
+                key: key.clone(),
+                event,
+                when,
+                envelope: envelope.cloned(),
+                waits_in: Some(waits_in.clone()),
+            })
             .collect();
         let entries = self.broker.publish(&publications).await?;
         let ids = publications.into_iter().map(|publication| publication.event.id).collect();

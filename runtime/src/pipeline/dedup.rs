@@ -11,15 +11,14 @@ pub(super) async fn known(
     broker: &dyn Broker,
     deployment: &Deployment,
     source: &Source,
-    is_inbox: bool,
     entries: &[Entry],
 ) -> Vec<EntryId> {
     // Somebody has asked for what is in an inbox.
-    let Some(dedup) = deployment.dedup.filter(|_| !is_inbox) else { return Vec::new() };
+    let Some(dedup) = deployment.dedup.filter(|_| !source.is_inbox) else { return Vec::new() };
     let envelopes = &deployment.reading.envelopes;
     let decoded = entries.iter().filter_map(|entry| {
-        let event = decode(envelopes, is_inbox, &source.stream, entry.id, entry.fields.clone()).1.ok()?;
-        Some((entry.id, dedup.mark(&source.group, &event).key))
+        let event = decode(envelopes, source, entry.id, entry.fields.clone()).1.ok()?;
+        Some((entry.id, dedup.mark(&deployment.marks, &event).key))
     });
     let (ids, marks): (Vec<EntryId>, Vec<_>) = decoded.unzip();
     match broker.seen(&marks).await {

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::{Deployment, Heirloom, Subscription};
+use super::runs::Runs;
+use super::{Deployment, Heirloom};
 use crate::broker::{Entry, EntryId, Source};
 use crate::deploy::{InUse, Version};
 use crate::stats::HandlerStats;
@@ -34,8 +35,6 @@ pub(super) enum ReadState {
 /// One stream of a lane.
 pub(super) struct LaneSource {
     pub(super) source: Arc<Source>,
-    /// Entries are redriven dead letters: their original stands inside.
-    pub(super) is_inbox: bool,
     pub(super) state: ReadState,
     /// When parked entries may be due. `None` if none is known of.
     pub(super) due_at: Option<Instant>,
@@ -88,6 +87,10 @@ pub(super) struct Lane {
     pub(super) warm: Vec<(Arc<Version>, WarmInstance)>,
     /// Deliveries begun and not finished.
     pub(super) running: usize,
+    /// Those of them that wait for something.
+    pub(super) runs: Runs,
+    /// It was a delivery's turn that had been begun before; the next one is a new one's.
+    pub(super) went_on: bool,
     /// The most deliveries that may be running on this thread. At least 1.
     pub(super) share: usize,
     /// Deliveries finished and not settled.
@@ -112,10 +115,9 @@ pub(super) struct Lane {
 
 impl LaneSource {
     /// `has_left`: entries of an earlier time may be pending under this consumer.
-    fn new(subscription: &Subscription, now: Instant, has_left: bool) -> LaneSource {
+    fn new(source: &Arc<Source>, now: Instant, has_left: bool) -> LaneSource {
         LaneSource {
-            source: subscription.source.clone(),
-            is_inbox: subscription.is_inbox,
+            source: source.clone(),
             state: ReadState::Ready,
             due_at: Some(now),
             lost: has_left,
@@ -167,7 +169,7 @@ impl LaneSource {
 
 impl Lane {
     /// A lane that reads nothing yet: see [`Lane::renew`].
-    pub(super) fn new(deployment: Arc<Deployment>, stats: Arc<HandlerStats>, paused: bool) -> Lane {
+    pub(super) fn new(deployment: Arc<Deployment>, stats: Arc<HandlerStats>, paused: bool, runs: Runs) -> Lane {
         let version = deployment.slot.hold(&stats);
         Lane {
             deployment,
@@ -177,6 +179,8 @@ impl Lane {
             ready: VecDeque::new(),
             warm: Vec::new(),
             running: 0,
+            runs,
+            went_on: false,
             share: 0,
             unsettled: 0,
             suspects: 0,
@@ -210,11 +214,11 @@ impl Lane {
             stats.blocked.fetch_add(1, Ordering::Relaxed);
         }
         let now = Instant::now();
-        let is_named = |source: &LaneSource| deployment.sources.iter().any(|named| named.source == source.source);
+        let is_named = |source: &LaneSource| deployment.sources.iter().any(|named| *named == source.source);
         let left = self.sources.iter_mut().filter(|source| !is_named(source));
         left.for_each(|source| source.leave(&self.deployment));
-        for subscription in &deployment.sources {
-            let known = self.sources.iter_mut().find(|source| source.source == subscription.source);
+        for named in &deployment.sources {
+            let known = self.sources.iter_mut().find(|source| source.source == *named);
             match known {
                 Some(known) if known.standing == Standing::Member => {}
                 Some(known) if known.standing == Standing::Leaving => {
@@ -222,9 +226,9 @@ impl Lane {
                     known.under = None;
                     known.due_at = Some(now);
                 }
-                Some(gone) => *gone = LaneSource::new(subscription, now, has_left(&subscription.source)),
+                Some(gone) => *gone = LaneSource::new(named, now, has_left(named)),
                 None => {
-                    let source = LaneSource::new(subscription, now, has_left(&subscription.source));
+                    let source = LaneSource::new(named, now, has_left(named));
                     // Requests and tickets name sources by their places: only those of the gone may be taken.
                     match self.sources.iter_mut().find(|source| source.standing == Standing::Gone) {
                         Some(gone) => *gone = source,
@@ -286,9 +290,14 @@ impl Lane {
         at.map(|at| self.warm.swap_remove(at).1)
     }
 
-    /// Whether a delivery can be started.
-    pub(super) fn can_run(&self) -> bool {
+    /// Whether a delivery can be begun.
+    pub(super) fn can_begin(&self) -> bool {
         !self.ready.is_empty() && self.running < self.share && self.held == 0 && !self.paused
+    }
+
+    /// Whether it can use the thread.
+    pub(super) fn can_run(&self) -> bool {
+        self.runs.can_go_on() || self.can_begin()
     }
 
     /// Everything that was read has been settled.

@@ -77,8 +77,8 @@ async fn try_set_up(worker: &Worker, backend: &Backend, roster: &Roster) -> Resu
     };
     broker.heartbeat(&worker.id, "{}", worker.heartbeat_ttl).await?;
     let served = roster.now();
-    for subscription in served.deployments().flat_map(|deployment| &deployment.sources) {
-        create_group(&*broker, &subscription.source).await?;
+    for source in served.deployments().flat_map(|deployment| &deployment.sources) {
+        create_group(&*broker, source).await?;
     }
     let paused = broker.paused().await?.into_iter().collect();
     Ok(Prepared { broker, operate, paused })
@@ -120,26 +120,32 @@ pub(super) async fn beat(
 }
 
 /// Moves delayed events into their streams when their time has come, until the future is dropped.
-pub(super) async fn move_delayed(broker: &dyn Broker) {
+pub(super) async fn move_delayed(broker: &dyn Broker, roster: &Roster) {
     let mut failures = 0u32;
     loop {
-        let pause = match broker.move_delayed(MAX_MOVED).await {
-            Ok(moved) => {
-                failures = 0;
-                let reasons: BTreeSet<&String> = moved.refused.iter().collect();
-                for why in reasons {
-                    tracing::error!(alarm = "delayed_refused", "a delayed event cannot be moved to its stream: {why}");
+        let mut pause = DELAYED_POLL;
+        for namespace in roster.now().namespaces() {
+            match broker.move_delayed(namespace, MAX_MOVED).await {
+                Ok(moved) => {
+                    failures = 0;
+                    let reasons: BTreeSet<&String> = moved.refused.iter().collect();
+                    for why in reasons {
+                        tracing::error!(
+                            alarm = "delayed_refused",
+                            "a delayed event cannot be moved to its stream: {why}"
+                        );
+                    }
+                    pause = moved.next_due.map_or(pause, |next| next.min(pause));
                 }
-                moved.next_due.map_or(DELAYED_POLL, |next| next.min(DELAYED_POLL))
-            }
-            Err(error) => {
-                failures += 1;
-                if failures.is_power_of_two() {
-                    tracing::warn!("cannot look for delayed events: {error}");
+                Err(error) => {
+                    failures += 1;
+                    if failures.is_power_of_two() {
+                        tracing::warn!("cannot look for delayed events: {error}");
+                    }
+                    pause = backoff(failures).max(DELAYED_POLL);
                 }
-                backoff(failures).max(DELAYED_POLL)
             }
-        };
+        }
         tokio::time::sleep(pause).await;
     }
 }
@@ -165,27 +171,27 @@ async fn look_for_dead(
     let served = roster.now();
     let mut found = Vec::new();
     for deployment in served.deployments() {
-        for subscription in &deployment.sources {
-            let consumers = match broker.consumers(&subscription.source).await {
+        for source in &deployment.sources {
+            let consumers = match broker.consumers(source).await {
                 Ok(consumers) => consumers,
                 // The readers notice it too, and create the group again.
                 Err(BrokerError::NoGroup { .. }) => continue,
                 // One stream that cannot be read is no reason to leave the others alone.
                 Err(error @ BrokerError::Unreachable { .. }) => return Err(error),
                 Err(error) => {
-                    tracing::warn!(stream = subscription.source.stream, "cannot look for dead workers: {error}");
+                    tracing::warn!(stream = source.stream, "cannot look for dead workers: {error}");
                     continue;
                 }
             };
             for consumer in consumers {
                 match keys::worker_of(&consumer.name) {
                     Some(owner) if owner == &*worker.id => {}
-                    Some(owner) => found.push((deployment, &subscription.source, owner.to_owned(), consumer)),
+                    Some(owner) => found.push((deployment, source, owner.to_owned(), consumer)),
                     // Nobody says whether other programs live: what has been idle for long is taken from them.
                     None if consumer.name == keys::PARKED_CONSUMER || consumer.pending == 0 => {}
                     None => {
                         let from = Heirloom { consumer: consumer.name, min_idle: Some(deployment.take_over_idle) };
-                        inherit(deployment, &subscription.source, from, threads);
+                        inherit(deployment, source, from, threads);
                     }
                 }
             }

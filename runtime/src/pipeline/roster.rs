@@ -3,7 +3,7 @@
 //! What stands on it is only ever replaced as a whole, so that whoever looks sees one state. Handlers are few words here:
 //! a change costs no thread, no connection and nothing to those that it does not concern.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{Deployment, Intake, Retention, Stats};
 use crate::broker::BrokerError;
+use crate::broker::keys::Namespace;
 use crate::deploy::Version;
 use crate::stats::HandlerStats;
 use crate::wasm::LoadError;
@@ -60,6 +61,7 @@ pub struct Served {
     pub retention: Arc<[Retention]>,
     /// The messages that become events.
     pub intakes: Arc<[Arc<Intake>]>,
+    namespaces: Vec<Namespace>,
     /// Counts the handlers that ever were on it.
     turns: usize,
 }
@@ -73,6 +75,12 @@ impl Served {
     /// The same without their counters.
     pub fn deployments(&self) -> impl Iterator<Item = &Arc<Deployment>> {
         self.members().map(|member| &member.deployment)
+    }
+
+    /// Where the streams of those served lie, each once. That of the tenant `default` is always among them: events may be
+    /// published for later where no handler is.
+    pub(super) fn namespaces(&self) -> &[Namespace] {
+        &self.namespaces
     }
 
     /// The handler of that name.
@@ -105,6 +113,9 @@ impl Served {
         next.intakes = change.intakes.into();
         let stats = next.members().map(|member| (member.deployment.name().to_owned(), member.stats.clone()));
         next.stats = Arc::new(stats.collect());
+        let namespaces = next.deployments().map(|deployment| deployment.namespace.clone());
+        let namespaces: BTreeSet<Namespace> = namespaces.chain([Namespace::default()]).collect();
+        next.namespaces = namespaces.into_iter().collect();
         next
     }
 }

@@ -3,12 +3,11 @@
 //! The loop only names what happened; [`Shard::apply`] (with what is asked of the broker, in [`io`]) and its helpers
 //! decide, and never wait.
 
+mod agenda;
 mod io;
 mod members;
 
 use std::collections::{HashMap, HashSet};
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -19,11 +18,14 @@ use futures::stream::{FuturesUnordered, StreamExt as _};
 use slab::Slab;
 use tokio::sync::mpsc;
 
+use self::agenda::Agenda;
 use self::io::IoDone;
 pub(super) use self::io::backoff;
+use self::members::Tenants;
 use super::batch::{Batch, Counted, Note, SettleDone, settle_until_written};
 use super::lane::{Lane, LaneSource, ReadState, Standing};
 use super::run::{Finished, Prepared};
+use super::runs::{Run, Woken};
 use super::watch::Watch;
 use super::{Command, LEAVE_TIME, MAX_INSTANCES, MAX_SETTLES, Worker};
 use crate::broker::{Broker, Settled, Source};
@@ -32,10 +34,12 @@ use crate::schedule::Schedule;
 
 /// Deliveries that are run before input and output get a turn.
 const RUNS_PER_TURN: usize = 16;
+/// The longest that deliveries are run before input and output get a turn; one that has been begun ends its stretch.
+const TURN: Duration = Duration::from_millis(1);
+/// How often lanes without deliveries look whether another version serves.
+const REFRESH: Duration = Duration::from_secs(1);
 /// How often writes that the broker refused are tried again.
 const HELD_PAUSE: Duration = Duration::from_secs(1);
-
-type Run = Pin<Box<dyn Future<Output = Finished> + Send>>;
 
 /// The state of the thread.
 pub(super) struct Shard {
@@ -45,12 +49,20 @@ pub(super) struct Shard {
     lanes: Slab<Lane>,
     /// The lanes by the names of their handlers.
     by_name: HashMap<Arc<str>, usize>,
-    /// Some lane or source is finishing and then goes.
-    is_any_leaving: bool,
+    /// The lanes that read a stream, by its key.
+    readers: HashMap<Arc<str>, Vec<usize>>,
+    /// The lanes that something may be asked for.
+    agenda: Agenda,
+    tenants: Tenants,
     /// Sources of lanes that were given up with entries that nobody has begun.
     left: HashSet<Arc<Source>>,
     schedule: Schedule,
-    running: FuturesUnordered<Run>,
+    /// The lanes with deliveries that can go on.
+    woken: Arc<Woken>,
+    /// Lanes that could begin a delivery if the thread did.
+    held_back: Vec<usize>,
+    /// Deliveries begun and not finished.
+    running: usize,
     /// The most deliveries that run at the same time, so that there is an instance for each.
     most_running: usize,
     /// The same as the lanes want it.
@@ -64,6 +76,8 @@ pub(super) struct Shard {
     watch: Arc<Watch>,
     /// When to give up what is not finished; set when draining began.
     drain_until: Option<Instant>,
+    /// When it was last looked whether lanes without deliveries hold on to an old version.
+    refreshed: Instant,
 }
 
 impl Shard {
@@ -82,10 +96,14 @@ impl Shard {
             consumer,
             lanes: Slab::new(),
             by_name: HashMap::new(),
-            is_any_leaving: false,
+            readers: HashMap::new(),
+            agenda: Agenda::default(),
+            tenants: Tenants::default(),
             left: HashSet::new(),
             schedule: Schedule::default(),
-            running: FuturesUnordered::new(),
+            woken: Arc::default(),
+            held_back: Vec::new(),
+            running: 0,
             most_running,
             shares: 0,
             io: FuturesUnordered::new(),
@@ -95,6 +113,7 @@ impl Shard {
             own_commands,
             watch,
             drain_until: None,
+            refreshed: Instant::now(),
         }
     }
 
@@ -116,7 +135,7 @@ impl Shard {
         }
         // What is given up must not be in the way of leaving.
         self.io.clear();
-        self.running.clear();
+        self.lanes.iter_mut().for_each(|(_, lane)| lane.runs.clear());
         if tokio::time::timeout(LEAVE_TIME, self.remove_consumers()).await.is_err() {
             tracing::debug!("consumers are left behind: the broker does not answer");
         }
@@ -130,20 +149,37 @@ impl Shard {
         while let Some(Some(done)) = self.io.next().now_or_never() {
             self.apply(done);
         }
-        while let Some(Some(finished)) = self.running.next().now_or_never() {
-            self.finish(finished);
+        self.take_woken();
+    }
+
+    fn take_woken(&mut self) {
+        for lane in self.woken.take() {
+            if let Some(known) = self.lanes.get_mut(lane) {
+                known.runs.wake();
+                self.schedule.activate(lane);
+            }
         }
+    }
+
+    /// Something about the lane is other than before: it may have something to run, and something may be asked for it.
+    fn touch(&mut self, lane: usize) {
+        self.schedule.activate(lane);
+        self.agenda.list(lane);
     }
 
     /// Waits for whatever happens next.
     async fn wait(&mut self) {
         // A lane without deliveries looks here: it must not keep instances of an old version.
-        self.lanes.iter_mut().for_each(|(_, lane)| lane.refresh());
+        if self.refreshed.elapsed() >= REFRESH {
+            self.lanes.iter_mut().for_each(|(_, lane)| lane.refresh());
+            self.refreshed = Instant::now();
+        }
         let timer = self.next_timer();
+        let woken = self.woken.clone();
         tokio::select! {
             Some(command) = self.commands.recv() => self.obey(command),
             Some(done) = self.io.next(), if !self.io.is_empty() => self.apply(done),
-            Some(finished) = self.running.next(), if !self.running.is_empty() => self.finish(finished),
+            () = woken.any() => self.take_woken(),
             () = tokio::time::sleep_until(timer.into()) => {}
         }
     }
@@ -151,7 +187,7 @@ impl Shard {
     /// When something has to be done though nothing happens.
     fn next_timer(&self) -> Instant {
         let now = Instant::now();
-        let mut next = now + Duration::from_secs(1);
+        let mut next = now + REFRESH;
         if let Some(until) = self.drain_until {
             next = next.min(until);
         }
@@ -160,7 +196,7 @@ impl Shard {
             next = next.min(due);
         }
         if self.drain_until.is_none() {
-            next = self.lanes.iter().filter_map(|(_, lane)| lane.next_timer()).fold(next, Instant::min);
+            next = self.agenda.next_timer().map_or(next, |timer| next.min(timer));
         }
         next.max(now + Duration::from_millis(1))
     }
@@ -168,26 +204,30 @@ impl Shard {
     fn obey(&mut self, command: Command) {
         match command {
             Command::Wake(key) => {
-                for source in self.lanes.iter_mut().flat_map(|(_, lane)| &mut lane.sources) {
-                    if source.source.key == key && matches!(source.state, ReadState::Idle) {
-                        source.state = ReadState::Ready;
+                for &lane in self.readers.get(&key).into_iter().flatten() {
+                    for source in self.lanes.get_mut(lane).into_iter().flat_map(|lane| &mut lane.sources) {
+                        if source.source.key == key && matches!(source.state, ReadState::Idle) {
+                            source.state = ReadState::Ready;
+                        }
                     }
+                    self.agenda.list(lane);
                 }
             }
             Command::Inherit { handler, source, from } => {
-                let lane = self.by_name.get(&handler).and_then(|&lane| self.lanes.get_mut(lane));
-                let mut sources = lane.into_iter().flat_map(|lane| &mut lane.sources);
+                let Some(&lane) = self.by_name.get(&handler) else { return };
+                let mut sources = self.lanes[lane].sources.iter_mut();
                 let is_it = |known: &&mut LaneSource| known.source == source && known.standing == Standing::Member;
                 if let Some(source) = sources.find(is_it)
                     && !source.heirlooms.contains(&from)
                 {
                     source.heirlooms.push_back(from);
+                    self.agenda.list(lane);
                 }
             }
             Command::Pause { handler, paused } => {
                 if let Some(&lane) = self.by_name.get(&handler) {
                     self.lanes[lane].paused = paused;
-                    self.schedule.activate(lane);
+                    self.touch(lane);
                 }
             }
             Command::Serve { deployment, stats, share: 0, .. } => {
@@ -210,30 +250,37 @@ impl Shard {
     fn start_io(&mut self) -> bool {
         let before = self.io.len();
         let now = Instant::now();
-        if self.drain_until.is_none() {
-            for lane in 0..self.lanes.capacity() {
-                if !self.lanes.contains(lane) {
-                    continue;
-                }
-                // Whoever asks for more never finds the quiet that the search needs.
-                if self.lanes[lane].is_searching() {
-                    self.start_search(lane, now);
-                } else {
-                    self.start_claims(lane, now);
-                    self.start_reads(lane, now);
-                }
+        self.agenda.advance(now);
+        while let Some(lane) = self.agenda.take() {
+            if self.lanes.contains(lane) {
+                self.look(lane, now);
             }
         }
-        if self.is_any_leaving {
-            self.let_go();
-        }
-        let nothing_to_run = self.settles == 0 && !self.lanes.iter().any(|(_, lane)| lane.can_run());
+        let has_next = self.schedule.has_next(|lane| self.lanes.get(lane).is_some_and(Lane::can_run));
+        let nothing_to_run = self.settles == 0 && !has_next;
         if self.settles < MAX_SETTLES && self.batch.is_ready(now, nothing_to_run) {
             let (settlements, notes) = self.batch.take();
             self.settles += 1;
             self.start_settle(settlements, notes, None);
         }
         self.io.len() > before
+    }
+
+    /// Starts what is called for by one lane.
+    fn look(&mut self, lane: usize, now: Instant) {
+        if self.drain_until.is_none() {
+            // Whoever asks for more never finds the quiet that the search needs.
+            if self.lanes[lane].is_searching() {
+                self.start_search(lane, now);
+            } else {
+                self.start_claims(lane, now);
+                self.start_reads(lane, now);
+            }
+            if let Some(timer) = self.lanes[lane].next_timer() {
+                self.agenda.list_at(lane, timer);
+            }
+        }
+        self.let_go(lane);
     }
 
     fn start_settle(&mut self, settlements: Vec<Settlement>, notes: Vec<Note>, after: Option<Duration>) {
@@ -247,27 +294,61 @@ impl Shard {
         }));
     }
 
+    /// Whether the thread may begin one more delivery: there is an instance for it, and room for its decision.
+    fn may_begin(&self) -> bool {
+        let has_room = self.running < self.shares.clamp(1, self.most_running);
+        has_room && !(self.settles >= MAX_SETTLES && self.batch.is_full())
+    }
+
     /// Runs some of what is ready; says whether there was any.
     fn run_some(&mut self) -> bool {
+        let start = Instant::now();
+        if self.may_begin() {
+            self.held_back.drain(..).for_each(|lane| self.schedule.activate(lane));
+        }
         for ran in 0..RUNS_PER_TURN {
-            if self.running.len() >= self.shares.clamp(1, self.most_running)
-                || (self.settles >= MAX_SETTLES && self.batch.is_full())
-            {
-                return ran > 0;
+            let may_begin = self.may_begin();
+            let Shard { lanes, schedule, held_back, .. } = &mut *self;
+            let next = schedule.next(|at| {
+                let Some(lane) = lanes.get(at) else { return false };
+                if lane.runs.can_go_on() || (may_begin && lane.can_begin()) {
+                    return true;
+                }
+                // It leaves its place until then.
+                held_back.extend(lane.can_begin().then_some(at));
+                false
+            });
+            let Some(lane) = next else { return ran > 0 };
+            if self.run_next(lane, may_begin).duration_since(start) >= TURN {
+                return true;
             }
-            let Some(lane) = self.schedule.next(|lane| self.lanes.get(lane).is_some_and(Lane::can_run)) else {
-                return ran > 0;
-            };
-            self.run_next(lane);
         }
         true
     }
 
-    /// Takes the lane's next entry as far as it goes without waiting.
-    fn run_next(&mut self, lane_at: usize) {
+    /// Runs a delivery of the lane as far as it goes without waiting; when that was over.
+    fn run_next(&mut self, lane_at: usize, may_begin: bool) -> Instant {
         let start = Instant::now();
         let lane = &mut self.lanes[lane_at];
+        let can_begin = may_begin && lane.can_begin();
+        lane.went_on = lane.runs.can_go_on() && !(can_begin && lane.went_on);
+        if lane.went_on {
+            if let Some(finished) = lane.runs.go_on() {
+                self.finish(finished);
+            }
+        } else if can_begin {
+            self.begin(lane_at);
+        }
+        let end = Instant::now();
+        self.schedule.charge(lane_at, (end - start).as_nanos() as u64);
+        end
+    }
+
+    /// Takes the lane's next entry as far as it goes without waiting.
+    fn begin(&mut self, lane_at: usize) {
+        let lane = &mut self.lanes[lane_at];
         let Some(ready) = lane.ready.pop_front() else { return };
+        self.agenda.list(lane_at);
         match super::run::prepare(&self.worker, lane, ready) {
             Prepared::Decided { decision, ticket } => {
                 lane.unsettled += 1;
@@ -276,15 +357,15 @@ impl Shard {
             Prepared::Delivery(delivery) => {
                 let warm = lane.take_warm(delivery.version());
                 lane.running += 1;
+                self.running += 1;
                 let mut run: Run = Box::pin(super::run::run(lane_at, *delivery, warm));
                 // Most handlers return without waiting: then no task, timer or queue was needed.
                 match (&mut run).now_or_never() {
                     Some(finished) => self.finish(finished),
-                    None => self.running.push(run),
+                    None => self.lanes[lane_at].runs.push(run),
                 }
             }
         }
-        self.schedule.charge(lane_at, start.elapsed().as_nanos() as u64);
     }
 
     /// A handler is done: its decision goes into the batch.
@@ -292,14 +373,13 @@ impl Shard {
         let lane_at = finished.lane;
         let lane = &mut self.lanes[lane_at];
         lane.running -= 1;
+        self.running -= 1;
         lane.unsettled += 1;
         lane.saw_duration(finished.execution.wall);
         let (decision, ticket, warm) = super::run::conclude(&self.worker, lane, finished);
         lane.warm.extend(warm);
         self.batch.push(lane_at, ticket, decision);
-        if lane.can_run() {
-            self.schedule.activate(lane_at);
-        }
+        self.touch(lane_at);
     }
 
     /// A batch has been answered.
@@ -335,7 +415,7 @@ impl Shard {
                 lane.stats.blocked.fetch_sub(u64::from(lane.held == 0), Ordering::Relaxed);
             }
             lane.suspects -= usize::from(note.suspect);
-            self.schedule.activate(note.lane);
+            self.touch(note.lane);
         }
         if !refused.is_empty() {
             // The lanes concerned stand still until it is written.

@@ -96,6 +96,8 @@ pub struct Policy {
     pub handler: Arc<str>,
     /// The streams it may publish to.
     pub grants: Grants,
+    /// The Redis key of the set in which delayed events wait; `None` for that of the tenant `default`.
+    pub waits_in: Option<Arc<str>>,
     /// Events that one delivery may publish.
     pub publishes: u32,
     /// Bytes that one delivery may publish, all fields counted.
@@ -258,7 +260,7 @@ impl Host {
         if let Some(envelope) = envelope {
             envelope.check(&event).map_err(|error| PublishError::Invalid(error.to_string()))?;
         }
-        Ok(Publication { key, event, when, envelope: envelope.cloned() })
+        Ok(Publication { key, event, when, envelope: envelope.cloned(), waits_in: self.policy.waits_in.clone() })
     }
 
     /// Keeps all of the drafts or none.
@@ -448,6 +450,7 @@ pub(super) mod tests {
             tenant: "t".into(),
             handler: "h".into(),
             grants: Grants::Named(vec![grant]),
+            waits_in: None,
             publishes,
             publish_bytes,
             event_bytes: 1024,

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
 use wasmill::broker::Settled::{Applied, Refused, Superseded};
+use wasmill::broker::keys::Namespace;
 use wasmill::broker::{BrokerError, DelayedMoved, Refusal, keys};
 use wasmill::envelope;
 use wasmill::outcome::{Decision, Due, Publication};
@@ -16,7 +17,7 @@ use super::fixture::{A, DEADLINE, FOREVER, Fixture, ack_with, event, settlement}
 const ALL: usize = 1000;
 
 fn delayed(key: &str, id: &str, when: Due) -> Publication {
-    Publication { key: key.into(), event: event(id), when, envelope: None }
+    Publication { key: key.into(), event: event(id), when, envelope: None, waits_in: None }
 }
 
 async fn publish(f: &Fixture, publications: &[Publication]) {
@@ -25,7 +26,7 @@ async fn publish(f: &Fixture, publications: &[Publication]) {
 }
 
 async fn move_delayed(f: &Fixture, limit: usize) -> DelayedMoved {
-    f.broker().move_delayed(limit).await.expect("an answer")
+    f.broker().move_delayed(&Namespace::default(), limit).await.expect("an answer")
 }
 
 /// Moves until that many have been moved.
@@ -118,6 +119,28 @@ pub async fn of_many_who_move_at_once_each_event_is_moved_by_one(f: &Fixture) {
     assert_eq!(moved, ids);
 }
 
+/// The set of a tenant leads to that tenant's streams alone, whoever has written into it.
+pub async fn each_tenant_has_a_set_of_its_own(f: &Fixture) {
+    let (tenant, other) = (Namespace::new("acme:"), Namespace::new("other:"));
+    let of_tenant =
+        |key: &str, id: &str| Publication { waits_in: Some(tenant.delayed()), ..delayed(key, id, Due::At(1)) };
+    publish(
+        f,
+        &[of_tenant("acme:orders", "a"), of_tenant("other:orders", "b"), of_tenant("acme:wasmill:inbox:x", "c")],
+    )
+    .await;
+    assert_eq!(move_delayed(f, ALL).await, DelayedMoved::default());
+    let of_other = f.broker().move_delayed(&other, ALL).await.expect("an answer");
+    assert_eq!(of_other, DelayedMoved::default());
+    let moved = f.broker().move_delayed(&tenant, ALL).await.expect("an answer");
+    assert_eq!((moved.moved, moved.refused.len()), (1, 2), "{moved:?}");
+    assert!(moved.refused.iter().all(|why| why.contains("acme:wasmill:delayed")), "{moved:?}");
+    assert_eq!(f.event_ids("acme:orders").await, ["a"]);
+    for key in ["other:orders", "acme:wasmill:inbox:x"] {
+        assert!(f.inspect().stream(key).await.unwrap().is_none(), "{key}");
+    }
+}
+
 async fn say(raw: &mut MultiplexedConnection, words: &[&str]) {
     let mut command = redis::cmd(words[0]);
     command.arg(&words[1..]);
@@ -181,7 +204,7 @@ async fn a_full_server_lets_delayed_events_wait() {
     move_all(&f, 1).await;
     publish(&f, &[delayed("orders", "b", Due::At(1))]).await;
     say(f.raw().0, &["CONFIG", "SET", "maxmemory", "1"]).await;
-    let error = f.broker().move_delayed(ALL).await.expect_err("there is no room");
+    let error = f.broker().move_delayed(&Namespace::default(), ALL).await.expect_err("there is no room");
     assert!(matches!(error, BrokerError::Refused { refusal: Refusal::OutOfMemory, .. }), "{error}");
     say(f.raw().0, &["CONFIG", "SET", "maxmemory", "0"]).await;
     move_all(&f, 1).await;

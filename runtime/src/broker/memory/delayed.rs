@@ -4,8 +4,8 @@ use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::super::DelayedMoved;
-use super::super::delayed;
+use super::super::keys::{self, Namespace};
+use super::super::{DelayedMoved, delayed};
 use super::state::State;
 use crate::clock::now_ms;
 use crate::outcome::{Due, Publication};
@@ -33,22 +33,33 @@ impl Waiting {
 }
 
 impl State {
-    pub(super) fn move_delayed(&mut self, limit: usize) -> DelayedMoved {
+    /// Lets an event wait.
+    pub(super) fn wait(&mut self, publication: &Publication) {
+        let set = publication.waits_in.clone().unwrap_or_else(|| keys::DELAYED.into());
+        self.waiting.entry(set).or_default().add(publication);
+    }
+
+    pub(super) fn move_delayed(&mut self, namespace: &Namespace, limit: usize) -> DelayedMoved {
         let now = now_ms();
         let mut moved = DelayedMoved::default();
-        while moved.moved < limit && self.waiting.by_time.first().is_some_and(|(due, _)| *due <= now) {
-            let Some((_, member)) = self.waiting.by_time.pop_first() else { break };
-            self.waiting.known.remove(&member);
+        let set = namespace.delayed();
+        let mut waiting = self.waiting.remove(&set).unwrap_or_default();
+        while moved.moved < limit && waiting.by_time.first().is_some_and(|(due, _)| *due <= now) {
+            let Some((_, member)) = waiting.by_time.pop_first() else { break };
+            waiting.known.remove(&member);
             match delayed::unpack(&member) {
-                Some(event) => {
+                Some(event) if namespace.has_stream(&event.key) => {
                     self.append(&event.key, event.fields);
                     moved.moved += 1;
                 }
-                None => moved.refused.push("an event that waits cannot be read".to_owned()),
+                Some(_) | None => moved.refused.push(format!("a member of {set} was not written by wasmill")),
             }
         }
-        let next = self.waiting.by_time.first();
+        let next = waiting.by_time.first();
         moved.next_due = next.map(|(due, _)| Duration::from_millis(due.saturating_sub(now)));
+        if !waiting.by_time.is_empty() {
+            self.waiting.insert(set, waiting);
+        }
         moved
     }
 }

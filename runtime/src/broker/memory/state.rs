@@ -20,7 +20,8 @@ pub(super) struct State {
     /// Due times and entries, by the key of the set.
     due: HashMap<Arc<str>, BTreeSet<(u64, EntryId)>>,
     heartbeats: HashMap<String, Heartbeat>,
-    pub(super) waiting: Waiting,
+    /// Events that wait for their time, by the set that they wait in.
+    pub(super) waiting: HashMap<Arc<str>, Waiting>,
     pub(super) marks: Marks,
     /// Handlers that are paused.
     pub(super) paused: BTreeSet<String>,
@@ -124,7 +125,7 @@ impl State {
     /// Writes an event; `None` if it waits for its time.
     pub(super) fn publish(&mut self, publication: &Publication) -> Option<EntryId> {
         if publication.when != Due::Now {
-            self.waiting.add(publication);
+            self.wait(publication);
             return None;
         }
         Some(self.append(&publication.key, publication.fields()))
@@ -219,7 +220,7 @@ impl State {
     fn bury(&mut self, source: &Source, entry: EntryId, letter: &DeadLetter) {
         let original = self.streams.get(&*source.key).and_then(|stream| stream.entries.get(&entry)).cloned();
         let mut original = original.unwrap_or_default();
-        if keys::is_inbox(&source.key) {
+        if source.is_inbox {
             original = dead_letter::without_head(original);
         }
         let evidence = dead_letter::evidence(letter).into_iter().enumerate();

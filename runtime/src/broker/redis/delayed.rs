@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::super::delayed::{self, Delayed};
-use super::super::{BrokerError, DELAYED_PAUSE, DelayedMoved, Refusal, Settled, keys};
+use super::super::keys::Namespace;
+use super::super::{BrokerError, DELAYED_PAUSE, DelayedMoved, Refusal, Settled};
 use super::link::Link;
 use super::reply::{self, DueDelayed};
 use super::script::{KeyTable, Script};
@@ -15,9 +16,14 @@ use crate::outcome::Due;
 const MAX_BYTES: usize = 1 << 20;
 
 /// Moves what is due; see [`super::super::Broker::move_delayed`].
-pub(super) async fn move_delayed(link: &Link, limit: usize) -> Result<DelayedMoved, BrokerError> {
+pub(super) async fn move_delayed(
+    link: &Link,
+    namespace: &Namespace,
+    limit: usize,
+) -> Result<DelayedMoved, BrokerError> {
+    let set = namespace.delayed();
     let reply = Script::DueDelayed
-        .run(link, &[keys::DELAYED], |command| {
+        .run(link, &[&set], |command| {
             command.arg(limit).arg(MAX_BYTES);
         })
         .await?;
@@ -27,14 +33,14 @@ pub(super) async fn move_delayed(link: &Link, limit: usize) -> Result<DelayedMov
     let mut events: Vec<(&[u8], Delayed)> = Vec::with_capacity(members.len());
     for member in &members {
         match delayed::unpack(member) {
-            Some(event) => events.push((member, event)),
-            None => {
-                moved.refused.push(format!("a member of {} was not written by wasmill", keys::DELAYED));
+            Some(event) if namespace.has_stream(&event.key) => events.push((member, event)),
+            Some(_) | None => {
+                moved.refused.push(format!("a member of {set} was not written by wasmill"));
                 refused.push(member);
             }
         }
     }
-    for ((member, _), result) in events.iter().zip(append(link, &events).await?) {
+    for ((member, _), result) in events.iter().zip(append(link, &set, &events).await?) {
         match result {
             Settled::Applied => moved.moved += 1,
             Settled::Refused(why) => {
@@ -44,17 +50,17 @@ pub(super) async fn move_delayed(link: &Link, limit: usize) -> Result<DelayedMov
             Settled::Superseded | Settled::Duplicate => {}
         }
     }
-    put_off(link, now_ms, &refused).await?;
+    put_off(link, &set, now_ms, &refused).await?;
     Ok(moved)
 }
 
 /// Appends the events, each unless somebody else has done it; the answers are in their order.
-async fn append(link: &Link, events: &[(&[u8], Delayed)]) -> Result<Vec<Settled>, BrokerError> {
+async fn append(link: &Link, set: &str, events: &[(&[u8], Delayed)]) -> Result<Vec<Settled>, BrokerError> {
     if events.is_empty() {
         return Ok(Vec::new());
     }
     let mut table = KeyTable::default();
-    table.index(keys::DELAYED);
+    table.index(set);
     let places: Vec<usize> = events.iter().map(|(_, event)| table.index(&event.key)).collect();
     let write = |command: &mut ::redis::Cmd| {
         for ((member, event), place) in events.iter().zip(places) {
@@ -78,7 +84,7 @@ async fn append(link: &Link, events: &[(&[u8], Delayed)]) -> Result<Vec<Settled>
             let mut answers = BTreeMap::new();
             for part in [first, others] {
                 let chosen: Vec<_> = part.iter().map(|&at| events[at].clone()).collect();
-                let settled = Box::pin(append(link, &chosen)).await?;
+                let settled = Box::pin(append(link, set, &chosen)).await?;
                 answers.extend(part.into_iter().zip(settled));
             }
             Ok(answers.into_values().collect())
@@ -88,14 +94,14 @@ async fn append(link: &Link, events: &[(&[u8], Delayed)]) -> Result<Vec<Settled>
 }
 
 /// Lets members wait for another while, so that they do not stand before what can be moved.
-async fn put_off(link: &Link, now_ms: u64, members: &[&[u8]]) -> Result<(), BrokerError> {
+async fn put_off(link: &Link, set: &str, now_ms: u64, members: &[&[u8]]) -> Result<(), BrokerError> {
     if members.is_empty() {
         return Ok(());
     }
     let due = now_ms + DELAYED_PAUSE.as_millis() as u64;
     let mut command = ::redis::cmd("ZADD");
     // XX: one that somebody has moved meanwhile does not come back.
-    command.arg(keys::DELAYED).arg("XX");
+    command.arg(set).arg("XX");
     for member in members {
         command.arg(due).arg(*member);
     }

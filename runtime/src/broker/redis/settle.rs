@@ -215,7 +215,7 @@ fn write_effects<'a>(command: &mut Cmd, settlement: &'a Settlement, keys: &mut K
         }
         Decision::DeadLetter(letter) => {
             head("D", keys);
-            write_dead_letter(command, letter, keys::is_inbox(&source.key), keys);
+            write_dead_letter(command, letter, source.is_inbox, keys);
         }
         Decision::Park { .. } => {}
     }
@@ -225,7 +225,7 @@ fn write_effects<'a>(command: &mut Cmd, settlement: &'a Settlement, keys: &mut K
 pub(super) fn key_of(publication: &Publication) -> &str {
     match publication.when {
         Due::Now => &publication.key,
-        Due::After(_) | Due::At(_) => keys::DELAYED,
+        Due::After(_) | Due::At(_) => publication.waits_in.as_deref().unwrap_or(keys::DELAYED),
     }
 }
 

@@ -34,8 +34,8 @@ impl Rollouts {
         };
         let others: Vec<Arc<Deployment>> =
             change.handlers.iter().map(|wanted| &wanted.deployment).filter(is_other).cloned().collect();
-        for subscription in others.iter().flat_map(|deployment| &deployment.sources) {
-            create_group(broker, &subscription.source).await?;
+        for source in others.iter().flat_map(|deployment| &deployment.sources) {
+            create_group(broker, source).await?;
         }
         let is_new = |deployment: &Arc<Deployment>| served.member(deployment.name()).is_none();
         let paused = if others.iter().any(is_new) { broker.paused().await? } else { Vec::new() };

@@ -50,6 +50,20 @@ pub(super) enum IoDone {
     Left,
 }
 
+impl IoDone {
+    /// The lane that it is about, if it is about one.
+    fn lane(&self) -> Option<usize> {
+        match self {
+            IoDone::Read { lane, .. }
+            | IoDone::Due { lane, .. }
+            | IoDone::Heirlooms { lane, .. }
+            | IoDone::Found { lane, .. }
+            | IoDone::Group { lane, .. } => Some(*lane),
+            IoDone::Settled(_) | IoDone::Left => None,
+        }
+    }
+}
+
 impl Shard {
     pub(super) fn start_reads(&mut self, lane_at: usize, now: Instant) {
         let lane = &mut self.lanes[lane_at];
@@ -60,11 +74,11 @@ impl Shard {
         for (at, source) in lane.sources.iter_mut().enumerate().filter(|(_, source)| source.may_read(now)) {
             source.state = ReadState::Busy;
             let (broker, consumer, stream) = (self.broker.clone(), self.consumer.clone(), source.source.clone());
-            let (deployment, is_inbox) = (lane.deployment.clone(), source.is_inbox);
+            let deployment = lane.deployment.clone();
             self.io.push(Box::pin(async move {
                 let result = broker.read(&stream, &consumer, count).await;
                 let known = match &result {
-                    Ok(entries) => dedup::known(&*broker, &deployment, &stream, is_inbox, entries).await,
+                    Ok(entries) => dedup::known(&*broker, &deployment, &stream, entries).await,
                     Err(_) => Vec::new(),
                 };
                 IoDone::Read { lane: lane_at, source: at, known, result }
@@ -127,6 +141,9 @@ impl Shard {
 
     /// Takes in the result of a request.
     pub(super) fn apply(&mut self, done: IoDone) {
+        if let Some(lane) = done.lane() {
+            self.agenda.list(lane);
+        }
         match done {
             IoDone::Read { lane, source, known, result: Ok(entries) } => self.has_read(lane, source, entries, &known),
             IoDone::Read { lane, source, result: Err(error), .. } => {

@@ -3,25 +3,56 @@
 //! A lane is not exchanged when its settings change: it goes on by the new ones. So nothing stands still, and what is in
 //! memory stays known. What is not read any more finishes first.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
+use slab::Slab;
+
 use super::super::Deployment;
-use super::super::lane::{Lane, Standing};
+use super::super::lane::Lane;
+use super::super::runs::Runs;
 use super::Shard;
 use super::io::IoDone;
 use crate::stats::HandlerStats;
+
+/// The tenants of the lanes, as the schedule knows them.
+#[derive(Default)]
+pub(super) struct Tenants {
+    by_name: HashMap<Arc<str>, Tenant>,
+    numbers: Slab<()>,
+}
+
+struct Tenant {
+    number: usize,
+    lanes: usize,
+}
+
+impl Tenants {
+    /// The number of the tenant, for one more lane of it.
+    fn enter(&mut self, name: &Arc<str>) -> usize {
+        let Tenants { by_name, numbers } = self;
+        let tenant = by_name.entry(name.clone()).or_insert_with(|| Tenant { number: numbers.insert(()), lanes: 0 });
+        tenant.lanes += 1;
+        tenant.number
+    }
+
+    /// One lane less.
+    fn leave(&mut self, name: &Arc<str>) {
+        let Some(tenant) = self.by_name.get_mut(name) else { return };
+        tenant.lanes -= 1;
+        if tenant.lanes == 0 {
+            self.numbers.remove(tenant.number);
+            self.by_name.remove(name);
+        }
+    }
+}
 
 impl Shard {
     /// Serves the handler as the deployment says from now on.
     pub(super) fn serve(&mut self, deployment: Arc<Deployment>, stats: Arc<HandlerStats>, share: usize, paused: bool) {
         let at = match self.by_name.get(&deployment.name) {
             Some(&at) => at,
-            None => {
-                let at = self.lanes.insert(Lane::new(deployment.clone(), stats.clone(), paused));
-                self.by_name.insert(deployment.name.clone(), at);
-                self.schedule.admit(at);
-                at
-            }
+            None => self.admit(&deployment, stats.clone(), paused),
         };
         let (lane, left) = (&mut self.lanes[at], &self.left);
         self.shares = self.shares + share - lane.share;
@@ -29,9 +60,22 @@ impl Shard {
         lane.paused = paused;
         for source in &lane.sources {
             self.left.remove(&source.source);
+            let readers = self.readers.entry(source.source.key.clone()).or_default();
+            if !readers.contains(&at) {
+                readers.push(at);
+            }
         }
-        self.is_any_leaving = true;
-        self.schedule.activate(at);
+        self.touch(at);
+    }
+
+    fn admit(&mut self, deployment: &Arc<Deployment>, stats: Arc<HandlerStats>, paused: bool) -> usize {
+        let entry = self.lanes.vacant_entry();
+        let at = entry.key();
+        entry.insert(Lane::new(deployment.clone(), stats, paused, Runs::new(at, &self.woken)));
+        self.by_name.insert(deployment.name.clone(), at);
+        let tenant = self.tenants.enter(&deployment.tenant);
+        self.schedule.enter(at, tenant, deployment.weight);
+        at
     }
 
     /// Reads nothing more of the handler; `is_removed`: nor does any other thread.
@@ -39,36 +83,38 @@ impl Shard {
         let Some(&at) = self.by_name.get(handler) else { return };
         self.lanes[at].leave();
         self.lanes[at].removed = is_removed;
-        self.is_any_leaving = true;
+        self.agenda.list(at);
     }
 
-    /// Lets go of sources and lanes that have finished.
-    pub(super) fn let_go(&mut self) {
-        self.is_any_leaving = false;
-        let mut finished = Vec::new();
-        for (at, lane) in &mut self.lanes {
-            if lane.removed && lane.paused {
-                // Nobody begins it here any more, as nobody says when it goes on. It is found when the handler comes back, or by others after this worker.
-                self.left.extend(lane.abandon());
-            }
-            for source in lane.sources.iter_mut().filter(|source| source.has_finished()) {
-                source.end();
-                let (broker, consumer, source) = (self.broker.clone(), self.consumer.clone(), source.source.clone());
-                self.io.push(Box::pin(async move {
-                    // One that still has entries stays.
-                    if let Err(error) = broker.remove_consumer(&source, &consumer).await {
-                        tracing::debug!(stream = source.stream, "cannot remove the consumer: {error}");
-                    }
-                    IoDone::Left
-                }));
-            }
-            self.is_any_leaving |= lane.leaving || lane.sources.iter().any(|it| it.standing == Standing::Leaving);
-            if lane.has_ended() {
-                finished.push(at);
-            }
+    /// Lets go of the sources of the lane that have finished, and then of the lane, if it is leaving.
+    pub(super) fn let_go(&mut self, at: usize) {
+        let lane = &mut self.lanes[at];
+        if lane.removed && lane.paused {
+            // Nobody begins it here any more, as nobody says when it goes on. It is found when the handler comes back, or by
+            // others after this worker.
+            self.left.extend(lane.abandon());
         }
-        for at in finished {
+        for source in lane.sources.iter_mut().filter(|source| source.has_finished()) {
+            source.end();
+            if let Some(readers) = self.readers.get_mut(&source.source.key) {
+                readers.retain(|reader| *reader != at);
+                if readers.is_empty() {
+                    self.readers.remove(&source.source.key);
+                }
+            }
+            let (broker, consumer, source) = (self.broker.clone(), self.consumer.clone(), source.source.clone());
+            self.io.push(Box::pin(async move {
+                // One that still has entries stays.
+                if let Err(error) = broker.remove_consumer(&source, &consumer).await {
+                    tracing::debug!(stream = source.stream, "cannot remove the consumer: {error}");
+                }
+                IoDone::Left
+            }));
+        }
+        if lane.has_ended() {
             let lane = self.lanes.remove(at);
+            self.schedule.leave(at);
+            self.tenants.leave(&lane.deployment.tenant);
             self.shares -= lane.share;
             self.by_name.remove(&lane.deployment.name);
         }
