@@ -18,6 +18,7 @@ mod roster;
 mod run;
 mod runs;
 mod shard;
+mod takeover;
 mod threads;
 mod watch;
 
@@ -161,12 +162,14 @@ pub struct Worker {
 /// What a thread is told.
 #[derive(Clone)]
 enum Command {
-    /// The stream has something new.
-    Wake(Arc<str>),
+    /// The stream has something new for this group.
+    Wake(Arc<Source>),
     /// Serve the handler as this says from now on, at most `share` deliveries of it at the same time.
     Serve { deployment: Arc<Deployment>, stats: Arc<HandlerStats>, share: usize, paused: bool },
     /// Read nothing more of the handler, and finish what has been read.
     Leave { handler: Arc<str> },
+    /// Entries of the handler are parked: see whether their time has come.
+    Due { handler: Arc<str>, source: Arc<Source> },
     /// Take the entries that are pending under a consumer of a dead worker or of another program.
     Inherit { handler: Arc<str>, source: Arc<Source>, from: Heirloom },
     /// Begin nothing of this handler any more, or go on with it.
@@ -241,7 +244,8 @@ pub async fn serve(
     let panicked = tokio::select! {
         () = &mut shutdown => false,
         () = recover::beat(&*broker, &worker, report, readiness) => false,
-        () = recover::take_over(&*broker, &worker, &roster, &threads) => false,
+        () = takeover::run(&*broker, &worker, &roster, &threads) => false,
+        () = recover::find_parked(&*broker, &roster, &threads) => false,
         () = recover::move_delayed(&*broker, &roster) => false,
         () = rollouts.follow(&*broker, &mut orders, &threads) => false,
         () = pause::follow(&*broker, &roster, &threads) => false,

@@ -9,6 +9,7 @@ mod pubsub;
 mod state;
 mod store;
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -162,6 +163,15 @@ impl Broker for MemoryBroker {
     async fn alive(&self, workers: &[String]) -> Result<Vec<bool>, BrokerError> {
         let state = self.state();
         Ok(workers.iter().map(|worker| state.is_alive(worker)).collect())
+    }
+
+    async fn living(&self) -> Result<BTreeSet<String>, BrokerError> {
+        Ok(self.state().workers().into_iter().map(|(worker, _)| worker).collect())
+    }
+
+    async fn filled(&self, sets: &[Arc<str>]) -> Result<Vec<bool>, BrokerError> {
+        let state = self.state();
+        Ok(sets.iter().map(|set| state.is_filled(set)).collect())
     }
 
     async fn paused(&self) -> Result<Vec<String>, BrokerError> {

@@ -1,4 +1,4 @@
-//! Staying alive, and taking over from those who are not.
+//! Setting up, staying alive, and looking for what became due meanwhile.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -7,14 +7,18 @@ use std::time::Duration;
 use super::roster::Roster;
 use super::shard::backoff;
 use super::threads::Threads;
-use super::{Backend, Command, Deployment, Heirloom, PipelineError, Worker};
+use super::{Backend, Command, PipelineError, Worker};
+use crate::broker::keys::Namespace;
 use crate::broker::redis::{RedisBroker, RedisSettings};
-use crate::broker::{Broker, BrokerError, Operate, Refusal, Source, keys};
+use crate::broker::{Broker, BrokerError, Operate, Refusal, Source};
 use crate::fleet::WorkerReport;
 use crate::readiness::{Phase, Readiness};
 
 /// Delayed events that are moved in one step.
 const MAX_MOVED: usize = 100;
+/// How often it is looked where entries are parked. A retry that was parked by a worker that has died is made at most so much
+/// later than it was due, while threads have room for it.
+const PARKED_POLL: Duration = Duration::from_secs(5);
 /// How often delayed events are looked for that have been asked for meanwhile.
 const DELAYED_POLL: Duration = Duration::from_secs(1);
 
@@ -77,16 +81,16 @@ async fn try_set_up(worker: &Worker, backend: &Backend, roster: &Roster) -> Resu
     };
     broker.heartbeat(&worker.id, "{}", worker.heartbeat_ttl).await?;
     let served = roster.now();
-    for source in served.deployments().flat_map(|deployment| &deployment.sources) {
-        create_group(&*broker, source).await?;
-    }
+    let sources: Vec<Arc<Source>> = served.sources().map(|(_, source)| source.clone()).collect();
+    create_groups(&*broker, &sources).await?;
     let paused = broker.paused().await?.into_iter().collect();
     Ok(Prepared { broker, operate, paused })
 }
 
-/// Creates the consumer group, if it is not there.
-pub(super) async fn create_group(broker: &dyn Broker, source: &Source) -> Result<(), BrokerError> {
-    if broker.create_group(source).await? {
+/// Creates the consumer groups that are not there.
+pub(super) async fn create_groups(broker: &dyn Broker, sources: &[Arc<Source>]) -> Result<(), BrokerError> {
+    let created = broker.create_groups(sources).await?;
+    for (source, _) in sources.iter().zip(created).filter(|(_, is_new)| *is_new) {
         tracing::info!(stream = source.stream, group = &*source.group, "consumer group created");
     }
     Ok(())
@@ -119,12 +123,35 @@ pub(super) async fn beat(
     }
 }
 
+/// Has threads look for parked entries that are due, wherever there are any: whoever parked them may be gone. Runs until the
+/// future is dropped.
+pub(super) async fn find_parked(broker: &dyn Broker, roster: &Roster, threads: &Threads) {
+    loop {
+        let served = roster.now();
+        let sets: Vec<Arc<str>> = served.sources().map(|(_, source)| source.due_key.clone()).collect();
+        match broker.filled(&sets).await {
+            Ok(filled) => {
+                for ((deployment, source), _) in served.sources().zip(filled).filter(|(_, is_filled)| *is_filled) {
+                    let (handler, source) = (deployment.name.clone(), source.clone());
+                    threads.tell_one_that_has(deployment, Command::Due { handler, source });
+                }
+            }
+            Err(error) => tracing::debug!("cannot look for parked events: {error}"),
+        }
+        tokio::time::sleep(PARKED_POLL).await;
+    }
+}
+
 /// Moves delayed events into their streams when their time has come, until the future is dropped.
 pub(super) async fn move_delayed(broker: &dyn Broker, roster: &Roster) {
     let mut failures = 0u32;
     loop {
         let mut pause = DELAYED_POLL;
-        for namespace in roster.now().namespaces() {
+        let served = roster.now();
+        let sets: Vec<Arc<str>> = served.namespaces().iter().map(Namespace::delayed).collect();
+        // If that cannot be seen, looking for the events says why.
+        let filled = broker.filled(&sets).await.unwrap_or_else(|_| vec![true; sets.len()]);
+        for (namespace, _) in served.namespaces().iter().zip(filled).filter(|(_, is_filled)| *is_filled) {
             match broker.move_delayed(namespace, MAX_MOVED).await {
                 Ok(moved) => {
                     failures = 0;
@@ -147,86 +174,5 @@ pub(super) async fn move_delayed(broker: &dyn Broker, roster: &Roster) {
             }
         }
         tokio::time::sleep(pause).await;
-    }
-}
-
-/// Looks for dead workers and has their entries taken over, until the future is dropped.
-pub(super) async fn take_over(broker: &dyn Broker, worker: &Worker, roster: &Roster, threads: &Threads) {
-    loop {
-        // Spread over the workers, so that they do not all look at the same moment.
-        tokio::time::sleep(worker.heartbeat.mul_f64(0.5 + rand::random::<f64>())).await;
-        if let Err(error) = look_for_dead(broker, worker, roster, threads).await {
-            tracing::debug!("cannot look for dead workers: {error}");
-            tokio::time::sleep(Duration::from_secs(1)).await;
-        }
-    }
-}
-
-async fn look_for_dead(
-    broker: &dyn Broker,
-    worker: &Worker,
-    roster: &Roster,
-    threads: &Threads,
-) -> Result<(), BrokerError> {
-    let served = roster.now();
-    let mut found = Vec::new();
-    for deployment in served.deployments() {
-        for source in &deployment.sources {
-            let consumers = match broker.consumers(source).await {
-                Ok(consumers) => consumers,
-                // The readers notice it too, and create the group again.
-                Err(BrokerError::NoGroup { .. }) => continue,
-                // One stream that cannot be read is no reason to leave the others alone.
-                Err(error @ BrokerError::Unreachable { .. }) => return Err(error),
-                Err(error) => {
-                    tracing::warn!(stream = source.stream, "cannot look for dead workers: {error}");
-                    continue;
-                }
-            };
-            for consumer in consumers {
-                match keys::worker_of(&consumer.name) {
-                    Some(owner) if owner == &*worker.id => {}
-                    Some(owner) => found.push((deployment, source, owner.to_owned(), consumer)),
-                    // Nobody says whether other programs live: what has been idle for long is taken from them.
-                    None if consumer.name == keys::PARKED_CONSUMER || consumer.pending == 0 => {}
-                    None => {
-                        let from = Heirloom { consumer: consumer.name, min_idle: Some(deployment.take_over_idle) };
-                        inherit(deployment, source, from, threads);
-                    }
-                }
-            }
-        }
-    }
-    let owners: Vec<String> =
-        found.iter().map(|(_, _, owner, _)| owner.clone()).collect::<BTreeSet<_>>().into_iter().collect();
-    let alive = broker.alive(&owners).await?;
-    let dead: BTreeSet<&String> =
-        owners.iter().zip(alive).filter(|(_, alive)| !alive).map(|(owner, _)| owner).collect();
-    for (deployment, source, owner, consumer) in &found {
-        if !dead.contains(owner) {
-            continue;
-        }
-        if consumer.pending == 0 {
-            broker.remove_consumer(source, &consumer.name).await?;
-            continue;
-        }
-        tracing::info!(
-            handler = deployment.name(),
-            worker = owner,
-            pending = consumer.pending,
-            "taking over the events of a dead worker"
-        );
-        inherit(deployment, source, Heirloom { consumer: consumer.name.clone(), min_idle: None }, threads);
-    }
-    Ok(())
-}
-
-/// Has a thread take the entries of a consumer.
-fn inherit(deployment: &Deployment, source: &Arc<Source>, from: Heirloom, threads: &Threads) {
-    let command = Command::Inherit { handler: deployment.name.clone(), source: source.clone(), from };
-    // A handler with little concurrency is not on every thread: those that do not have it ignore the command.
-    match deployment.concurrency < threads.count() {
-        true => threads.tell_all(&command),
-        false => threads.tell_any(command),
     }
 }

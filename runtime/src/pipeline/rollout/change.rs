@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::super::recover::create_group;
+use super::super::recover::create_groups;
 use super::super::roster::{Change, ChangeError, Order, Roster, Wanted};
 use super::super::threads::Threads;
 use super::super::{Command, Deployment};
@@ -34,9 +34,8 @@ impl Rollouts {
         };
         let others: Vec<Arc<Deployment>> =
             change.handlers.iter().map(|wanted| &wanted.deployment).filter(is_other).cloned().collect();
-        for source in others.iter().flat_map(|deployment| &deployment.sources) {
-            create_group(broker, source).await?;
-        }
+        let sources: Vec<_> = others.iter().flat_map(|deployment| &deployment.sources).cloned().collect();
+        create_groups(broker, &sources).await?;
         let is_new = |deployment: &Arc<Deployment>| served.member(deployment.name()).is_none();
         let paused = if others.iter().any(is_new) { broker.paused().await? } else { Vec::new() };
 

@@ -42,7 +42,7 @@ impl Exam {
         let delivery = GuestDelivery {
             tenant: deployment.tenant.to_string(),
             handler: deployment.name.to_string(),
-            stream: stream.map_or_else(String::new, |stream| stream.source.stream.clone()),
+            stream: stream.map_or_else(String::new, |stream| stream.stream.clone()),
             entry_id: String::new(),
             attempt: 1,
             max_attempts: deployment.retry.max_attempts,
