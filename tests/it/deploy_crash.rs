@@ -158,12 +158,27 @@ fn stop_or_end(proxy: &Proxy, command: &mut Program) -> Option<String> {
     })
 }
 
-/// Kills one of two workers at each of its steps, until a deployment has so few; returns the steps.
-fn kill_a_worker(moment: Moment) -> BTreeSet<String> {
+/// Deploys with a kill at each step, until a deployment has so few; returns the steps. `deploy` does it with a kill at that
+/// step, and says which one it was.
+fn at_every_step(mut deploy: impl FnMut(&mut Fleet, usize) -> Option<String>) -> BTreeSet<String> {
     let mut fleet = Fleet::start();
-    let config = fleet.mill.dir().join("wasmill.toml");
     let mut killed_at = BTreeSet::new();
     for step in 1..=MAX_STEPS {
+        match deploy(&mut fleet, step) {
+            Some(step) => killed_at.insert(step),
+            None => {
+                fleet.check_events();
+                return killed_at;
+            }
+        };
+    }
+    panic!("a deployment has more than {MAX_STEPS} steps")
+}
+
+/// Kills one of two workers at each of its steps; returns them.
+fn kill_a_worker(moment: Moment) -> BTreeSet<String> {
+    at_every_step(|fleet, step| {
+        let config = fleet.mill.dir().join("wasmill.toml");
         fleet.proxy.stop_at(step, moment);
         fleet.publish();
         let (mut command, digest) = fleet.spawn_deploy(&config);
@@ -178,15 +193,8 @@ fn kill_a_worker(moment: Moment) -> BTreeSet<String> {
         assert!(command.wait_exit(DEADLINE).success(), "{what}: {}", command.text());
         assert_eq!(fleet.settled(&what), digest, "{what}");
         fleet.check_components(&digest, &what);
-        match stopped {
-            Some(step) => killed_at.insert(step),
-            None => {
-                fleet.check_events();
-                return killed_at;
-            }
-        };
-    }
-    panic!("a deployment has more than {MAX_STEPS} steps")
+        stopped
+    })
 }
 
 #[test]
@@ -203,11 +211,9 @@ fn a_worker_that_is_killed_after_any_step_leaves_a_whole_fleet() {
     }
 }
 
-/// Kills the deploying command at each of its steps, until a deployment has so few; returns the steps.
+/// Kills the deploying command at each of its steps; returns them.
 fn kill_the_command(moment: Moment) -> BTreeSet<String> {
-    let mut fleet = Fleet::start();
-    let mut killed_at = BTreeSet::new();
-    for step in 1..=MAX_STEPS {
+    at_every_step(|fleet, step| {
         let (proxy, config) = fleet.proxy();
         proxy.stop_at(step, moment);
         let before = fleet.record()["current"].as_str().unwrap().to_owned();
@@ -229,15 +235,8 @@ fn kill_the_command(moment: Moment) -> BTreeSet<String> {
         fleet.publish();
         // Nothing is in the way of the next one.
         fleet.deploy();
-        match stopped {
-            Some(step) => killed_at.insert(step),
-            None => {
-                fleet.check_events();
-                return killed_at;
-            }
-        };
-    }
-    panic!("a deployment has more than {MAX_STEPS} steps")
+        stopped
+    })
 }
 
 #[test]

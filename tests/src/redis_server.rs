@@ -149,14 +149,17 @@ pub fn free_port() -> u16 {
 
 /// Whether the server there answers PING. One that asks for a password is up as well; one that is loading is not.
 fn answers(port: u16) -> bool {
-    let ping = || -> std::io::Result<Vec<u8>> {
-        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
-        stream.set_read_timeout(Some(PING_TIMEOUT))?;
-        stream.write_all(b"PING\r\n")?;
-        let mut answer = vec![0; 64];
-        let length = stream.read(&mut answer)?;
-        answer.truncate(length);
-        Ok(answer)
-    };
-    ping().is_ok_and(|answer| answer.starts_with(b"+PONG") || answer.starts_with(b"-NOAUTH"))
+    let answer = first_answer(port, b"PING\r\n", PING_TIMEOUT);
+    answer.is_ok_and(|answer| answer.starts_with(b"+PONG") || answer.starts_with(b"-NOAUTH"))
+}
+
+/// The beginning of what the server there answers to a request.
+pub(crate) fn first_answer(port: u16, request: &[u8], timeout: Duration) -> std::io::Result<Vec<u8>> {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+    stream.set_read_timeout(Some(timeout))?;
+    stream.write_all(request)?;
+    let mut answer = vec![0; 64];
+    let length = stream.read(&mut answer)?;
+    answer.truncate(length);
+    Ok(answer)
 }

@@ -2,8 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, TcpStream};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -14,7 +12,7 @@ use oci_client::{Client, Reference};
 use tempfile::TempDir;
 
 use crate::process::Process;
-use crate::redis_server::free_port;
+use crate::redis_server::{first_answer, free_port};
 
 /// How long the registry may take to answer.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -126,14 +124,5 @@ impl Registry {
 
 /// Whether the server there speaks HTTP.
 fn answers(port: u16) -> bool {
-    let ask = || -> std::io::Result<Vec<u8>> {
-        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
-        stream.set_read_timeout(Some(DEADLINE))?;
-        stream.write_all(b"GET /v2/ HTTP/1.0\r\n\r\n")?;
-        let mut answer = vec![0; 16];
-        let length = stream.read(&mut answer)?;
-        answer.truncate(length);
-        Ok(answer)
-    };
-    ask().is_ok_and(|answer| answer.starts_with(b"HTTP/"))
+    first_answer(port, b"GET /v2/ HTTP/1.0\r\n\r\n", DEADLINE).is_ok_and(|answer| answer.starts_with(b"HTTP/"))
 }

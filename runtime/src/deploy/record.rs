@@ -95,12 +95,14 @@ impl Rollout {
 }
 
 /// How a rollout is to go.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Terms {
     /// When it is given up if not every worker is prepared, in milliseconds since the Unix epoch.
     pub until_ms: u64,
     /// How the version has to prove itself first.
     pub canary: Option<Canary>,
+    /// The digest of the smoke tests that the version has to pass before that.
+    pub smoke: Option<String>,
 }
 
 /// How a rollout ended.
@@ -126,6 +128,12 @@ pub struct Progress {
     pub rollout: String,
     /// How far it has come.
     pub state: Preparation,
+}
+
+/// What workers say, by their names. One of another version of wasmill may say other things, which count as nothing.
+pub fn progress_of(reports: &BTreeMap<String, String>) -> BTreeMap<String, Progress> {
+    let parsed = |(worker, text): (&String, &String)| Some((worker.clone(), serde_json::from_str(text).ok()?));
+    reports.iter().filter_map(parsed).collect()
 }
 
 /// How far a worker has come.
@@ -206,7 +214,7 @@ impl Record {
             started_ms: version.deployed_ms,
             until_ms: terms.until_ms,
             canary: terms.canary.map(|canary| Canary { since_ms: None, ..canary }),
-            smoke: None,
+            smoke: terms.smoke,
         };
         // A signature is that of the bytes: one that is known stays if none comes with them this time.
         let known = self.versions.iter().find(|known| known.digest == version.digest);
@@ -365,7 +373,7 @@ mod tests {
     }
 
     fn until(until_ms: u64) -> Terms {
-        Terms { until_ms, canary: None }
+        Terms { until_ms, canary: None, smoke: None }
     }
 
     fn begun(digest: &str) -> Record {
@@ -381,7 +389,7 @@ mod tests {
         let canary =
             Canary { share: percent("5%"), promote_after_ms: 1000, max_error_rate: percent("1%"), since_ms: Some(7) };
         let record = Record { current: Some("old".into()), ..Record::default() };
-        let terms = Terms { until_ms: 100, canary: Some(canary) };
+        let terms = Terms { until_ms: 100, canary: Some(canary), smoke: None };
         record.begin(version("a"), "r".into(), terms).expect("nothing is going on")
     }
 

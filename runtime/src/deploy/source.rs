@@ -62,11 +62,7 @@ pub fn load(
     component: &Path,
 ) -> Result<Component, SourceError> {
     let Some(text) = reference(component) else {
-        let bytes = read_component(component)?;
-        if !keys.is_empty() {
-            keys.verify(&bytes, Signature::beside(component)?.as_ref())?;
-        }
-        return Ok(Component::new(engine, cache, &bytes)?);
+        return Ok(Component::new(engine, cache, &read_signed(component, keys)?)?);
     };
     let is_unwanted = engine.is_stopped();
     let artifact = oci::blocking_unless(is_unwanted, Artifact::find(text, FetchLimits::default()))?;
@@ -95,14 +91,20 @@ pub fn load_again(
         // What is pinned in a registry does not change.
         return if component == was { Ok(known.clone()) } else { load(known.engine(), cache, keys, component) };
     }
-    let bytes = read_component(component)?;
-    if !keys.is_empty() {
-        keys.verify(&bytes, Signature::beside(component)?.as_ref())?;
-    }
+    let bytes = read_signed(component, keys)?;
     match Digest::of(&bytes) == known.digest {
         true => Ok(known.clone()),
         false => Ok(Component::new(known.engine(), cache, &bytes)?),
     }
+}
+
+/// The bytes of a file, if they are signed by one of the keys. Without keys its signature is not even read.
+fn read_signed(component: &Path, keys: &PublicKeys) -> Result<Vec<u8>, SourceError> {
+    let bytes = read_component(component)?;
+    if !keys.is_empty() {
+        keys.verify(&bytes, Signature::beside(component)?.as_ref())?;
+    }
+    Ok(bytes)
 }
 
 fn signature(artifact: &Artifact, reference: &str) -> Result<Option<Signature>, SignatureError> {

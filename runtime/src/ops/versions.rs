@@ -12,7 +12,7 @@ use super::{Operator, OpsError};
 use crate::deploy::canary::{
     Canary, MAX_ERROR_RATE, MAX_PROMOTE_AFTER_MS, MIN_PROMOTE_AFTER_MS, PROMOTE_AFTER_MS, Percent, Tally,
 };
-use crate::deploy::record::{Ended, KnownVersion, Preparation, Progress, Record, Rollout, Terms};
+use crate::deploy::record::{Ended, KnownVersion, Preparation, Progress, Record, Rollout, Terms, progress_of};
 use crate::deploy::signature::Signature;
 use crate::deploy::smoke::SmokeTests;
 use crate::wasm::{Digest, MAX_COMPONENT_BYTES};
@@ -392,10 +392,7 @@ impl Operator {
     }
 
     async fn said(&self, handler: &str) -> Result<BTreeMap<String, Progress>, OpsError> {
-        let reports = self.broker.reports(handler).await?;
-        // A worker of another version of wasmill may say other things.
-        let progress = |(worker, text): (String, String)| Some((worker, serde_json::from_str(&text).ok()?));
-        Ok(reports.into_iter().filter_map(progress).collect())
+        Ok(progress_of(&self.broker.reports(handler).await?))
     }
 
     async fn worker_versions(
@@ -440,12 +437,8 @@ impl Default for Begin {
 fn begin(record: &Record, version: KnownVersion, terms: &Begin) -> Result<Record, OpsError> {
     let until_ms = version.deployed_ms.saturating_add(terms.prepare.as_millis() as u64);
     let id = uuid::Uuid::now_v7().to_string();
-    let begun = record.begin(version, id, Terms { until_ms, canary: terms.canary });
-    let mut next = begun.map_err(|error| OpsError::Conflict(error.to_string()))?;
-    if let Some(rollout) = &mut next.rollout {
-        rollout.smoke.clone_from(&terms.smoke);
-    }
-    Ok(next)
+    let terms = Terms { until_ms, canary: terms.canary, smoke: terms.smoke.clone() };
+    record.begin(version, id, terms).map_err(|error| OpsError::Conflict(error.to_string()))
 }
 
 pub(super) fn name(field: &str, text: Option<&str>) -> Result<String, OpsError> {

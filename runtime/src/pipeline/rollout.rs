@@ -20,7 +20,7 @@ use super::{Deployment, Orders, Worker};
 use crate::broker::{Broker, BrokerError, Operate, Refusal};
 use crate::clock::now_ms;
 use crate::deploy::canary::{Canary, Tally};
-use crate::deploy::record::{Preparation, Progress, Record, Rollout};
+use crate::deploy::record::{Preparation, Progress, Record, Rollout, progress_of};
 use crate::deploy::{Candidate, PublicKeys, Version};
 use crate::fleet::WorkerReport;
 use crate::stats::{HandlerStats, VersionStats};
@@ -97,6 +97,16 @@ struct Job {
     /// Nobody wants it any more: it has been told to stop.
     is_unwanted: bool,
     task: task::JoinHandle<Result<Version, String>>,
+}
+
+impl Job {
+    /// Stops it: compiling, and smoke tests, since others wait for their turn.
+    fn give_up(&mut self) {
+        if !std::mem::replace(&mut self.is_unwanted, true) {
+            self.engine.stop_compiling();
+            self.task.abort();
+        }
+    }
 }
 
 /// What was seen.
@@ -187,32 +197,14 @@ impl Rollouts {
         let records = self.store.records().await?;
         let mut step = Step { has_all: true, is_busy: false, refused: None };
         for at in 0..self.handlers.len() {
-            let is_settled =
-                match records.get(self.handlers[at].deployment.name()).map(|text| (text, Record::parse(text))) {
-                    Some((text, Ok(record))) => {
-                        self.stop_unwanted(at, &record);
-                        let is_settled = match self.follow_record(at, text, &record).await {
-                            Ok(is_settled) => is_settled,
-                            Err(error @ BrokerError::Unreachable { .. }) => return Err(error),
-                            // One handler is no reason to leave the others alone.
-                            Err(error) => {
-                                step.refused = Some(error);
-                                false
-                            }
-                        };
-                        step.is_busy |= record.rollout.is_some_and(|rollout| rollout.running_canary().is_none());
-                        is_settled
-                    }
-                    Some((text, Err(error))) => {
-                        self.handlers[at].note_unreadable(text, &error);
-                        true
-                    }
-                    None => {
-                        self.handlers[at].deployment.slot.set_deployed(false);
-                        self.handlers[at].end_trial();
-                        true
-                    }
-                };
+            let is_settled = match records.get(self.handlers[at].deployment.name()) {
+                Some(text) => self.look_at(at, text, &mut step).await?,
+                None => {
+                    self.handlers[at].deployment.slot.set_deployed(false);
+                    self.handlers[at].end_trial();
+                    true
+                }
+            };
             step.has_all &= is_settled;
             self.handlers[at].may_begin |= is_settled;
         }
@@ -220,16 +212,40 @@ impl Rollouts {
         Ok(step)
     }
 
+    /// Says whether the handler, which has this record, has the version that is to serve.
+    async fn look_at(&mut self, at: usize, text: &str, step: &mut Step) -> Result<bool, BrokerError> {
+        let record = match Record::parse(text) {
+            Ok(record) => record,
+            Err(error) => {
+                self.handlers[at].note_unreadable(text, &error);
+                return Ok(true);
+            }
+        };
+        self.stop_unwanted(at, &record);
+        let is_settled = match self.follow_record(at, text, &record).await {
+            Err(error @ BrokerError::Unreachable { .. }) => return Err(error),
+            // One handler is no reason to leave the others alone.
+            Err(error) => {
+                step.refused = Some(error);
+                false
+            }
+            Ok(is_settled) => is_settled,
+        };
+        step.is_busy |= record.rollout.is_some_and(|rollout| rollout.running_canary().is_none());
+        Ok(is_settled)
+    }
+
+    fn followed(&mut self, handler: &str) -> Option<&mut Followed> {
+        self.handlers.iter_mut().find(|followed| followed.deployment.name() == handler)
+    }
+
     /// Stops preparing what the handler has no use for any more.
     fn stop_unwanted(&mut self, at: usize, record: &Record) {
         if let Some(job) = &mut self.job
             && job.handler == self.handlers[at].deployment.name
-            && !job.is_unwanted
             && !record.wants(&job.digest)
         {
-            job.is_unwanted = true;
-            job.engine.stop_compiling();
-            job.task.abort();
+            job.give_up();
         }
     }
 
@@ -238,9 +254,7 @@ impl Rollouts {
         let Some(job) = self.job.take_if(|job| job.task.is_finished()) else { return };
         let result = job.task.await.unwrap_or_else(|panic| Err(format!("preparing it ended badly: {panic}")));
         // The handler may have gone meanwhile.
-        let Some(followed) = self.handlers.iter_mut().find(|followed| followed.deployment.name == job.handler) else {
-            return;
-        };
+        let Some(followed) = self.followed(&job.handler) else { return };
         // What the handler may do may have changed meanwhile.
         let current = followed.deployment.slot.current();
         let fitting =
@@ -364,9 +378,8 @@ impl Rollouts {
         let handler = self.handlers[at].deployment.name().to_owned();
         let alive = self.workers_of(&handler).await?;
         let said = self.store.reports(&handler).await?;
-        let parsed = said.iter().filter_map(|(worker, text)| Some((worker.clone(), serde_json::from_str(text).ok()?)));
         let names: Vec<&str> = alive.iter().map(String::as_str).collect();
-        let next = record.advance(&names, &parsed.collect(), self.store.time_ms().await?);
+        let next = record.advance(&names, &progress_of(&said), self.store.time_ms().await?);
         if let Some(trial) = &mut self.handlers[at].trial {
             trial.looked = Some(Instant::now());
         }

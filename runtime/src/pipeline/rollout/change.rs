@@ -41,7 +41,7 @@ impl Rollouts {
 
         for (wanted, version) in change.handlers.iter().zip(versions) {
             if let Some(version) = version {
-                match self.handlers.iter_mut().find(|followed| followed.deployment.name == wanted.deployment.name) {
+                match self.followed(wanted.deployment.name()) {
                     Some(followed) => followed.exchange(version),
                     None => drop(wanted.deployment.slot.swap(version)),
                 }
@@ -52,11 +52,8 @@ impl Rollouts {
         let now = roster.now();
         for name in removed {
             self.handlers.retain(|followed| followed.deployment.name != name);
-            if let Some(job) = self.job.as_mut().filter(|job| job.handler == name && !job.is_unwanted) {
-                job.is_unwanted = true;
-                job.engine.stop_compiling();
-                // Smoke tests, too: others wait for their turn.
-                job.task.abort();
+            if let Some(job) = self.job.as_mut().filter(|job| job.handler == name) {
+                job.give_up();
             }
             threads.tell_all(&Command::Leave { handler: name });
         }
@@ -64,7 +61,7 @@ impl Rollouts {
             if is_new(&member.deployment) {
                 member.set_paused(paused.iter().any(|name| name == member.deployment.name()));
             }
-            match self.handlers.iter_mut().find(|followed| followed.deployment.name == member.deployment.name) {
+            match self.followed(member.deployment.name()) {
                 Some(followed) => {
                     followed.deployment = member.deployment.clone();
                     if followed.has_begun {
