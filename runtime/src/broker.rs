@@ -325,6 +325,10 @@ pub trait Broker: Send + Sync {
     /// Says that the worker is alive, for the next `ttl`, and what it reports of itself.
     async fn heartbeat(&self, worker: &str, report: &str, ttl: Duration) -> Result<(), BrokerError>;
 
+    /// Says that the worker is alive, for the next `ttl`, and has nothing new to report. `false` if it was taken for dead: then
+    /// what it reported is gone.
+    async fn stay_alive(&self, worker: &str, ttl: Duration) -> Result<bool, BrokerError>;
+
     /// Says that the worker is gone, so that others need not wait for its heartbeat to end.
     async fn resign(&self, worker: &str) -> Result<(), BrokerError>;
 

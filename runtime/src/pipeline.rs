@@ -219,14 +219,13 @@ pub async fn serve(
         () = &mut shutdown => return Ok(()),
     };
     let mut rollouts = Rollouts::new(operate.clone(), &worker, roster.now().members());
-    let report = || report(&worker, &roster.now());
     // It has the broker, and takes no events yet.
     readiness.set(Phase::Starting);
     let not_ready_yet = Readiness::default();
     tokio::select! {
         () = rollouts.catch_up() => {}
         // A rollout needs workers: if what is deployed cannot be prepared any more, another version can be deployed.
-        () = recover::beat(&*broker, &worker, report, &not_ready_yet) => {}
+        () = recover::beat(&*broker, &worker, &roster, &not_ready_yet) => {}
         () = &mut shutdown => {
             resign(&*broker, &worker).await;
             return Ok(());
@@ -243,7 +242,7 @@ pub async fn serve(
     let pubsub = backend.pubsub();
     let panicked = tokio::select! {
         () = &mut shutdown => false,
-        () = recover::beat(&*broker, &worker, report, readiness) => false,
+        () = recover::beat(&*broker, &worker, &roster, readiness) => false,
         () = takeover::run(&*broker, &worker, &roster, &threads) => false,
         () = recover::find_parked(&*broker, &roster, &threads) => false,
         () = recover::move_delayed(&*broker, &roster) => false,
@@ -264,7 +263,7 @@ pub async fn serve(
     tokio::select! {
         _ = async { tokio::join!(threads::drain(&mut shards, until), leave) } => {}
         // Others must not take over what is still being finished.
-        () = recover::beat(&*broker, &worker, report, readiness) => {}
+        () = recover::beat(&*broker, &worker, &roster, readiness) => {}
         () = tokio::time::sleep(worker.drain_timeout) => tracing::warn!("not everything could be drained in time"),
     }
     resign(&*broker, &worker).await;

@@ -54,6 +54,7 @@ over_both_brokers! {
         an_entry_goes_to_one_consumer_of_a_group,
         every_group_sees_every_entry,
         a_group_is_created_once_and_begins_at_the_beginning,
+        groups_are_created_together_and_say_which_are_new,
         reading_without_a_group_says_so_and_it_can_be_made_again,
         a_thousand_events_in_one_call,
         a_payload_of_a_mebibyte,
@@ -107,6 +108,7 @@ over_both_brokers! {
         whoever_acks_first_wins,
         entries_whose_payload_is_gone_are_settled,
         a_worker_lives_as_long_as_its_heartbeat,
+        a_worker_with_nothing_new_to_say_keeps_what_it_has_said,
         consumers_are_removed_only_when_nothing_is_pending,
         a_handler_is_paused_until_it_goes_on,
     }
@@ -137,6 +139,7 @@ over_both_brokers! {
     }
     store::{
         a_component_is_kept_until_it_is_removed,
+        whoever_follows_records_sees_by_a_number_that_one_has_changed,
         a_record_changes_only_from_what_was_seen,
         reports_are_replaced_and_forgotten_by_worker,
     }

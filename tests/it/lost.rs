@@ -164,6 +164,10 @@ impl Broker for Faulty {
         self.memory.heartbeat(worker, report, ttl).await
     }
 
+    async fn stay_alive(&self, worker: &str, ttl: Duration) -> Result<bool, BrokerError> {
+        self.memory.stay_alive(worker, ttl).await
+    }
+
     async fn resign(&self, worker: &str) -> Result<(), BrokerError> {
         self.memory.resign(worker).await
     }

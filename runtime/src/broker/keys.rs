@@ -60,6 +60,9 @@ pub fn component(digest: &str) -> String {
 /// Which version of each handler serves: a hash, field handler, value as in [`crate::deploy::record`].
 pub const DEPLOYMENTS: &str = "wasmill:deployments";
 
+/// How often one of those has changed: a number.
+pub const DEPLOYMENTS_REVISION: &str = "wasmill:deployments:rev";
+
 /// How far workers have come with a deployment: a hash, field worker.
 pub fn deployment_reports(handler: &str) -> String {
     format!("wasmill:deploying:{handler}")

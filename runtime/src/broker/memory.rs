@@ -155,6 +155,10 @@ impl Broker for MemoryBroker {
         Ok(())
     }
 
+    async fn stay_alive(&self, worker: &str, ttl: Duration) -> Result<bool, BrokerError> {
+        Ok(self.state().stay_alive(worker, ttl))
+    }
+
     async fn resign(&self, worker: &str) -> Result<(), BrokerError> {
         self.state().resign(worker);
         Ok(())

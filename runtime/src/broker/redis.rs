@@ -264,6 +264,15 @@ impl Broker for RedisBroker {
         Script::Heartbeat.run(&self.requests, &[&key, keys::WORKERS], arguments).await.map(drop)
     }
 
+    async fn stay_alive(&self, worker: &str, ttl: Duration) -> Result<bool, BrokerError> {
+        let key = keys::heartbeat(worker);
+        let arguments = |command: &mut ::redis::Cmd| {
+            command.arg(ttl.as_millis() as u64).arg(worker);
+        };
+        let reply = Script::Heartbeat.run(&self.requests, &[&key, keys::WORKERS], arguments).await?;
+        Ok(reply::integer(&reply)? == 1)
+    }
+
     async fn resign(&self, worker: &str) -> Result<(), BrokerError> {
         let mut pipeline = ::redis::pipe();
         pipeline.cmd("DEL").arg(keys::heartbeat(worker)).ignore();

@@ -2,20 +2,24 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::roster::Roster;
+use super::roster::{Roster, Served};
 use super::shard::backoff;
 use super::threads::Threads;
 use super::{Backend, Command, PipelineError, Worker};
 use crate::broker::keys::Namespace;
 use crate::broker::redis::{RedisBroker, RedisSettings};
 use crate::broker::{Broker, BrokerError, Operate, Refusal, Source};
-use crate::fleet::WorkerReport;
 use crate::readiness::{Phase, Readiness};
 
 /// Delayed events that are moved in one step.
 const MAX_MOVED: usize = 100;
+/// What a worker says of itself in the long run, in bytes a second. A report on 200 handlers is made with each heartbeat, one on
+/// a thousand every ten seconds.
+const REPORT_RATE: f64 = 32.0 * 1024.0;
+/// The longest time from one report to the next.
+const REPORT_PAUSE: Duration = Duration::from_secs(30);
 /// How often it is looked where entries are parked. A retry that was parked by a worker that has died is made at most so much
 /// later than it was due, while threads have room for it.
 const PARKED_POLL: Duration = Duration::from_secs(5);
@@ -97,16 +101,11 @@ pub(super) async fn create_groups(broker: &dyn Broker, sources: &[Arc<Source>]) 
 }
 
 /// Says that the worker is alive, until the future is dropped.
-pub(super) async fn beat(
-    broker: &dyn Broker,
-    worker: &Worker,
-    report: impl Fn() -> WorkerReport,
-    readiness: &Readiness,
-) {
+pub(super) async fn beat(broker: &dyn Broker, worker: &Worker, roster: &Roster, readiness: &Readiness) {
     let mut failures = 0u32;
+    let mut said = None;
     loop {
-        let report = serde_json::to_string(&report()).expect("a report has nothing that JSON lacks");
-        match broker.heartbeat(&worker.id, &report, worker.heartbeat_ttl).await {
+        match beat_once(broker, worker, roster, &mut said).await {
             Ok(()) => {
                 failures = 0;
                 readiness.broker_answers();
@@ -121,6 +120,39 @@ pub(super) async fn beat(
         }
         tokio::time::sleep(worker.heartbeat).await;
     }
+}
+
+/// The last report.
+struct Said {
+    served: Arc<Served>,
+    bytes: usize,
+    when: Instant,
+}
+
+impl Said {
+    /// Whether another one is to be made: at once if other handlers are served, and otherwise the less often the longer
+    /// reports are.
+    fn is_old(&self, served: &Arc<Served>) -> bool {
+        let pause = Duration::from_secs_f64(self.bytes as f64 / REPORT_RATE).min(REPORT_PAUSE);
+        !Arc::ptr_eq(served, &self.served) || self.when.elapsed() >= pause
+    }
+}
+
+async fn beat_once(
+    broker: &dyn Broker,
+    worker: &Worker,
+    roster: &Roster,
+    said: &mut Option<Said>,
+) -> Result<(), BrokerError> {
+    let served = roster.now();
+    let is_new = said.as_ref().is_none_or(|said| said.is_old(&served));
+    if !is_new && broker.stay_alive(&worker.id, worker.heartbeat_ttl).await? {
+        return Ok(());
+    }
+    let report = serde_json::to_string(&super::report(worker, &served)).expect("a report has nothing that JSON lacks");
+    broker.heartbeat(&worker.id, &report, worker.heartbeat_ttl).await?;
+    *said = Some(Said { served, bytes: report.len(), when: Instant::now() });
+    Ok(())
 }
 
 /// Has threads look for parked entries that are due, wherever there are any: whoever parked them may be gone. Runs until the
@@ -174,5 +206,24 @@ pub(super) async fn move_delayed(broker: &dyn Broker, roster: &Roster) {
             }
         }
         tokio::time::sleep(pause).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_reports_are_made_less_often_and_at_once_if_other_handlers_are_served() {
+        let served: Arc<Served> = Arc::default();
+        let said = |bytes, seconds| {
+            let when = Instant::now().checked_sub(Duration::from_secs(seconds)).expect("the machine runs for longer");
+            Said { served: served.clone(), bytes, when }
+        };
+        assert!(said(1000, 1).is_old(&served));
+        assert!(!said(320 << 10, 9).is_old(&served));
+        assert!(said(320 << 10, 10).is_old(&served));
+        assert!(said(100 << 20, 30).is_old(&served));
+        assert!(said(320 << 10, 0).is_old(&Arc::default()));
     }
 }

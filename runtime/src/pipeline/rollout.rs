@@ -5,6 +5,7 @@
 
 mod change;
 mod prepare;
+mod records;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use tokio::task;
 
 pub(crate) use self::prepare::beside;
 use self::prepare::{Exam, Recipe, prepare};
+use self::records::{Records, Workers};
 use super::roster::Member;
 use super::threads::Threads;
 use super::{Deployment, Orders, Worker};
@@ -22,7 +24,6 @@ use crate::clock::now_ms;
 use crate::deploy::canary::{Canary, Tally};
 use crate::deploy::record::{Preparation, Progress, Record, Rollout, progress_of};
 use crate::deploy::{Candidate, PublicKeys, Version};
-use crate::fleet::WorkerReport;
 use crate::stats::{HandlerStats, VersionStats};
 use crate::wasm::{CompiledCache, Engine};
 
@@ -45,6 +46,8 @@ pub(super) struct Rollouts {
     cache: Option<CompiledCache>,
     keys: PublicKeys,
     handlers: Vec<Followed>,
+    records: Records,
+    workers: Workers,
     /// The version that is being prepared. One at a time: more would take the cores from the events.
     job: Option<Job>,
 }
@@ -71,6 +74,8 @@ struct Followed {
     has_begun: bool,
     /// It has that version.
     may_begin: bool,
+    /// Nothing is to be done before its record, or what is served, changes.
+    is_quiet: bool,
 }
 
 /// A version that runs a share of the events.
@@ -134,7 +139,16 @@ impl Rollouts {
     ) -> Rollouts {
         let handlers = members.map(|member| Followed { has_begun: true, ..Followed::new(member) });
         let (worker, cache, keys) = (worker.id.clone(), worker.cache.clone(), worker.keys.clone());
-        Rollouts { store, worker, cache, keys, handlers: handlers.collect(), job: None }
+        Rollouts {
+            store,
+            worker,
+            cache,
+            keys,
+            handlers: handlers.collect(),
+            records: Records::default(),
+            workers: Workers::default(),
+            job: None,
+        }
     }
 
     /// Waits until each handler has the version that is to serve. A worker that begins with another one would do what was
@@ -194,14 +208,22 @@ impl Rollouts {
     /// Looks once, and does what can be done at once.
     async fn step(&mut self) -> Result<Step, BrokerError> {
         self.take_prepared().await;
-        let records = self.store.records().await?;
+        let changed = self.records.refresh(&*self.store).await?;
+        self.handlers
+            .iter_mut()
+            .for_each(|followed| followed.is_quiet &= !changed.contains(followed.deployment.name()));
         let mut step = Step { has_all: true, is_busy: false, refused: None };
         for at in 0..self.handlers.len() {
-            let is_settled = match records.get(self.handlers[at].deployment.name()) {
-                Some(text) => self.look_at(at, text, &mut step).await?,
+            if self.handlers[at].is_quiet {
+                continue;
+            }
+            let text = self.records.get(self.handlers[at].deployment.name()).map(str::to_owned);
+            let is_settled = match text {
+                Some(text) => self.look_at(at, &text, &mut step).await?,
                 None => {
                     self.handlers[at].deployment.slot.set_deployed(false);
                     self.handlers[at].end_trial();
+                    self.handlers[at].is_quiet = true;
                     true
                 }
             };
@@ -231,6 +253,8 @@ impl Rollouts {
             }
             Ok(is_settled) => is_settled,
         };
+        // Pins end by themselves.
+        self.handlers[at].is_quiet = is_settled && record.rollout.is_none() && record.pins.is_empty();
         step.is_busy |= record.rollout.is_some_and(|rollout| rollout.running_canary().is_none());
         Ok(is_settled)
     }
@@ -376,7 +400,7 @@ impl Rollouts {
         };
         self.say(at, &rollout.id, state).await?;
         let handler = self.handlers[at].deployment.name().to_owned();
-        let alive = self.workers_of(&handler).await?;
+        let alive = self.workers.that_serve(&handler, &*self.store).await?;
         let said = self.store.reports(&handler).await?;
         let names: Vec<&str> = alive.iter().map(String::as_str).collect();
         let next = record.advance(&names, &progress_of(&said), self.store.time_ms().await?);
@@ -392,15 +416,6 @@ impl Rollouts {
             }
         }
         Ok(())
-    }
-
-    /// Workers that are alive and serve the handler.
-    async fn workers_of(&self, handler: &str) -> Result<Vec<String>, BrokerError> {
-        let workers = self.store.workers().await?.into_iter();
-        let serving = workers.filter(|(_, report)| {
-            serde_json::from_str::<WorkerReport>(report).is_ok_and(|report| report.handlers.contains_key(handler))
-        });
-        Ok(serving.map(|(worker, _)| worker).collect())
     }
 
     /// Tells the fleet, unless it has been told.
@@ -480,6 +495,7 @@ impl Followed {
             unreadable: String::new(),
             has_begun: false,
             may_begin: false,
+            is_quiet: false,
         }
     }
 

@@ -13,6 +13,7 @@ use super::bindings::EventHandler;
 use super::compile::Compiler;
 use super::host::Host;
 use super::http;
+use super::loaded::Loaded;
 use super::messaging_bindings::wasi::messaging;
 
 /// How often a running guest is interrupted: it yields to the other deliveries of its thread, and its deadline is
@@ -65,6 +66,7 @@ pub struct Engine {
     pub(super) linker: Arc<Linker<Host>>,
     pub(super) compiler: Compiler,
     pub(super) stop_compiling: Arc<AtomicBool>,
+    pub(super) loaded: Arc<Loaded>,
     _ticker: Arc<Ticker>,
 }
 
@@ -79,6 +81,7 @@ impl Engine {
             linker: Arc::new(linker),
             compiler: Compiler::default(),
             stop_compiling: Arc::default(),
+            loaded: Arc::default(),
             _ticker: Arc::new(ticker),
         })
     }

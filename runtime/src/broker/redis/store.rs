@@ -47,9 +47,14 @@ impl Store for RedisBroker {
         self.requests.query(::redis::cmd("HGETALL").arg(keys::DEPLOYMENTS)).await
     }
 
+    async fn records_revision(&self) -> Result<u64, BrokerError> {
+        let revision: Option<u64> = self.requests.query(::redis::cmd("GET").arg(keys::DEPLOYMENTS_REVISION)).await?;
+        Ok(revision.unwrap_or(0))
+    }
+
     async fn change_record(&self, handler: &str, before: Option<&str>, after: &str) -> Result<bool, BrokerError> {
         let reply = Script::ChangeRecord
-            .run(&self.requests, &[keys::DEPLOYMENTS], |command| {
+            .run(&self.requests, &[keys::DEPLOYMENTS, keys::DEPLOYMENTS_REVISION], |command| {
                 command.arg(handler).arg(before.unwrap_or_default()).arg(after);
             })
             .await?;

@@ -5,14 +5,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use ::redis::aio::MultiplexedConnection;
-use ::redis::{AsyncConnectionConfig, Pipeline, PushInfo, PushKind, Value};
+use ::redis::{AsyncConnectionConfig, FromRedisValue as _, Pipeline, PushInfo, PushKind, Value};
 use async_trait::async_trait;
 use tokio::sync::mpsc;
 
 use super::super::watcher::{Changed, Watcher};
 use super::super::{BrokerError, Cursor, EntryId};
 use super::link::{RedisSettings, classify};
-use super::reply;
 
 /// Streams that are looked at with one request.
 const LOOK: usize = 500;
@@ -69,10 +68,10 @@ impl TrackingWatcher {
     async fn newest(&mut self, cursors: Vec<&Cursor>) -> Result<Vec<Cursor>, BrokerError> {
         let mut pipeline = ::redis::pipe();
         for cursor in &cursors {
-            pipeline.cmd("XREVRANGE").arg(&*cursor.key).arg("+").arg("-").arg("COUNT").arg(1);
+            pipeline.cmd("XINFO").arg("STREAM").arg(&*cursor.key);
         }
         let answers = self.ask(&pipeline).await?.into_iter();
-        let newest = answers.map(|answer| Some(reply::entries(answer, 0).ok()?.first()?.id));
+        let newest = answers.map(last_generated_id);
         let cursor = |(known, newest): (&Cursor, Option<EntryId>)| Cursor {
             after: newest.unwrap_or(known.after),
             key: known.key.clone(),
@@ -87,6 +86,15 @@ impl TrackingWatcher {
         }
         self.connection.send_packed_commands(pipeline, 0, pipeline.len()).await.map_err(classify)
     }
+}
+
+/// The newest id ever given out in a stream, of what is said of it.
+fn last_generated_id(stream: Value) -> Option<EntryId> {
+    let Value::Map(stream) = stream else { return None };
+    let text = |value: Value| String::from_redis_value(value).ok();
+    let mut fields = stream.into_iter().map(|(name, value)| (text(name), value));
+    let (_, id) = fields.find(|(name, _)| name.as_deref() == Some("last-generated-id"))?;
+    text(id)?.parse().ok()
 }
 
 #[async_trait]

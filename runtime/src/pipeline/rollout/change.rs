@@ -47,6 +47,7 @@ impl Rollouts {
                 }
             }
         }
+        self.handlers.iter_mut().for_each(|followed| followed.is_quiet = false);
         let removed = change.removed.clone();
         roster.replace(served.after(change));
         let now = roster.now();
