@@ -11,6 +11,7 @@ mod problem;
 mod reload;
 mod routes;
 mod server;
+mod tenant;
 mod versions;
 
 use std::future::Future;
@@ -19,7 +20,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, FromRef, State};
+use axum::extract::{DefaultBodyLimit, FromRequestParts, State};
+use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
@@ -33,7 +35,7 @@ use tower_http::timeout::TimeoutLayer;
 pub use self::guard::Token;
 pub use self::openapi::document as openapi_document;
 pub use self::problem::{PREFIX as PROBLEM_PREFIX, Problem};
-use crate::ops::Operator;
+use crate::ops::{Operator, Operators};
 use crate::pipeline::{Intake, Retention, Roster, Served, Stats};
 use crate::readiness::{Phase, Readiness};
 use crate::reload::Reload;
@@ -54,27 +56,30 @@ pub struct Admin {
     pub roster: Roster,
     /// Whether it takes events.
     pub readiness: Arc<Readiness>,
-    /// Does what is asked for, by the configuration that holds.
-    pub operator: watch::Receiver<Operator>,
+    /// Do what is asked for, by the configuration that holds.
+    pub operators: watch::Receiver<Operators>,
     /// What a request must carry; `None` if everybody who can connect is let in.
     pub token: Option<Token>,
     /// Reads the configuration again; `None` if this process does not on request.
     pub reload: Option<Reload>,
 }
 
-impl FromRef<Admin> for AdminState {
-    fn from_ref(admin: &Admin) -> AdminState {
+impl FromRequestParts<Admin> for AdminState {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, admin: &Admin) -> Result<AdminState, Problem> {
         let served = admin.roster.now();
-        AdminState {
+        let tenant = tenant::of(&parts.extensions);
+        let operator = admin.operators.borrow().get(tenant).cloned();
+        Ok(AdminState {
+            operator: operator.ok_or_else(|| Problem::new(404, "unknown-tenant", "there is no such tenant"))?,
             stats: served.stats.clone(),
             served: served.clone(),
             readiness: admin.readiness.clone(),
-            operator: admin.operator.borrow().clone(),
-            token: admin.token.clone(),
             retention: served.retention.clone(),
             intakes: served.intakes.clone(),
             reload: admin.reload.clone(),
-        }
+        })
     }
 }
 
@@ -87,10 +92,8 @@ pub struct AdminState {
     pub served: Arc<Served>,
     /// Whether the worker takes events.
     pub readiness: Arc<Readiness>,
-    /// Does what is asked for.
+    /// Does what is asked for, for the tenant that the request names.
     pub operator: Operator,
-    /// What a request must carry; `None` if everybody who can connect is let in.
-    pub token: Option<Token>,
     /// The streams that the worker keeps short.
     pub retention: Arc<[Retention]>,
     /// The messages that the worker makes events of.
@@ -180,7 +183,7 @@ pub fn router(admin: Admin) -> Router {
         .layer(middleware::from_fn_with_state(admin.clone(), guard::check_token))
         .layer(TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, RELOAD_TIMEOUT));
     let health = Router::new().route("/healthz", get(|| async { "ok\n" })).route("/readyz", get(readyz));
-    guarded
+    let routes = guarded
         .merge(health)
         .layer(TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, REQUEST_TIMEOUT))
         .merge(reload)
@@ -188,11 +191,13 @@ pub fn router(admin: Admin) -> Router {
         .layer(middleware::from_fn_with_state(admin.clone(), guard::check_host))
         .layer(CatchPanicLayer::new())
         .layer(middleware::map_response(problem::unify))
-        .with_state(admin)
+        .with_state(admin);
+    // Which route it is depends on what this leaves of the path.
+    Router::new().fallback_service(routes).layer(middleware::map_request(tenant::take_out))
 }
 
-async fn readyz(State(state): State<AdminState>) -> Response {
-    let why = match state.readiness.phase() {
+async fn readyz(State(admin): State<Admin>) -> Response {
+    let why = match admin.readiness.phase() {
         Phase::Ready => return "ready\n".into_response(),
         Phase::Starting => "starting".to_owned(),
         Phase::WaitingForRedis { why } => format!("waiting for Redis: {why}"),
@@ -201,6 +206,6 @@ async fn readyz(State(state): State<AdminState>) -> Response {
     Problem::new(503, "not-ready", format!("not ready: {why}")).into_response()
 }
 
-async fn metrics(State(state): State<AdminState>) -> impl IntoResponse {
+async fn metrics(state: AdminState) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], metrics::render(&state))
 }

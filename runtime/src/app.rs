@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::broker::keys::{self, Namespace};
+use crate::broker::keys::Namespace;
 use crate::broker::redis::{InvalidSettings, RedisSettings};
 use crate::clock::now_ms;
 use crate::config::{
@@ -15,7 +15,9 @@ use crate::config::{
 use crate::deploy::signature::KeyError;
 use crate::deploy::{self, Pinned, PublicKeys, Slot, SourceError, Version};
 use crate::envelope::Envelopes;
-use crate::pipeline::{Deployment, Intake, MAX_INSTANCES, Orders, Reading, Retention, Roster, Worker, new_worker_id};
+use crate::pipeline::{
+    Change, Deployment, Intake, MAX_INSTANCES, Orders, Reading, Retention, Roster, Wanted, Worker, new_worker_id,
+};
 use crate::schema::Schemas;
 use crate::wasm::{
     CacheError, CompileLimits, CompiledCache, Engine, EngineError, EngineSettings, Grant, Grants, Interfaces,
@@ -93,38 +95,48 @@ pub fn worker(config: &Config) -> Worker {
     }
 }
 
-/// These handlers, and the retention and the intakes of the configuration, as what a worker serves.
-pub fn roster(config: &Config, namespace: &Namespace, deployments: Vec<Arc<Deployment>>) -> (Roster, Orders) {
-    let intakes = intakes(config, namespace).into_iter().map(Arc::new).collect();
-    Roster::new(deployments, retention(config, namespace), intakes)
+/// These handlers, and the retention and the intakes of the configuration, as what a worker serves of its tenant.
+pub fn serving(config: &Config, deployments: Vec<Arc<Deployment>>) -> Change {
+    Change {
+        tenant: config.tenant.namespace.tenant().clone(),
+        handlers: deployments.into_iter().map(|deployment| Wanted { deployment, version: None }).collect(),
+        removed: Vec::new(),
+        retention: retention(config),
+        intakes: intakes(config).into_iter().map(Arc::new).collect(),
+    }
+}
+
+/// The same as all that a worker serves.
+pub fn roster(config: &Config, deployments: Vec<Arc<Deployment>>) -> (Roster, Orders) {
+    Roster::new([serving(config, deployments)])
 }
 
 /// The streams that are to be kept short.
-pub fn retention(config: &Config, namespace: &Namespace) -> Vec<Retention> {
+pub fn retention(config: &Config) -> Vec<Retention> {
     let limited = config.streams.iter().filter(|(_, stream)| stream.is_trimmed());
     let limited = limited.map(|(name, stream)| Retention {
-        stream: name.clone(),
-        key: namespace.stream(name),
+        stream: config.tenant.namespace.qualified(name).to_string(),
+        key: config.tenant.namespace.stream(name),
         max_length: stream.max_length,
         max_age: stream.max_age,
         trimmed: Arc::default(),
     });
     // Nobody looks back into an inbox: what is settled may go.
     let inboxes = config.handlers.keys().map(|handler| {
-        let key = namespace.inbox(handler);
+        let key = config.tenant.namespace.inbox(handler);
         Retention { stream: key.to_string(), key, max_length: Some(0), max_age: None, trimmed: Arc::default() }
     });
     limited.chain(inboxes).collect()
 }
 
 /// The messages that become events.
-pub fn intakes(config: &Config, namespace: &Namespace) -> Vec<Intake> {
+pub fn intakes(config: &Config) -> Vec<Intake> {
     let envelopes = envelopes(config);
     let intake = |(name, intake): (&String, &IntakeConfig)| Intake {
         name: name.clone(),
         channel: intake.channel.clone(),
-        key: namespace.intake(name),
-        stream_key: namespace.stream(&intake.stream),
+        key: config.tenant.namespace.intake(name),
+        stream_key: config.tenant.namespace.stream(&intake.stream),
         envelope: envelopes.of(&intake.stream).cloned(),
         r#type: intake.r#type.clone().unwrap_or_else(|| name.clone()),
         content_type: intake.content_type.clone(),
@@ -181,18 +193,17 @@ pub fn schemas(config: &Config) -> Result<Arc<Schemas>, SchemaFolderFaults> {
 /// Loads the schemas and the components of all handlers; reports every fault of the one or the other.
 pub fn deployments(
     config: &Config,
-    namespace: &Namespace,
     engine: &Engine,
     cache: Option<&CompiledCache>,
 ) -> Result<Vec<Arc<Deployment>>, BuildError> {
     let (schemas, envelopes, keys) = (schemas(config)?, envelopes(config), public_keys(config)?);
     let (mut deployments, mut faults) = (Vec::new(), Vec::new());
     for resolved in config.handlers() {
-        let policy = policy(&resolved, namespace, &envelopes, schemas.clone())?;
+        let policy = policy(&resolved, &config.tenant.namespace, &envelopes, schemas.clone())?;
         match deploy::prepare(engine, cache, &keys, &resolved.component, policy, isolation(resolved.isolation)) {
             Ok(version) => {
                 let slot = Arc::new(Slot::new(version));
-                deployments.push(Arc::new(deployment(config, &resolved, namespace, (slot, Arc::default()))));
+                deployments.push(Arc::new(deployment(config, &resolved, (slot, Arc::default()))));
             }
             Err(cause) => {
                 faults.push(ComponentFault { handler: resolved.name, path: resolved.component, cause });
@@ -206,11 +217,10 @@ pub fn deployments(
 pub fn version(
     config: &Config,
     resolved: &ResolvedHandler,
-    namespace: &Namespace,
     engine: &Engine,
     cache: Option<&CompiledCache>,
 ) -> Result<Version, BuildError> {
-    let policy = policy(resolved, namespace, &envelopes(config), schemas(config)?)?;
+    let policy = policy(resolved, &config.tenant.namespace, &envelopes(config), schemas(config)?)?;
     let keys = public_keys(config)?;
     deploy::prepare(engine, cache, &keys, &resolved.component, policy, isolation(resolved.isolation)).map_err(|cause| {
         let (handler, path) = (resolved.name.clone(), resolved.component.clone());
@@ -218,19 +228,16 @@ pub fn version(
     })
 }
 
-/// A handler of the default tenant, with the places of its versions.
-pub fn deployment(
-    config: &Config,
-    resolved: &ResolvedHandler,
-    namespace: &Namespace,
-    (slot, pinned): (Arc<Slot>, Arc<Pinned>),
-) -> Deployment {
+/// A handler of the tenant of the configuration, with the places of its versions.
+pub fn deployment(config: &Config, resolved: &ResolvedHandler, (slot, pinned): (Arc<Slot>, Arc<Pinned>)) -> Deployment {
     let reading = Reading { envelopes: envelopes(config), check_schemas: config.schemas.on_read };
+    let (tenant, namespace) = (&config.tenant, &config.tenant.namespace);
     let streams = resolved.streams.iter().map(|stream| Arc::new(namespace.source(stream, &resolved.group)));
     let inbox = Arc::new(namespace.inbox_source(&resolved.name, &resolved.group));
     Deployment {
-        tenant: keys::DEFAULT_TENANT.into(),
-        weight: 1,
+        tenant: namespace.tenant().clone(),
+        weight: tenant.weight,
+        id: namespace.qualified(&resolved.name),
         name: resolved.name.as_str().into(),
         namespace: namespace.clone(),
         slot,
@@ -268,7 +275,7 @@ pub fn policy(
         http: resolved.http.clone().map(Arc::new),
     };
     Ok(Policy {
-        tenant: keys::DEFAULT_TENANT.into(),
+        tenant: namespace.tenant().clone(),
         handler: resolved.name.as_str().into(),
         grants: Grants::Named(grants.collect()),
         waits_in: Some(namespace.delayed()),

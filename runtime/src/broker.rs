@@ -473,8 +473,9 @@ pub trait Inspect: Send + Sync {
     /// What the server says of itself; `None` if the broker is in this process.
     async fn server(&self) -> Result<Option<ServerInfo>, BrokerError>;
 
-    /// The keys of all streams, up to `limit` of them, in no order.
-    async fn stream_keys(&self, limit: usize) -> Result<Vec<String>, BrokerError>;
+    /// The keys of all streams that begin with `prefix`, up to `limit` of them, in no order. The prefix has letters, digits,
+    /// `_`, `.`, `:` and `-` alone.
+    async fn stream_keys(&self, prefix: &str, limit: usize) -> Result<Vec<String>, BrokerError>;
 
     /// The memory that a stream takes in the broker, in bytes; `None` if that cannot be told.
     async fn memory(&self, key: &str) -> Result<Option<u64>, BrokerError>;

@@ -53,6 +53,7 @@ use std::sync::Arc;
 
 use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
 use wasmill::app;
+use wasmill::broker::keys::DEFAULT_TENANT;
 use wasmill::broker::redis::RedisBroker;
 use wasmill::config::{Config, environment};
 use wasmill::ops::Operator;
@@ -73,6 +74,9 @@ pub struct Arguments {
     /// The configuration file [default: wasmill.toml or config/wasmill.toml, if there is one]
     #[arg(long, short, global = true, value_name = "FILE", env = "WASMILL_CONFIG")]
     config: Option<PathBuf>,
+    /// The tenant whose handlers and streams are meant
+    #[arg(long, global = true, value_name = "NAME", env = "WASMILL_TENANT", default_value = DEFAULT_TENANT)]
+    tenant: String,
     /// How results are printed
     #[arg(long, global = true, value_enum, default_value_t = Output::Text)]
     output: Output,
@@ -165,6 +169,8 @@ enum Verb {
 pub struct Context {
     /// The configuration file, given or found.
     pub file: Option<PathBuf>,
+    /// The tenant that is meant.
+    pub tenant: String,
     /// How results are printed.
     pub output: Output,
     /// The worker that is to do it.
@@ -174,7 +180,7 @@ pub struct Context {
 impl Context {
     /// Where operations are done.
     pub async fn target(&self, config: &Config) -> Result<Target, Report> {
-        match self.admin.client()? {
+        match self.admin.client(&self.tenant)? {
             Some(client) => Ok(Target::Worker(client)),
             None => Ok(Target::Broker(Operator::new(self.redis(config).await?, config, schemas(config)?))),
         }
@@ -182,7 +188,7 @@ impl Context {
 
     /// The HTTP API of the worker that is named, if one is.
     pub fn worker(&self) -> Result<Option<target::Client>, Report> {
-        self.admin.client()
+        self.admin.client(&self.tenant)
     }
 
     /// Whether a worker does the operations.
@@ -192,7 +198,7 @@ impl Context {
 
     /// The same as [`Context::target`], without connecting yet.
     pub fn lazy_target(&self, config: &Config) -> Result<Target, Report> {
-        match self.admin.client()? {
+        match self.admin.client(&self.tenant)? {
             Some(client) => Ok(Target::Worker(client)),
             None => {
                 let settings = app::redis_settings(config).map_err(Report::usage)?;
@@ -201,15 +207,27 @@ impl Context {
         }
     }
 
-    /// Reads the configuration.
-    pub fn config(&self) -> Result<Config, Report> {
+    /// Reads the configuration of all tenants.
+    pub fn whole_config(&self) -> Result<Config, Report> {
         Config::load_or_default(self.file.as_deref(), environment()).map_err(Report::usage)
     }
 
-    /// Reads the configuration, and sets up the log as it says.
+    /// Reads the configuration, as it is for the tenant that is meant.
+    pub fn config(&self) -> Result<Config, Report> {
+        let config = self.whole_config()?;
+        if let Some(faulty) = config.faulty_tenants.iter().find(|faulty| faulty.name == self.tenant) {
+            return Err(Report::usage(&faulty.faults));
+        }
+        config.of_tenant(&self.tenant).ok_or_else(|| {
+            let known = config.tenant_names().take(20).collect::<Vec<_>>().join(", ");
+            Report::usage(format!("--tenant: there is no tenant `{}`; there are: {known}", self.tenant))
+        })
+    }
+
+    /// The same, and sets up the log as it says.
     pub fn config_with_log(&self) -> Result<Config, Report> {
         let config = self.config()?;
-        telemetry::init(&config.log, std::io::stderr().is_terminal()).map_err(Report::usage)?;
+        init_log(&config)?;
         Ok(config)
     }
 
@@ -224,6 +242,11 @@ impl Context {
     pub fn is_json(&self) -> bool {
         self.output == Output::Json
     }
+}
+
+/// Sets up the log as the configuration says.
+fn init_log(config: &Config) -> Result<(), Report> {
+    telemetry::init(&config.log, std::io::stderr().is_terminal()).map_err(Report::usage)
 }
 
 /// An engine with room for the handlers of the configuration, which compiles in a child process.
@@ -269,7 +292,7 @@ pub fn dispatch(arguments: Arguments) -> Result<ExitCode, Report> {
     let usual = || USUAL_PLACES.iter().map(PathBuf::from).find(|path| path.exists());
     let file = arguments.config.or_else(usual);
     let admin = arguments.admin.or_found(|| dev::find(file.as_deref()));
-    let context = Context { file, output: arguments.output, admin };
+    let context = Context { file, tenant: arguments.tenant, output: arguments.output, admin };
     match arguments.verb {
         Verb::Run(args) => run::run(&context, &args),
         Verb::New(args) => new::run(&context, &args),

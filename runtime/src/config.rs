@@ -1,7 +1,7 @@
 //! Configuration: one TOML file, strict, with overrides from the environment. `config/wasmill.toml` is the reference.
 //!
 //! - [`sections`], [`compile`], [`deploy`], [`schemas`], [`streams`], [`intake`], [`interfaces`]: the shape of the file and its defaults;
-//!   [`redis`]: the section that has to do with secrets
+//!   [`redis`]: the section that has to do with secrets; [`tenants`]: a configuration within the configuration for each
 //! - [`units`]: durations and sizes
 //! - `parse`, `env`: text and variables -> [`Config`], with every fault and its place
 //! - `validate`: what types cannot say
@@ -22,6 +22,8 @@ pub mod schemas;
 mod secret;
 pub mod sections;
 pub mod streams;
+mod tenant_files;
+pub mod tenants;
 #[cfg(test)]
 mod tests;
 pub mod units;
@@ -45,6 +47,7 @@ pub use schemas::SchemasConfig;
 pub use secret::SecretError;
 pub use sections::*;
 pub use streams::StreamConfig;
+pub use tenants::{FaultyTenant, Tenant, TenantConfig, TenantQuotas, TenantRedis, TenantTokens};
 pub(crate) use validate::is_handler_name;
 
 use crate::oci;
@@ -77,11 +80,22 @@ pub struct Config {
     pub intake: BTreeMap<String, IntakeConfig>,
     /// The handlers by name.
     pub handlers: BTreeMap<String, HandlerConfig>,
+    /// The directory with a file `NAME.toml` for each further tenant. In the file relative to the file's own directory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tenants_dir: Option<PathBuf>,
+    /// Those who share the worker, by name; all else belongs to the tenant `default`.
+    pub tenants: BTreeMap<String, TenantConfig>,
+    /// Tenants whose files cannot be used.
+    #[serde(skip)]
+    pub faulty_tenants: Vec<FaultyTenant>,
+    /// Whose configuration it is, if it is that of one tenant: see [`Config::of_tenant`].
+    #[serde(skip)]
+    pub tenant: Tenant,
 }
 
 impl Config {
     /// Reads and validates a file, with overrides from `env` (usually [`environment`]). Relative paths in the result
-    /// are joined with the file's directory.
+    /// are joined with the file's directory. Tenants whose own files are at fault are left out: see `faulty_tenants`.
     pub fn load(path: &Path, env: impl IntoIterator<Item = (String, String)>) -> Result<Config, ConfigErrors> {
         let text = std::fs::read_to_string(path).map_err(|cause| {
             let remedy = (cause.kind() == std::io::ErrorKind::NotFound)
@@ -89,8 +103,10 @@ impl Config {
             let problem = format!("the file cannot be read: {cause}");
             ConfigErrors(vec![ConfigError { file: Some(path.to_owned()), problem, remedy, ..ConfigError::default() }])
         })?;
-        let mut config = Config::parse(Some(path), &text, env)?;
+        let env: Vec<(String, String)> = env.into_iter().collect();
+        let mut config = parse::read(Some(path), &text, &env)?;
         config.join_paths(path.parent().unwrap_or(Path::new("")));
+        config.complete_tenants(Some(path), &text)?;
         Ok(config)
     }
 
@@ -112,7 +128,9 @@ impl Config {
         env: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Config, ConfigErrors> {
         let env: Vec<(String, String)> = env.into_iter().collect();
-        parse::read(file, text, &env)
+        let mut config = parse::read(file, text, &env)?;
+        config.complete_tenants(file, text)?;
+        Ok(config)
     }
 
     /// Makes relative paths start at a directory.
@@ -123,18 +141,18 @@ impl Config {
             &mut self.worker.cache_dir,
             &mut self.admin.token_file,
             &mut self.schemas.directory,
+            &mut self.tenants_dir,
         ];
         let paths = optional.into_iter().flatten().chain(&mut self.deploy.public_keys);
-        let of_handlers = self.handlers.values_mut().flat_map(|handler| {
-            let files = handler.config.values_mut().filter_map(|value| match value {
-                ConfigValue::File { file } => Some(file),
-                ConfigValue::Text(_) | ConfigValue::Env { .. } => None,
-            });
-            let sources = handler.build.as_mut().map(|build| &mut build.directory);
-            files.chain([&mut handler.component]).chain(sources)
-        });
-        let is_file = |path: &PathBuf| !path.to_str().is_some_and(oci::is_reference);
-        let all = paths.chain(of_handlers).filter(|path| is_file(path));
-        all.for_each(|path: &mut PathBuf| *path = directory.join(&*path));
+        let of_handlers = self.handlers.values_mut().flat_map(HandlerConfig::paths_mut);
+        let of_tenants = self.tenants.values_mut().flat_map(TenantConfig::paths_mut);
+        paths.chain(of_handlers).chain(of_tenants).for_each(|path| join(directory, path));
+    }
+}
+
+/// Makes a relative path start at a directory; not one that is a reference to a registry.
+fn join(directory: &Path, path: &mut PathBuf) {
+    if !path.to_str().is_some_and(oci::is_reference) {
+        *path = directory.join(&*path);
     }
 }

@@ -133,12 +133,33 @@ pub struct Operator {
     stream_names: Arc<[String]>,
 }
 
+/// The operators of all tenants, by name. Cheap to clone.
+#[derive(Clone)]
+pub struct Operators(Arc<BTreeMap<String, Operator>>);
+
+impl Operators {
+    /// These.
+    pub fn new(operators: BTreeMap<String, Operator>) -> Operators {
+        Operators(Arc::new(operators))
+    }
+
+    /// The one that works for a tenant, if there is one.
+    pub fn get(&self, tenant: &str) -> Option<&Operator> {
+        self.0.get(tenant)
+    }
+
+    /// The names of the tenants, in order.
+    pub fn tenants(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+}
+
 impl Operator {
     /// Works on `broker`, and knows the handlers and streams of `config`. What is published must follow `schemas`.
     pub fn new(broker: Arc<dyn Operate>, config: &Config, schemas: Arc<Schemas>) -> Operator {
         Operator {
             broker,
-            namespace: Namespace::default(),
+            namespace: config.tenant.namespace.clone(),
             handlers: config.handlers().into(),
             schemas,
             envelopes: app::envelopes(config),
@@ -172,6 +193,20 @@ impl Operator {
     /// The streams that the configuration names, in order: see [`Config::stream_names`].
     pub fn configured_streams(&self) -> Vec<String> {
         self.stream_names.to_vec()
+    }
+
+    /// What a handler is called where those of all tenants stand together.
+    fn id(&self, handler: &str) -> Arc<str> {
+        self.namespace.qualified(handler)
+    }
+
+    /// The key of a stream that somebody names. Those of other tenants are a matter of theirs.
+    fn key(&self, stream: &str) -> Result<Arc<str>, OpsError> {
+        if self.namespace.is_own(stream) {
+            return Ok(self.namespace.stream(stream));
+        }
+        let problem = format!("`{stream}` belongs to another tenant: ask for it with --tenant");
+        Err(OpsError::Invalid(problem))
     }
 
     fn unknown_stream(&self, name: &str) -> OpsError {

@@ -99,6 +99,8 @@ pub struct Deployment {
     pub tenant: Arc<str>,
     /// How much of a thread's time the tenant gets beside others, at least 1.
     pub weight: u32,
+    /// What it is called among those of all tenants: see [`Namespace::qualified`].
+    pub id: Arc<str>,
     /// Its name.
     pub name: Arc<str>,
     /// Where its streams lie.
@@ -128,6 +130,11 @@ pub struct Deployment {
 }
 
 impl Deployment {
+    /// What the handler is called among those of all tenants.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
     /// The name of the handler.
     pub fn name(&self) -> &str {
         &self.name
@@ -186,7 +193,7 @@ struct Heirloom {
     min_idle: Option<Duration>,
 }
 
-/// The counters of all handlers, by name.
+/// The counters of all handlers, by what they are called among those of all tenants.
 pub type Stats = BTreeMap<String, Arc<HandlerStats>>;
 
 /// The pipeline cannot go on.
@@ -234,7 +241,7 @@ pub async fn serve(
     let watch = Arc::new(Watch::default());
     let (threads, mut shards) = threads::start(&worker, &backend, &watch)?;
     for member in roster.now().members() {
-        member.set_paused(paused.contains(member.deployment.name()));
+        member.set_paused(paused.contains(member.deployment.id()));
         threads.serve(member);
     }
     readiness.set(Phase::Ready);
@@ -282,7 +289,7 @@ fn report(worker: &Worker, served: &Served) -> WorkerReport {
     let handlers = served.members().map(|member| {
         let deployment = &member.deployment;
         let report = HandlerReport::new(&deployment.slot.current().digest, &member.stats);
-        (deployment.name().to_owned(), HandlerReport { pinned: deployment.pinned.states(), ..report })
+        (deployment.id().to_owned(), HandlerReport { pinned: deployment.pinned.states(), ..report })
     });
     WorkerReport {
         worker: worker.id.to_string(),

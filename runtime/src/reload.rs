@@ -14,11 +14,11 @@ use utoipa::ToSchema;
 
 use crate::app::{self, BuildError, ComponentFault};
 use crate::broker::Operate;
-use crate::broker::keys::Namespace;
+use crate::broker::keys::DEFAULT_TENANT;
 use crate::config::{Changes, Config, ConfigErrors, ResolvedHandler};
 use crate::deploy::{self, PublicKeys, Slot, Version};
 use crate::envelope::Envelopes;
-use crate::ops::Operator;
+use crate::ops::{Operator, Operators};
 use crate::pipeline::{Change, ChangeError, Deployment, Intake, Roster, Wanted, beside};
 use crate::schema::Schemas;
 use crate::telemetry::{self, InvalidLevel};
@@ -30,7 +30,8 @@ const MAX_WAITING: usize = 64;
 /// What a reload has done.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
 pub struct ReloadReport {
-    /// What is other than before: `handlers.NAME`, `intake.NAME`, `streams.NAME`, `schemas`, `log.level`.
+    /// What is other than before: `handlers.NAME`, `intake.NAME`, `streams.NAME`, `schemas`, `log.level`; of a tenant with
+    /// `tenants.TENANT.` before it.
     pub changed: Vec<String>,
     /// Handlers and intakes that are new.
     pub added: Vec<String>,
@@ -40,6 +41,9 @@ pub struct ReloadReport {
     pub unchanged: usize,
     /// Settings that are other than before, and stay without effect until the worker is started again.
     pub needs_restart: Vec<String>,
+    /// Tenants that stay as they were, and why.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub faulty: BTreeMap<String, String>,
 }
 
 /// Nothing was reloaded: everything is as it was.
@@ -104,8 +108,6 @@ pub struct Parts {
     pub cache: Option<CompiledCache>,
     /// By whom they must be signed.
     pub keys: PublicKeys,
-    /// Where the streams lie.
-    pub namespace: Namespace,
     /// What is served.
     pub roster: Roster,
     /// The broker of the operators.
@@ -116,12 +118,22 @@ pub struct Parts {
 pub struct Reloader {
     parts: Arc<Parts>,
     running: Arc<Running>,
-    operator: watch::Sender<Operator>,
+    operators: watch::Sender<Operators>,
     asked: mpsc::Receiver<Option<oneshot::Sender<Outcome>>>,
 }
 
 /// What runs.
+#[derive(Clone)]
 struct Running {
+    config: Config,
+    /// What each tenant has, by its name.
+    tenants: BTreeMap<String, Arc<RunningTenant>>,
+}
+
+/// What runs of one tenant.
+#[derive(Default)]
+struct RunningTenant {
+    /// What it has of the configuration.
     config: Config,
     schemas: Arc<Schemas>,
     handlers: BTreeMap<String, Known>,
@@ -137,25 +149,46 @@ struct Known {
 
 /// What is to run.
 struct Plan {
-    change: Change,
-    next: Running,
+    config: Config,
+    /// What changes, that of `default` first.
+    tenants: Vec<TenantPlan>,
     report: ReloadReport,
     sets_level: bool,
 }
 
+/// What is to run of one tenant.
+struct TenantPlan {
+    name: String,
+    change: Change,
+    /// `None`: the tenant is gone.
+    next: Option<RunningTenant>,
+    report: ReloadReport,
+}
+
 impl Reloader {
     /// Begins with what `config` says and is on the roster; nothing was deployed yet. Also gives what asks for reloads, and
-    /// the operator by the configuration that holds.
-    pub fn new(parts: Parts, config: Config, schemas: Arc<Schemas>) -> (Reloader, Reload, watch::Receiver<Operator>) {
-        let handlers = parts.roster.now();
-        let handlers = handlers.deployments().map(|deployment| {
-            let known = Known { deployment: deployment.clone(), configured: deployment.slot.current() };
-            (deployment.name().to_owned(), known)
-        });
-        let (operator, operators) = watch::channel(Operator::new(parts.broker.clone(), &config, schemas.clone()));
-        let running = Arc::new(Running { handlers: handlers.collect(), config, schemas });
+    /// the operators by the configuration that holds.
+    pub fn new(
+        parts: Parts,
+        config: Config,
+        schemas: &BTreeMap<String, Arc<Schemas>>,
+    ) -> (Reloader, Reload, watch::Receiver<Operators>) {
+        let served = parts.roster.now();
+        let running = |own: Config| {
+            let known = own.handlers.keys().filter_map(|handler| {
+                let member = served.member(&own.tenant.namespace.qualified(handler))?;
+                let (deployment, configured) = (member.deployment.clone(), member.deployment.slot.current());
+                Some((handler.clone(), Known { deployment, configured }))
+            });
+            let (handlers, schemas) = (known.collect(), schemas.get(&own.tenant.name).cloned().unwrap_or_default());
+            (own.tenant.name.clone(), Arc::new(RunningTenant { handlers, schemas, config: own }))
+        };
+        let tenants: BTreeMap<_, _> = config.of_all_tenants().map(running).collect();
+        let operators = tenants.iter().map(|(name, tenant)| (name.clone(), tenant.operator(&parts.broker)));
+        let (operators, receiver) = watch::channel(Operators::new(operators.collect()));
         let (asks, asked) = mpsc::channel(MAX_WAITING);
-        (Reloader { parts: Arc::new(parts), running, operator, asked }, Reload(asks), operators)
+        let running = Arc::new(Running { config, tenants });
+        (Reloader { parts: Arc::new(parts), running, operators, asked }, Reload(asks), receiver)
     }
 
     /// Reloads whenever that is asked for, until the future is dropped. What is being compiled then is given up.
@@ -179,17 +212,74 @@ impl Reloader {
     async fn reload(&mut self) -> Result<ReloadReport, ReloadError> {
         let (parts, running) = (self.parts.clone(), self.running.clone());
         let plan = beside(&self.parts.engine, move || parts.plan(&running)).await.map_err(ReloadError::Unable)??;
-        self.parts.roster.change(plan.change).await?;
-        let Running { config, schemas, .. } = &plan.next;
+        let Plan { config, tenants, mut report, sets_level } = plan;
+        let mut next = Running { config, tenants: self.running.tenants.clone() };
+        for TenantPlan { name, change, next: tenant, report: own } in tenants {
+            match self.parts.roster.change(change).await {
+                Ok(()) => report.add(&name, own),
+                // One that cannot be served as it is to be is no matter of the others.
+                Err(error) if name != DEFAULT_TENANT && !matches!(error, ChangeError::Ended) => {
+                    next.keep(&self.running, &name);
+                    report.faulty.insert(name, error.to_string());
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            }
+            match tenant {
+                Some(tenant) => next.tenants.insert(name, Arc::new(tenant)),
+                None => next.tenants.remove(&name),
+            };
+        }
         // It was checked before: what is served has changed, and there is no way back from here.
-        if plan.sets_level
-            && let Err(error) = telemetry::set_level(&config.log)
-        {
+        if sets_level && let Err(error) = telemetry::set_level(&next.config.log) {
             tracing::error!("log.level stays as it was: {error}");
         }
-        self.operator.send_replace(Operator::new(self.parts.broker.clone(), config, schemas.clone()));
-        self.running = Arc::new(plan.next);
-        Ok(plan.report)
+        let operators = next.tenants.iter().map(|(name, tenant)| {
+            let known = self.running.tenants.get(name).filter(|known| Arc::ptr_eq(known, tenant));
+            let known = known.and_then(|_| self.operators.borrow().get(name).cloned());
+            (name.clone(), known.unwrap_or_else(|| tenant.operator(&self.parts.broker)))
+        });
+        let operators = Operators::new(operators.collect());
+        self.operators.send_replace(operators);
+        self.running = Arc::new(next);
+        report.sort();
+        Ok(report)
+    }
+}
+
+impl Running {
+    /// Goes on with a tenant as it was before.
+    fn keep(&mut self, before: &Running, name: &str) {
+        match before.config.tenants.get(name) {
+            Some(tenant) => drop(self.config.tenants.insert(name.to_owned(), tenant.clone())),
+            None => drop(self.config.tenants.remove(name)),
+        }
+    }
+}
+
+impl RunningTenant {
+    fn operator(&self, broker: &Arc<dyn Operate>) -> Operator {
+        Operator::new(broker.clone(), &self.config, self.schemas.clone())
+    }
+}
+
+impl ReloadReport {
+    /// Adds what was done for a tenant.
+    fn add(&mut self, tenant: &str, own: ReloadReport) {
+        let named = |names: Vec<String>| match tenant {
+            DEFAULT_TENANT => names,
+            _ => names.into_iter().map(|name| format!("tenants.{tenant}.{name}")).collect(),
+        };
+        self.added.extend(named(own.added));
+        self.changed.extend(named(own.changed));
+        self.removed.extend(named(own.removed));
+        self.unchanged += own.unchanged;
+    }
+
+    fn sort(&mut self) {
+        for names in [&mut self.added, &mut self.changed, &mut self.removed] {
+            names.sort();
+        }
     }
 }
 
@@ -197,12 +287,45 @@ impl Parts {
     /// Reads, checks and compiles. Blocks the thread.
     fn plan(&self, running: &Running) -> Result<Plan, ReloadError> {
         let wanted = (self.read)()?;
-        if wanted.handlers.is_empty() && wanted.intake.is_empty() {
+        if !wanted.is_anything_served() {
             return Err(ReloadError::Empty);
         }
         telemetry::check_level(&wanted.log)?;
-        let changes = Changes::between(&running.config, &wanted);
-        let config = running.config.taking_over(wanted);
+        let Changes { log_level, needs_restart, .. } = Changes::between(&running.config, &wanted);
+        let needs_restart = needs_restart.into_iter().collect();
+        let changed = if log_level { vec!["log.level".to_owned()] } else { Vec::new() };
+        let mut report = ReloadReport { changed, needs_restart, ..ReloadReport::default() };
+        let mut next = Running { config: running.config.taking_over(wanted), tenants: BTreeMap::new() };
+        for faulty in next.config.faulty_tenants.clone() {
+            next.keep(running, &faulty.name);
+            report.faulty.insert(faulty.name, faulty.faults.to_string());
+        }
+        let names: Vec<String> = next.config.tenant_names().map(str::to_owned).collect();
+        let mut tenants = Vec::new();
+        for name in &names {
+            let Some(own) = next.config.of_tenant(name) else { continue };
+            match self.plan_of(running.tenants.get(name), own) {
+                Ok(plan) if plan.changes(running.tenants.get(name)) => tenants.push(plan),
+                Ok(plan) => report.unchanged += plan.report.unchanged,
+                Err(error) if name != DEFAULT_TENANT => {
+                    next.keep(running, name);
+                    report.faulty.insert(name.clone(), error.to_string());
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        for (name, gone) in running.tenants.iter().filter(|(name, _)| !names.contains(name)) {
+            tenants.push(gone.leaving(name));
+        }
+        Ok(Plan { config: next.config, tenants, report, sets_level: log_level })
+    }
+
+    /// The same for one tenant, of which `config` is what it is to have.
+    fn plan_of(&self, running: Option<&Arc<RunningTenant>>, config: Config) -> Result<TenantPlan, ReloadError> {
+        let namespace = &config.tenant.namespace;
+        let nothing = RunningTenant::default();
+        let running = running.map_or(&nothing, |running| &**running);
+        let changes = Changes::of_tenant(&running.config, &config);
         let schemas = app::schemas(&config).map_err(BuildError::from)?;
         let has_new_schemas = schemas != running.schemas;
         let schemas = if has_new_schemas { schemas } else { running.schemas.clone() };
@@ -210,17 +333,19 @@ impl Parts {
         if has_new_schemas {
             report.changed.push("schemas".to_owned());
         }
+        let was = &running.config.tenant.namespace;
         let mut change = Change {
-            removed: changes.removed.iter().map(|name| name.as_str().into()).collect(),
-            retention: app::retention(&config, &self.namespace),
+            tenant: namespace.tenant().clone(),
+            handlers: Vec::new(),
+            removed: changes.removed.iter().map(|name| was.qualified(name)).collect(),
+            retention: app::retention(&config),
             intakes: self.intakes(&changes, &config),
-            ..Change::default()
         };
         let (envelopes, mut handlers, mut faults) = (app::envelopes(&config), BTreeMap::new(), Vec::new());
         for resolved in config.handlers() {
             let known = running.handlers.get(&resolved.name);
             let was = running.config.handlers.get(&resolved.name).map(|handler| handler.component.as_path());
-            let configured = match self.configured(&resolved, known.zip(was), &envelopes, &schemas) {
+            let configured = match self.configured(&config, &resolved, known.zip(was), &envelopes, &schemas) {
                 Ok(configured) => configured,
                 Err(BuildError::Components(fault)) => {
                     faults.extend(fault);
@@ -245,20 +370,21 @@ impl Parts {
         if !faults.is_empty() {
             return Err(BuildError::Components(faults).into());
         }
-        report.changed.sort();
-        Ok(Plan { change, next: Running { config, schemas, handlers }, report, sets_level: changes.log_level })
+        let name = config.tenant.name.clone();
+        Ok(TenantPlan { name, change, next: Some(RunningTenant { config, schemas, handlers }), report })
     }
 
     /// The version that the configuration names; the one that is known (and what its component was named), if that is the
     /// same.
     fn configured(
         &self,
+        config: &Config,
         resolved: &ResolvedHandler,
         known: Option<(&Known, &Path)>,
         envelopes: &Envelopes,
         schemas: &Arc<Schemas>,
     ) -> Result<Arc<Version>, BuildError> {
-        let policy = app::policy(resolved, &self.namespace, envelopes, schemas.clone())?;
+        let policy = app::policy(resolved, &config.tenant.namespace, envelopes, schemas.clone())?;
         let isolation = app::isolation(resolved.isolation);
         let (cache, keys, component) = (self.cache.as_ref(), &self.keys, &resolved.component);
         let version = match known {
@@ -287,7 +413,7 @@ impl Parts {
             Some(known) => (known.slot.clone(), known.pinned.clone()),
             None => (Arc::new(Slot::new(configured.clone())), Arc::default()),
         };
-        Arc::new(app::deployment(config, resolved, &self.namespace, places))
+        Arc::new(app::deployment(config, resolved, places))
     }
 
     /// All intakes; those that have not changed are the same objects as before, and counters go on.
@@ -298,19 +424,50 @@ impl Parts {
             Some(known) => Arc::new(Intake { stats: known.stats.clone(), ..intake }),
             None => Arc::new(intake),
         };
-        app::intakes(config, &self.namespace).into_iter().map(again).collect()
+        app::intakes(config).into_iter().map(again).collect()
+    }
+}
+
+impl TenantPlan {
+    /// Whether anything is other than it runs.
+    fn changes(&self, running: Option<&Arc<RunningTenant>>) -> bool {
+        let is_same = |running: &Arc<RunningTenant>| {
+            let next = self.next.as_ref();
+            next.is_some_and(|next| next.config == running.config && Arc::ptr_eq(&next.schemas, &running.schemas))
+        };
+        let has_handlers = !self.change.handlers.is_empty() || !self.change.removed.is_empty();
+        has_handlers || !running.is_some_and(is_same)
+    }
+}
+
+impl RunningTenant {
+    /// What there is to do for a tenant that is gone.
+    fn leaving(&self, name: &str) -> TenantPlan {
+        let namespace = &self.config.tenant.namespace;
+        let removed = self.handlers.keys();
+        let report = ReloadReport {
+            removed: removed.clone().map(|handler| format!("handlers.{handler}")).collect(),
+            ..ReloadReport::default()
+        };
+        let change = Change {
+            tenant: namespace.tenant().clone(),
+            handlers: Vec::new(),
+            removed: removed.map(|handler| namespace.qualified(handler)).collect(),
+            retention: Vec::new(),
+            intakes: Vec::new(),
+        };
+        TenantPlan { name: name.to_owned(), change, next: None, report }
     }
 }
 
 /// What can be said of the settings alone.
-fn report(changes: &Changes, running: &Running, config: &Config) -> ReloadReport {
-    let Changes { added, removed, intakes, streams, log_level, needs_restart, .. } = changes;
+fn report(changes: &Changes, running: &RunningTenant, config: &Config) -> ReloadReport {
+    let Changes { added, removed, intakes, streams, .. } = changes;
     let mut report = ReloadReport {
         added: added.iter().map(|name| format!("handlers.{name}")).collect(),
         removed: removed.iter().map(|name| format!("handlers.{name}")).collect(),
         changed: streams.iter().map(|name| format!("streams.{name}")).collect(),
-        needs_restart: needs_restart.iter().cloned().collect(),
-        unchanged: 0,
+        ..ReloadReport::default()
     };
     for name in intakes {
         let list = match (running.config.intake.contains_key(name), config.intake.contains_key(name)) {
@@ -320,7 +477,6 @@ fn report(changes: &Changes, running: &Running, config: &Config) -> ReloadReport
         };
         list.push(format!("intake.{name}"));
     }
-    report.changed.extend(log_level.then(|| "log.level".to_owned()));
     report
 }
 
@@ -337,6 +493,10 @@ fn tell(outcome: &Outcome) {
                 unchanged = report.unchanged,
                 "the configuration has been reloaded"
             );
+            for (tenant, why) in &report.faulty {
+                let why = why.replace('\n', "; ");
+                tracing::error!(alarm = "tenant_faulty", tenant, "the tenant stays as it was: {why}");
+            }
             if !report.needs_restart.is_empty() {
                 let settings = report.needs_restart.join(",");
                 tracing::warn!(settings, "these settings have changed, and need a restart to take effect");

@@ -215,7 +215,7 @@ async fn without_redis_it_is_the_same() {
     let mut ear = broker.listen("nothing", &namespace.intake("ticks")).await.unwrap();
     let start = || {
         let (worker, backend) = (app::worker(&config), Backend::Memory(broker.clone()));
-        let (roster, orders) = app::roster(&config, &namespace, Vec::new());
+        let (roster, orders) = app::roster(&config, Vec::new());
         let stats = roster.now().intakes[0].stats.clone();
         let serving = tokio::task::spawn_local(async move {
             serve(worker, backend, orders, &Readiness::default(), std::future::pending()).await

@@ -232,9 +232,9 @@ impl Mill {
     async fn serve<T>(&self, done: impl AsyncFnOnce(&Stats) -> T) -> (Result<(), PipelineError>, Option<T>) {
         let engine = app::engine(&self.config).expect("an engine");
         let cache = app::cache(&self.config).expect("a cache");
-        let deployments = app::deployments(&self.config, &Namespace::default(), &engine, cache.as_ref());
+        let deployments = app::deployments(&self.config, &engine, cache.as_ref());
         let deployments = deployments.expect("a component");
-        let (roster, orders) = app::roster(&self.config, &Namespace::default(), deployments);
+        let (roster, orders) = app::roster(&self.config, deployments);
         let stats = roster.now().stats.clone();
         let backend = Backend::Before(Arc::new(self.broker.clone()), self.broker.memory.clone());
         let mut result = None;

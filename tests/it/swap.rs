@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use wasmill::app;
-use wasmill::broker::keys::Namespace;
 use wasmill::broker::memory::MemoryBroker;
 use wasmill::broker::{EntryId, Inspect as _};
 use wasmill::config::Config;
@@ -74,7 +73,7 @@ impl Shop {
     fn version(&self, name: u8) -> wasmill::deploy::Version {
         std::fs::write(&self.component, other_version(&self.bytes, name)).unwrap();
         let resolved = self.config.handler("faults").unwrap();
-        app::version(&self.config, &resolved, &Namespace::default(), &self.engine, None).unwrap()
+        app::version(&self.config, &resolved, &self.engine, None).unwrap()
     }
 
     async fn wait_settled(&self) {
@@ -100,9 +99,9 @@ impl Shop {
     /// Serves while `work` is done, and drains.
     async fn serve(&self, runs: &Arc<Runs>, work: impl AsyncFnOnce(&pipeline::Deployment)) {
         std::fs::write(&self.component, &self.bytes).unwrap();
-        let deployments = app::deployments(&self.config, &Namespace::default(), &self.engine, None).unwrap();
+        let deployments = app::deployments(&self.config, &self.engine, None).unwrap();
         let deployment = deployments[0].clone();
-        let (_, orders) = app::roster(&self.config, &Namespace::default(), deployments);
+        let (_, orders) = app::roster(&self.config, deployments);
         let worker = pipeline::Worker { observer: Some(runs.clone()), ..app::worker(&self.config) };
         let backend = Backend::Memory(self.broker.clone());
         let shutdown = work(&deployment);

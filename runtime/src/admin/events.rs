@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, Query};
 use axum::http::{HeaderMap, StatusCode, header};
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -55,7 +55,7 @@ impl When {
     )),
     responses((status = 201, body = PublishReport), (status = "default", response = super::openapi::ProblemResponse)))]
 pub(super) async fn publish(
-    State(state): State<AdminState>,
+    state: AdminState,
     Path(stream): Path<String>,
     Query(when): Query<When>,
     headers: HeaderMap,

@@ -6,7 +6,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use sha2::{Digest, Sha256};
 
-use super::{AdminState, Problem};
+use super::{Admin, Problem};
 
 /// A secret that requests must carry, as its SHA-256: comparing takes the same time wherever two of them differ.
 #[derive(Clone)]
@@ -25,8 +25,8 @@ impl Token {
 }
 
 /// Refuses requests without the token, if there is one.
-pub(super) async fn check_token(State(state): State<AdminState>, request: Request, next: Next) -> Response {
-    let Some(token) = &state.token else { return next.run(request).await };
+pub(super) async fn check_token(State(admin): State<Admin>, request: Request, next: Next) -> Response {
+    let Some(token) = &admin.token else { return next.run(request).await };
     let given = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let given = given.and_then(|value| {
         let (scheme, secret) = value.split_once(' ')?;
@@ -46,10 +46,10 @@ pub(super) async fn check_token(State(state): State<AdminState>, request: Reques
 
 /// Without a token, refuses requests that name this machine by another name than a loopback one: a page from elsewhere
 /// whose name has been made to point here.
-pub(super) async fn check_host(State(state): State<AdminState>, request: Request, next: Next) -> Response {
+pub(super) async fn check_host(State(admin): State<Admin>, request: Request, next: Next) -> Response {
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
     let host = request.uri().host().or(host).unwrap_or("localhost");
-    if state.token.is_some() || is_loopback(host) {
+    if admin.token.is_some() || is_loopback(host) {
         return next.run(request).await;
     }
     let detail = "the host of the request is not a loopback name: use 127.0.0.1, [::1] or localhost, or set a token";

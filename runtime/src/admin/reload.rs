@@ -1,7 +1,6 @@
 //! Reading the configuration again, by HTTP.
 
 use axum::Json;
-use axum::extract::State;
 
 use super::{AdminState, Problem};
 use crate::reload::{ReloadError, ReloadReport};
@@ -11,7 +10,7 @@ use crate::reload::{ReloadError, ReloadReport};
 /// The answer comes when that is done. A configuration or a component with a fault changes nothing.
 #[utoipa::path(post, path = "/v1/reload", tag = "fleet",
     responses((status = 200, body = ReloadReport), (status = "default", response = super::openapi::ProblemResponse)))]
-pub(super) async fn reload(State(state): State<AdminState>) -> Result<Json<ReloadReport>, Problem> {
+pub(super) async fn reload(state: AdminState) -> Result<Json<ReloadReport>, Problem> {
     let Some(reload) = &state.reload else {
         let detail = "this process does not read its configuration again on request: only `wasmill run` does";
         return Err(Problem::new(409, "conflict", detail));

@@ -1,7 +1,7 @@
 //! Requests -> operations. Each function is one operation; its comment is its description in the OpenAPI document.
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, Query};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
@@ -27,17 +27,14 @@ pub(super) struct StreamsQuery {
 /// The streams, with their groups
 #[utoipa::path(get, path = "/v1/streams", tag = "streams", params(StreamsQuery),
     responses((status = 200, body = Vec<StreamReport>), (status = "default", response = super::openapi::ProblemResponse)))]
-pub(super) async fn streams(
-    State(state): State<AdminState>,
-    Query(query): Query<StreamsQuery>,
-) -> Answer<Vec<StreamReport>> {
+pub(super) async fn streams(state: AdminState, Query(query): Query<StreamsQuery>) -> Answer<Vec<StreamReport>> {
     Ok(Json(state.operator.streams(&[], query.all).await?))
 }
 
 /// One stream, with its groups
 #[utoipa::path(get, path = "/v1/streams/{stream}", tag = "streams", params(("stream" = String, Path)),
     responses((status = 200, body = StreamReport), (status = "default", response = super::openapi::ProblemResponse)))]
-pub(super) async fn stream(State(state): State<AdminState>, Path(stream): Path<String>) -> Answer<StreamReport> {
+pub(super) async fn stream(state: AdminState, Path(stream): Path<String>) -> Answer<StreamReport> {
     Ok(Json(state.operator.stream(&stream).await?))
 }
 
@@ -46,7 +43,7 @@ pub(super) async fn stream(State(state): State<AdminState>, Path(stream): Path<S
     params(("stream" = String, Path), HistoryQuery),
     responses((status = 200, body = HistoryPage), (status = "default", response = super::openapi::ProblemResponse)))]
 pub(super) async fn history(
-    State(state): State<AdminState>,
+    state: AdminState,
     Path(stream): Path<String>,
     Query(query): Query<HistoryQuery>,
 ) -> Answer<HistoryPage> {
@@ -58,7 +55,7 @@ pub(super) async fn history(
     params(("handler" = String, Path), PendingQuery),
     responses((status = 200, body = PendingReport), (status = "default", response = super::openapi::ProblemResponse)))]
 pub(super) async fn pending(
-    State(state): State<AdminState>,
+    state: AdminState,
     Path(handler): Path<String>,
     Query(query): Query<PendingQuery>,
 ) -> Answer<PendingReport> {
@@ -70,7 +67,7 @@ pub(super) async fn pending(
     params(("handler" = String, Path), DeadLetterQuery),
     responses((status = 200, body = DeadLetterPage), (status = "default", response = super::openapi::ProblemResponse)))]
 pub(super) async fn dead_letters(
-    State(state): State<AdminState>,
+    state: AdminState,
     Path(handler): Path<String>,
     Query(query): Query<DeadLetterQuery>,
 ) -> Answer<DeadLetterPage> {
@@ -82,7 +79,7 @@ pub(super) async fn dead_letters(
     params(("handler" = String, Path), ("id" = String, Path)),
     responses((status = 200, body = DeadLetterReport), (status = "default", response = super::openapi::ProblemResponse)))]
 pub(super) async fn dead_letter(
-    State(state): State<AdminState>,
+    state: AdminState,
     Path((handler, id)): Path<(String, String)>,
 ) -> Answer<DeadLetterReport> {
     Ok(Json(state.operator.dead_letter(&handler, &id).await?))
@@ -93,7 +90,7 @@ pub(super) async fn dead_letter(
     params(("handler" = String, Path)), request_body = Selection,
     responses((status = 200, body = MovedReport), (status = "default", response = super::openapi::ProblemResponse)))]
 pub(super) async fn redrive(
-    State(state): State<AdminState>,
+    state: AdminState,
     Path(handler): Path<String>,
     Json(selection): Json<Selection>,
 ) -> Answer<MovedReport> {
@@ -105,7 +102,7 @@ pub(super) async fn redrive(
     params(("handler" = String, Path)), request_body = Selection,
     responses((status = 200, body = MovedReport), (status = "default", response = super::openapi::ProblemResponse)))]
 pub(super) async fn drop_dead_letters(
-    State(state): State<AdminState>,
+    state: AdminState,
     Path(handler): Path<String>,
     Json(selection): Json<Selection>,
 ) -> Answer<MovedReport> {
@@ -117,7 +114,7 @@ pub(super) async fn drop_dead_letters(
     params(("handler" = String, Path)), request_body = ReplayRequest,
     responses((status = 200, body = ReplayReport), (status = "default", response = super::openapi::ProblemResponse)))]
 pub(super) async fn replay(
-    State(state): State<AdminState>,
+    state: AdminState,
     Path(handler): Path<String>,
     Json(request): Json<ReplayRequest>,
 ) -> Answer<ReplayReport> {
@@ -127,49 +124,49 @@ pub(super) async fn replay(
 /// Pause a handler on all workers; what is running finishes
 #[utoipa::path(post, path = "/v1/handlers/{handler}/pause", tag = "handlers", params(("handler" = String, Path)),
     responses((status = 200, body = PauseReport), (status = "default", response = super::openapi::ProblemResponse)))]
-pub(super) async fn pause(State(state): State<AdminState>, Path(handler): Path<String>) -> Answer<PauseReport> {
+pub(super) async fn pause(state: AdminState, Path(handler): Path<String>) -> Answer<PauseReport> {
     Ok(Json(state.operator.set_paused(&handler, true).await?))
 }
 
 /// Let a handler go on that was paused
 #[utoipa::path(post, path = "/v1/handlers/{handler}/resume", tag = "handlers", params(("handler" = String, Path)),
     responses((status = 200, body = PauseReport), (status = "default", response = super::openapi::ProblemResponse)))]
-pub(super) async fn resume(State(state): State<AdminState>, Path(handler): Path<String>) -> Answer<PauseReport> {
+pub(super) async fn resume(state: AdminState, Path(handler): Path<String>) -> Answer<PauseReport> {
     Ok(Json(state.operator.set_paused(&handler, false).await?))
 }
 
 /// The workers that are alive
 #[utoipa::path(get, path = "/v1/workers", tag = "fleet",
     responses((status = 200, body = Vec<WorkerStatus>), (status = "default", response = super::openapi::ProblemResponse)))]
-pub(super) async fn workers(State(state): State<AdminState>) -> Answer<Vec<WorkerStatus>> {
+pub(super) async fn workers(state: AdminState) -> Answer<Vec<WorkerStatus>> {
     Ok(Json(state.operator.workers().await?))
 }
 
 /// The handlers over all workers: counts, durations, lag, dead letters
 #[utoipa::path(get, path = "/v1/stats", tag = "fleet",
     responses((status = 200, body = StatsReport), (status = "default", response = super::openapi::ProblemResponse)))]
-pub(super) async fn stats(State(state): State<AdminState>) -> Answer<StatsReport> {
+pub(super) async fn stats(state: AdminState) -> Answer<StatsReport> {
     Ok(Json(state.operator.stats().await?))
 }
 
 /// Is everything as it should be?
 #[utoipa::path(get, path = "/v1/doctor", tag = "fleet",
     responses((status = 200, body = DoctorReport), (status = "default", response = super::openapi::ProblemResponse)))]
-pub(super) async fn doctor(State(state): State<AdminState>) -> Answer<DoctorReport> {
+pub(super) async fn doctor(state: AdminState) -> Answer<DoctorReport> {
     Ok(Json(state.operator.doctor(false).await?))
 }
 
 /// The same, and mend what can be mended without any risk
 #[utoipa::path(post, path = "/v1/doctor", tag = "fleet",
     responses((status = 200, body = DoctorReport), (status = "default", response = super::openapi::ProblemResponse)))]
-pub(super) async fn doctor_fix(State(state): State<AdminState>) -> Answer<DoctorReport> {
+pub(super) async fn doctor_fix(state: AdminState) -> Answer<DoctorReport> {
     Ok(Json(state.operator.doctor(true).await?))
 }
 
 /// The schemas: types with their versions
 #[utoipa::path(get, path = "/v1/schemas", tag = "schemas",
     responses((status = 200, body = Vec<SchemaReport>), (status = "default", response = super::openapi::ProblemResponse)))]
-pub(super) async fn schemas(State(state): State<AdminState>) -> Json<Vec<SchemaReport>> {
+pub(super) async fn schemas(state: AdminState) -> Json<Vec<SchemaReport>> {
     Json(state.operator.schemas())
 }
 
@@ -178,7 +175,7 @@ pub(super) async fn schemas(State(state): State<AdminState>) -> Json<Vec<SchemaR
     params(("type" = String, Path), SchemaQuery),
     responses((status = 200, body = SchemaDocument), (status = "default", response = super::openapi::ProblemResponse)))]
 pub(super) async fn schema(
-    State(state): State<AdminState>,
+    state: AdminState,
     Path(r#type): Path<String>,
     Query(query): Query<SchemaQuery>,
 ) -> Answer<SchemaDocument> {

@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, Query};
 use axum::http::header;
 use axum::response::IntoResponse;
 use serde::Deserialize;
@@ -31,7 +31,7 @@ pub(super) struct GcQuery {
     request_body(content = Vec<u8>, content_type = "application/wasm"),
     responses((status = 200, body = VersionsReport), (status = "default", response = super::openapi::ProblemResponse)))]
 pub(super) async fn deploy(
-    State(state): State<AdminState>,
+    state: AdminState,
     Path(handler): Path<String>,
     Query(query): Query<DeployQuery>,
     body: Bytes,
@@ -46,14 +46,14 @@ pub(super) async fn deploy(
 #[utoipa::path(post, path = "/v1/smoke-tests", tag = "versions",
     request_body(content = serde_json::Value, content_type = "application/json"),
     responses((status = 200, body = SmokeReport), (status = "default", response = super::openapi::ProblemResponse)))]
-pub(super) async fn put_smoke(State(state): State<AdminState>, body: Bytes) -> Answer<SmokeReport> {
+pub(super) async fn put_smoke(state: AdminState, body: Bytes) -> Answer<SmokeReport> {
     Ok(Json(state.operator.put_smoke(&body).await?))
 }
 
 /// The versions of a handler, what workers serve, and how far a rollout is
 #[utoipa::path(get, path = "/v1/handlers/{handler}/versions", tag = "versions", params(("handler" = String, Path)),
     responses((status = 200, body = VersionsReport), (status = "default", response = super::openapi::ProblemResponse)))]
-pub(super) async fn versions(State(state): State<AdminState>, Path(handler): Path<String>) -> Answer<VersionsReport> {
+pub(super) async fn versions(state: AdminState, Path(handler): Path<String>) -> Answer<VersionsReport> {
     Ok(Json(state.operator.versions(&handler).await?))
 }
 
@@ -64,7 +64,7 @@ pub(super) async fn versions(State(state): State<AdminState>, Path(handler): Pat
     request_body = RollbackRequest,
     responses((status = 200, body = VersionsReport), (status = "default", response = super::openapi::ProblemResponse)))]
 pub(super) async fn rollback(
-    State(state): State<AdminState>,
+    state: AdminState,
     Path(handler): Path<String>,
     Json(request): Json<RollbackRequest>,
 ) -> Answer<VersionsReport> {
@@ -75,10 +75,7 @@ pub(super) async fn rollback(
 #[utoipa::path(get, path = "/v1/components/{digest}", tag = "versions", params(("digest" = String, Path)),
     responses((status = 200, body = Vec<u8>, content_type = "application/wasm"),
         (status = "default", response = super::openapi::ProblemResponse)))]
-pub(super) async fn component(
-    State(state): State<AdminState>,
-    Path(digest): Path<String>,
-) -> Result<impl IntoResponse, Problem> {
+pub(super) async fn component(state: AdminState, Path(digest): Path<String>) -> Result<impl IntoResponse, Problem> {
     let bytes = state.operator.component(&digest).await?;
     Ok(([(header::CONTENT_TYPE, "application/wasm")], bytes))
 }
@@ -86,6 +83,6 @@ pub(super) async fn component(
 /// Delete components that nobody needs any more
 #[utoipa::path(post, path = "/v1/gc", tag = "versions", params(GcQuery),
     responses((status = 200, body = GcReport), (status = "default", response = super::openapi::ProblemResponse)))]
-pub(super) async fn gc(State(state): State<AdminState>, Query(query): Query<GcQuery>) -> Answer<GcReport> {
+pub(super) async fn gc(state: AdminState, Query(query): Query<GcQuery>) -> Answer<GcReport> {
     Ok(Json(state.operator.gc(query.keep_last).await?))
 }

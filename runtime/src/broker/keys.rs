@@ -5,6 +5,7 @@
 //! adds for them, all begin with the tenant's prefix, so that one pattern bounds what a user of that tenant may touch. What
 //! belongs to no tenant (workers, components, records) lies under `wasmill:`.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Source;
@@ -98,21 +99,65 @@ pub fn default_dead_letter(handler: &str) -> String {
     format!("{handler}.dead")
 }
 
-/// Where the streams of a tenant lie: what is put before every key of theirs.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+/// Where the keys of a tenant lie: what is put before every one of them.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Namespace {
+    tenant: Arc<str>,
     prefix: Arc<str>,
+    /// The keys of streams of other tenants that it was granted, by the names that it has for them.
+    foreign: Arc<BTreeMap<String, Arc<str>>>,
+    /// The prefixes of other tenants, if its own is none.
+    others: Arc<[String]>,
+}
+
+impl Default for Namespace {
+    /// That of the tenant `default`: no prefix.
+    fn default() -> Self {
+        Namespace::new(DEFAULT_TENANT, "")
+    }
 }
 
 impl Namespace {
-    /// Keys lie under `prefix`; the default is no prefix.
-    pub fn new(prefix: impl Into<Arc<str>>) -> Namespace {
-        Namespace { prefix: prefix.into() }
+    /// The keys of `tenant` lie under `prefix`.
+    pub fn new(tenant: impl Into<Arc<str>>, prefix: impl Into<Arc<str>>) -> Namespace {
+        Namespace { tenant: tenant.into(), prefix: prefix.into(), foreign: Arc::default(), others: Arc::default() }
     }
 
-    /// What all keys begin with; empty for the tenant `default`.
+    /// The same, with streams of others: their keys by the names that this tenant has for them.
+    pub fn with_foreign(self, keys: BTreeMap<String, Arc<str>>) -> Namespace {
+        Namespace { foreign: Arc::new(keys), ..self }
+    }
+
+    /// The same, but for keys with these prefixes: they are those of other tenants.
+    pub fn without(self, others: impl IntoIterator<Item = String>) -> Namespace {
+        Namespace { others: others.into_iter().collect(), ..self }
+    }
+
+    /// The tenant.
+    pub fn tenant(&self) -> &Arc<str> {
+        &self.tenant
+    }
+
+    /// What all its keys begin with; empty for the tenant `default`.
     pub fn prefix(&self) -> &str {
         &self.prefix
+    }
+
+    /// What a handler is called where those of all tenants stand together: `TENANT/HANDLER`, of `default` its name alone.
+    pub fn qualified(&self, handler: &str) -> Arc<str> {
+        match &*self.tenant {
+            DEFAULT_TENANT => handler.into(),
+            tenant => format!("{tenant}/{handler}").into(),
+        }
+    }
+
+    /// The name of the handler, if it is one of this tenant; `id` is what [`Namespace::qualified`] gives.
+    pub fn unqualified<'a>(&self, id: &'a str) -> Option<&'a str> {
+        match (id.split_once('/'), &*self.tenant) {
+            (None, DEFAULT_TENANT) => Some(id),
+            (Some((tenant, handler)), own) if tenant == own => Some(handler),
+            _ => None,
+        }
     }
 
     /// A key that wasmill adds. No stream can have it, since their names do not begin with `wasmill:`.
@@ -122,12 +167,22 @@ impl Namespace {
 
     /// The key of a stream.
     pub fn stream(&self, name: &str) -> Arc<str> {
-        format!("{}{name}", self.prefix).into()
+        match self.foreign.get(name) {
+            Some(key) => key.clone(),
+            None => format!("{}{name}", self.prefix).into(),
+        }
     }
 
-    /// Whether the key can be that of a stream of this tenant.
+    /// Whether a stream that is called so belongs to this tenant.
+    pub fn is_own(&self, name: &str) -> bool {
+        !self.foreign.contains_key(name) && !self.others.iter().any(|prefix| name.starts_with(prefix.as_str()))
+    }
+
+    /// Whether the key can be that of a stream of this tenant, or is one that it was granted.
     pub fn has_stream(&self, key: &str) -> bool {
-        key.strip_prefix(&*self.prefix).is_some_and(|name| check_stream_name(name).is_ok())
+        let name = key.strip_prefix(&*self.prefix);
+        let is_own = name.is_some_and(|name| check_stream_name(name).is_ok() && self.is_own(name));
+        is_own || self.foreign.values().any(|foreign| **foreign == *key)
     }
 
     /// The stream that only this handler reads: redriven dead letters arrive here. Its entries hold an original, with the
@@ -154,7 +209,9 @@ impl Namespace {
     /// A stream as the group of a handler reads it.
     pub fn source(&self, name: &str, group: &str) -> Source {
         let key = self.stream(name);
-        Source { stream: name.to_owned(), due_key: self.due(group, &key), key, group: group.into(), is_inbox: false }
+        // Its owner may have a group of the same name.
+        let group = if self.foreign.contains_key(name) { self.qualified(group) } else { group.into() };
+        Source { stream: name.to_owned(), due_key: self.due(&group, &key), key, group, is_inbox: false }
     }
 
     /// The inbox of a handler as its group reads it.
@@ -183,12 +240,46 @@ mod tests {
 
     #[test]
     fn all_keys_of_a_tenant_begin_with_its_prefix() {
-        let tenant = Namespace::new("acme:");
+        let tenant = Namespace::new("acme", "acme:");
         let (source, inbox) = (tenant.source("orders", "billing"), tenant.inbox_source("payment", "billing"));
         assert_eq!((&*source.key, &*source.due_key), ("acme:orders", "acme:wasmill:due:billing:acme:orders"));
         assert_eq!((&*inbox.key, inbox.is_inbox), ("acme:wasmill:inbox:payment", true));
         assert_eq!(&*mark(&tenant.marks("billing"), [1; 16]), format!("acme:wasmill:seen:billing:{}", "01".repeat(16)));
         assert_eq!((&*tenant.delayed(), &*Namespace::default().delayed()), ("acme:wasmill:delayed", DELAYED));
         assert_eq!(&*tenant.intake("prices"), "acme:wasmill:intake:prices");
+    }
+
+    #[test]
+    fn streams_of_others_keep_their_keys_and_are_read_by_a_group_that_says_who_reads() {
+        let granted = BTreeMap::from([("beta/prices".to_owned(), "b:prices".into())]);
+        let tenant = Namespace::new("acme", "acme:").with_foreign(granted);
+        let source = tenant.source("beta/prices", "billing");
+        assert_eq!((&*source.key, &*source.group), ("b:prices", "acme/billing"));
+        assert_eq!(&*source.due_key, "acme:wasmill:due:acme/billing:b:prices");
+        assert!(tenant.has_stream("b:prices") && tenant.has_stream("acme:orders"));
+        assert!(
+            !tenant.has_stream("b:orders")
+                && !tenant.has_stream("orders")
+                && !tenant.has_stream("acme:wasmill:delayed")
+        );
+        assert_eq!(&*tenant.stream("beta/orders"), "acme:beta/orders", "what was not granted is a name as others");
+    }
+
+    #[test]
+    fn what_has_the_prefix_of_another_tenant_is_not_of_the_default_one() {
+        let default = Namespace::default().without(["acme:".to_owned()]);
+        assert!(default.is_own("orders") && default.has_stream("orders"));
+        assert!(!default.is_own("acme:orders") && !default.has_stream("acme:orders"));
+    }
+
+    #[test]
+    fn handlers_are_told_apart_by_their_tenants() {
+        let (default, acme) = (Namespace::default(), Namespace::new("acme", "acme:"));
+        assert_eq!((&*default.qualified("pay"), &*acme.qualified("pay")), ("pay", "acme/pay"));
+        assert_eq!((default.unqualified("pay"), default.unqualified("acme/pay")), (Some("pay"), None));
+        assert_eq!(
+            (acme.unqualified("acme/pay"), acme.unqualified("pay"), acme.unqualified("b/pay")),
+            (Some("pay"), None, None)
+        );
     }
 }

@@ -271,8 +271,8 @@ impl Inspect for MemoryBroker {
         Ok(None)
     }
 
-    async fn stream_keys(&self, limit: usize) -> Result<Vec<String>, BrokerError> {
-        Ok(self.state().stream_keys(limit))
+    async fn stream_keys(&self, prefix: &str, limit: usize) -> Result<Vec<String>, BrokerError> {
+        Ok(self.state().stream_keys(prefix, limit))
     }
 
     async fn memory(&self, key: &str) -> Result<Option<u64>, BrokerError> {

@@ -1,14 +1,16 @@
 //! `wasmill check`: is the configuration right, and does every component fit?
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
 use serde_json::json;
 use wasmill::app::{self, BuildError};
-use wasmill::broker::keys::Namespace;
+use wasmill::broker::keys::DEFAULT_TENANT;
 use wasmill::config::{Config, SchemasConfig, environment};
 use wasmill::envelope::settings::Preset;
+use wasmill::wasm::CompiledCache;
 
 use super::report::USAGE;
 use super::table::{counted, plain};
@@ -47,49 +49,78 @@ fn find(context: &Context) -> Result<Findings, Report> {
     let Some(file) = &context.file else {
         return Err(Report::usage("there is no configuration to check: name it with --config"));
     };
-    let mut config = match Config::load(file, environment()) {
+    let config = match Config::load(file, environment()) {
         Ok(config) => config,
         Err(errors) => {
             let faults = errors.0.iter().map(ToString::to_string).collect();
             return Ok(Findings { faults, ..Findings::default() });
         }
     };
-    let mut faults = Vec::new();
+    let mut findings = Findings::default();
+    findings.faults.extend(config.faulty_tenants.iter().map(|tenant| tenant.faults.to_string()));
     if let Err(error) = app::redis_settings(&config) {
-        faults.push(format!("{}: {error}", file.display()));
+        findings.faults.push(format!("{}: {error}", file.display()));
     }
     if let Err(error) = config.admin.token() {
-        faults.push(format!("{}: {error}", file.display()));
+        findings.faults.push(format!("{}: {error}", file.display()));
     }
-    if let Err(schemas) = app::schemas(&config) {
-        faults.extend(schemas.0.iter().map(|fault| format!("{}: schemas.directory: {fault}", file.display())));
-        // They have been reported; the components can be looked at without them.
-        config.schemas = SchemasConfig::default();
-    }
-    let engine = super::engine(&config)?;
     let cache = app::cache(&config).unwrap_or_else(|error| {
-        faults.push(format!("{}: worker.cache_dir: {error}", file.display()));
+        findings.faults.push(format!("{}: worker.cache_dir: {error}", file.display()));
         None
     });
-    match app::deployments(&config, &Namespace::default(), &engine, cache.as_ref()) {
-        Ok(_) => {}
-        Err(BuildError::Components(components)) => {
-            let text = std::fs::read_to_string(file).unwrap_or_default();
-            faults.extend(components.iter().map(|fault| match component_line(&text, &fault.handler) {
-                Some(line) => format!("{}:{line}: {fault}", file.display()),
-                None => format!("{}: {fault}", file.display()),
-            }));
-        }
-        Err(other) => faults.push(format!("{}: {other}", file.display())),
+    for own in config.of_all_tenants() {
+        findings.look_at(own, file, cache.as_ref())?;
     }
-    let own = config.streams.iter().filter(|(_, stream)| stream.envelope != Preset::CloudEvents);
-    let envelopes = own.map(|(name, stream)| (name.clone(), stream.envelope.as_str())).collect();
-    Ok(Findings { faults, handlers: config.handlers.len(), envelopes })
+    Ok(findings)
 }
 
-/// The line on which the component of a handler is named.
-fn component_line(text: &str, handler: &str) -> Option<usize> {
+impl Findings {
+    /// Looks at what a tenant has of the configuration.
+    fn look_at(&mut self, mut config: Config, file: &Path, cache: Option<&CompiledCache>) -> Result<(), Report> {
+        let tenant = config.tenant.name.clone();
+        let file = file.display();
+        let place = match tenant.as_str() {
+            DEFAULT_TENANT => String::new(),
+            tenant => format!("tenants.{tenant}."),
+        };
+        if let Err(schemas) = app::schemas(&config) {
+            // The folder is the same for all tenants.
+            if tenant == DEFAULT_TENANT {
+                self.faults.extend(schemas.0.iter().map(|fault| format!("{file}: schemas.directory: {fault}")));
+            }
+            // They have been reported; the components can be looked at without them.
+            config.schemas = SchemasConfig::default();
+        }
+        let engine = super::engine(&config)?;
+        match app::deployments(&config, &engine, cache) {
+            Ok(_) => {}
+            Err(BuildError::Components(components)) => {
+                let text = std::fs::read_to_string(file.to_string()).unwrap_or_default();
+                self.faults.extend(components.iter().map(|fault| {
+                    match component_line(&text, &tenant, &fault.handler) {
+                        Some(line) => format!("{file}:{line}: {place}{fault}"),
+                        None => format!("{file}: {place}{fault}"),
+                    }
+                }));
+            }
+            Err(other) => self.faults.push(format!("{file}: {other}")),
+        }
+        let own = config.streams.iter().filter(|(_, stream)| stream.envelope != Preset::CloudEvents);
+        let named =
+            own.map(|(name, stream)| (config.tenant.namespace.qualified(name).to_string(), stream.envelope.as_str()));
+        self.envelopes.extend(named);
+        self.handlers += config.handlers.len();
+        Ok(())
+    }
+}
+
+/// The line of the configuration file on which the component of a handler is named.
+fn component_line(text: &str, tenant: &str, handler: &str) -> Option<usize> {
     let document = toml::de::DeTable::parse(text).ok()?;
-    let component = document.get_ref().get("handlers")?.get_ref().get(handler)?.get_ref().get("component")?;
+    let mut section = document.get_ref().get("handlers");
+    if tenant != DEFAULT_TENANT {
+        section = document.get_ref().get("tenants")?.get_ref().get(tenant)?.get_ref().get("handlers");
+    }
+    let component = section?.get_ref().get(handler)?.get_ref().get("component")?;
     Some(text[..component.span().start].matches('\n').count() + 1)
 }

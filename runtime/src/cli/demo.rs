@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use comfy_table::{Table, presets};
 use serde_json::{Map, json};
-use wasmill::broker::keys::Namespace;
+use wasmill::broker::keys::{DEFAULT_TENANT, Namespace};
 use wasmill::broker::memory::MemoryBroker;
 use wasmill::broker::redis::{RedisBroker, RedisSettings};
 use wasmill::broker::{Broker, EntryId, Inspect, dead_letter};
@@ -70,21 +70,21 @@ struct Tally {
 pub fn run(context: &Context, args: &Args) -> Result<ExitCode, Report> {
     let config = Config::parse(None, CONFIG, environment()).map_err(Report::usage)?;
     wasmill::telemetry::init(&quiet(&config), std::io::stderr().is_terminal()).map_err(Report::usage)?;
-    let config = with_components(config, args)?;
+    let mut config = with_components(config, args)?;
+    // Keys of its own: the demo counts what is in the streams, and must not touch those of others.
+    if args.redis.is_some() {
+        let prefix = format!("wasmill-demo-{:08x}:", rand::random::<u32>());
+        config.tenant.namespace = Namespace::new(DEFAULT_TENANT, prefix);
+    }
     let engine = super::engine(&config)?;
     let cache = app::cache(&config).map_err(Report::usage)?;
-    // A namespace of its own: the demo counts what is in the streams, and must not touch those of others.
-    let namespace = match args.redis {
-        Some(_) => Namespace::new(format!("wasmill-demo-{:08x}:", rand::random::<u32>())),
-        None => Namespace::default(),
-    };
-    let deployments = app::deployments(&config, &namespace, &engine, cache.as_ref()).map_err(Report::usage)?;
+    let deployments = app::deployments(&config, &engine, cache.as_ref()).map_err(Report::usage)?;
     block_on(async {
         match &args.redis {
             Some(url) => {
                 let settings = RedisSettings::new(url).map_err(Report::usage)?;
                 let broker = Arc::new(RedisBroker::connect(settings.clone()).await?);
-                let shop = Shop { config, namespace, deployments, backend: Backend::Redis(Box::new(settings)), broker };
+                let shop = Shop { config, deployments, backend: Backend::Redis(Box::new(settings)), broker };
                 let result = shop.open(context, args).await;
                 shop.remove_streams().await?;
                 result
@@ -92,7 +92,7 @@ pub fn run(context: &Context, args: &Args) -> Result<ExitCode, Report> {
             None => {
                 let broker = Arc::new(MemoryBroker::new());
                 let backend = Backend::Memory(MemoryBroker::clone(&broker));
-                Shop { config, namespace, deployments, backend, broker }.open(context, args).await
+                Shop { config, deployments, backend, broker }.open(context, args).await
             }
         }
     })
@@ -121,7 +121,6 @@ fn with_components(mut config: Config, args: &Args) -> Result<Config, Report> {
 /// The shop with its streams.
 struct Shop<B> {
     config: Config,
-    namespace: Namespace,
     deployments: Vec<Arc<Deployment>>,
     backend: Backend,
     broker: Arc<B>,
@@ -129,7 +128,7 @@ struct Shop<B> {
 
 impl<B: Broker + Inspect + 'static> Shop<B> {
     async fn open(&self, context: &Context, args: &Args) -> Result<ExitCode, Report> {
-        let (roster, orders) = app::roster(&self.config, &self.namespace, self.deployments.clone());
+        let (roster, orders) = app::roster(&self.config, self.deployments.clone());
         let stats = roster.now().stats.clone();
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         let shutdown = async {
@@ -181,7 +180,7 @@ impl<B: Broker + Inspect + 'static> Shop<B> {
     }
 
     async fn publish(&self, args: &Args) -> Result<(), Report> {
-        let key = self.namespace.stream(FIRST_STREAM);
+        let key = self.config.tenant.namespace.stream(FIRST_STREAM);
         let mut traffic = traffic::Traffic::new(args.seed);
         let start = Instant::now();
         let mut sent = 0;
@@ -213,7 +212,7 @@ impl<B: Broker + Inspect + 'static> Shop<B> {
         let mut streams = vec![(LAST_STREAM.to_owned(), false)];
         streams.extend(self.config.handlers().into_iter().map(|handler| (handler.dead_letter, true)));
         for (stream, is_dead) in streams {
-            let key = self.namespace.stream(&stream);
+            let key = self.config.tenant.namespace.stream(&stream);
             let mut from = EntryId::MIN;
             loop {
                 let page = self.broker.range(&key, from, EntryId::MAX, PAGE).await?;
@@ -236,7 +235,7 @@ impl<B: Broker + Inspect + 'static> Shop<B> {
     }
 
     async fn remove_streams(&self) -> Result<(), Report> {
-        let mut keys: Vec<Arc<str>> = vec![self.namespace.stream(LAST_STREAM)];
+        let mut keys: Vec<Arc<str>> = vec![self.config.tenant.namespace.stream(LAST_STREAM)];
         for deployment in &self.deployments {
             keys.push(deployment.dead_key.clone());
             for source in &deployment.sources {

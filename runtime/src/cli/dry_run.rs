@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 use wasmill::app;
-use wasmill::broker::keys::Namespace;
 use wasmill::clock::now_ms;
 use wasmill::config::{Config, ResolvedHandler};
 use wasmill::deploy::source;
@@ -81,7 +80,7 @@ fn load(config: &Config, resolved: &ResolvedHandler) -> Result<Handler, Report> 
     let cache = app::cache(config).map_err(Report::usage)?;
     let keys = app::public_keys(config).map_err(Report::usage)?;
     let schemas = app::schemas(config).map_err(Report::usage)?;
-    let policy = app::policy(resolved, &Namespace::default(), &app::envelopes(config), schemas);
+    let policy = app::policy(resolved, &config.tenant.namespace, &app::envelopes(config), schemas);
     let mut policy = policy.map_err(Report::usage)?;
     // Nothing may happen: requests are denied, as if no host were allowed.
     policy.interfaces.http = None;

@@ -64,19 +64,27 @@ impl Look {
         Ok(look)
     }
 
-    /// Looks at what a worker serves: the configuration, the schemas, the components and their signatures.
+    /// Looks at what a worker serves: the configuration, the files of tenants, the schemas, the components and their
+    /// signatures.
     pub fn served(file: &Path, config: &Config) -> Result<Look, String> {
         let mut look = Look::default();
         look.add_file(file, |look| &mut look.settings);
+        if let Some(tenants) = &config.tenants_dir {
+            look.settings.extend(look_below(tenants, &mut look.folders)?);
+        }
         if let Some(schemas) = &config.schemas.directory {
             look.settings.extend(look_below(schemas, &mut look.folders)?);
         }
         // What is pinned in a registry does not change.
-        for handler in config.handlers().into_iter().filter(|handler| source::reference(&handler.component).is_none()) {
-            let mut signed = handler.component.clone().into_os_string();
+        let of_tenants = config.tenants.values().flat_map(|tenant| tenant.handlers.values());
+        let components: BTreeSet<&Path> =
+            config.handlers.values().chain(of_tenants).map(|handler| handler.component.as_path()).collect();
+        for component in components.into_iter().filter(|component| source::reference(component).is_none()) {
+            let mut signed = component.as_os_str().to_owned();
             signed.push(signature::ENDING);
-            for file in [handler.component.as_path(), Path::new(&signed)] {
-                look.add_file(file, |look| look.handlers.entry(handler.name.clone()).or_default());
+            for file in [component, Path::new(&signed)] {
+                let name = component.to_string_lossy().into_owned();
+                look.add_file(file, |look| look.handlers.entry(name.clone()).or_default());
             }
         }
         Ok(look)

@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use wasmill::app;
-use wasmill::broker::keys::Namespace;
 use wasmill::clock::now_ms;
 use wasmill::config::{Config, ResolvedHandler};
 use wasmill::deploy::source;
@@ -167,7 +166,7 @@ fn measure(
     event: Option<Event>,
 ) -> Result<Option<Cost>, Report> {
     let schemas = app::schemas(config).map_err(Report::usage)?;
-    let policy = app::policy(resolved, &Namespace::default(), &app::envelopes(config), schemas);
+    let policy = app::policy(resolved, &config.tenant.namespace, &app::envelopes(config), schemas);
     let mut policy = policy.map_err(Report::usage)?;
     policy.interfaces.http = None;
     // Only what it costs is asked here.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use clap::Parser;
 use rustix::time::{ClockId, clock_gettime};
 use wasmill::app;
-use wasmill::broker::keys::{self, Namespace};
+use wasmill::broker::keys;
 use wasmill::clock::now_ms;
 use wasmill::config::{Config, ResolvedHandler, ResolvedLimits};
 use wasmill::envelope::structured;
@@ -63,7 +63,7 @@ pub fn run(context: &Context, args: &Args) -> Result<ExitCode, Report> {
         schemas.check(&event).map_err(Report::usage)?;
     }
     let mut policy =
-        app::policy(&resolved, &Namespace::default(), &app::envelopes(&config), schemas).map_err(Report::usage)?;
+        app::policy(&resolved, &config.tenant.namespace, &app::envelopes(&config), schemas).map_err(Report::usage)?;
     if resolved.publishes.is_empty() && args.handler.is_none() {
         policy.grants = Grants::All;
     }

@@ -2,6 +2,7 @@
 
 mod watch;
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -9,13 +10,14 @@ use clap::Parser;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use wasmill::admin::{Admin, Place, Token};
 use wasmill::broker::Operate;
-use wasmill::broker::keys::Namespace;
+use wasmill::broker::keys::DEFAULT_TENANT;
 use wasmill::broker::memory::MemoryBroker;
 use wasmill::broker::redis::RedisBroker;
 use wasmill::config::{Config, environment};
-use wasmill::pipeline::{self, Backend, Worker};
+use wasmill::pipeline::{self, Backend, Change, Roster, Worker};
 use wasmill::readiness::Readiness;
 use wasmill::reload::{Parts, Reload, Reloader};
+use wasmill::schema::Schemas;
 use wasmill::wasm::CompiledCache;
 use wasmill::{app, wasm};
 
@@ -35,8 +37,9 @@ pub struct Args {
 
 /// Works until SIGTERM or SIGINT, drains, and returns. Reloads on SIGHUP.
 pub fn run(context: &Context, args: &Args) -> Result<ExitCode, Report> {
-    let config = context.config_with_log()?;
-    if config.handlers.is_empty() && config.intake.is_empty() {
+    let config = context.whole_config()?;
+    super::init_log(&config)?;
+    if !config.is_anything_served() {
         return Err(Report::usage(
             "neither handlers nor intakes are configured: add a [handlers.NAME] section, or name a file with --config",
         ));
@@ -63,12 +66,45 @@ struct Start<'a> {
     cache: Option<CompiledCache>,
 }
 
+/// What is served of all tenants.
+struct Tenants {
+    changes: Vec<Change>,
+    schemas: BTreeMap<String, Arc<Schemas>>,
+    /// The configuration without the tenants that cannot be served.
+    config: Config,
+}
+
 impl Start<'_> {
+    /// Loads everything. What is wrong with a tenant other than `default` is told, and the tenant is not served.
+    fn tenants(&self) -> Result<Tenants, Report> {
+        let mut config = self.config.clone();
+        let faulty = |tenant: &str, why: &str| {
+            let why = why.replace('\n', "; ");
+            tracing::error!(alarm = "tenant_faulty", tenant, "the tenant is not served: {why}");
+        };
+        config.faulty_tenants.iter().for_each(|tenant| faulty(&tenant.name, &tenant.faults.to_string()));
+        let (mut changes, mut all_schemas) = (Vec::new(), BTreeMap::new());
+        for own in self.config.of_all_tenants() {
+            let name = own.tenant.name.clone();
+            let loaded = app::deployments(&own, &self.engine, self.cache.as_ref());
+            match loaded.and_then(|deployments| Ok((deployments, app::schemas(&own)?))) {
+                Ok((deployments, schemas)) => {
+                    changes.push(app::serving(&own, deployments));
+                    all_schemas.insert(name, schemas);
+                }
+                Err(error) if name != DEFAULT_TENANT => {
+                    faulty(&name, &error.to_string());
+                    config.tenants.remove(&name);
+                }
+                Err(error) => return Err(Report::usage(error)),
+            }
+        }
+        Ok(Tenants { changes, schemas: all_schemas, config })
+    }
+
     async fn serve(self, hangup: Signal) -> Result<ExitCode, Report> {
-        let Start { context, args, config, engine, cache } = self;
-        let namespace = Namespace::default();
-        let schemas = super::schemas(&config)?;
-        let deployments = app::deployments(&config, &namespace, &engine, cache.as_ref()).map_err(Report::usage)?;
+        let Tenants { changes, schemas, config } = self.tenants()?;
+        let Start { context, args, engine, cache, .. } = self;
         let (backend, broker): (Backend, Arc<dyn Operate>) = if args.embedded {
             let broker = MemoryBroker::new();
             (Backend::Memory(broker.clone()), Arc::new(broker))
@@ -82,23 +118,23 @@ impl Start<'_> {
             worker = &*worker.id,
             broker = if args.embedded { "embedded".to_owned() } else { config.redis.shown_url() },
             threads = worker.threads,
-            handlers = deployments.iter().map(|deployment| deployment.name()).collect::<Vec<_>>().join(","),
+            handlers = some(changes.iter().flat_map(|change| &change.handlers).map(|wanted| wanted.deployment.id())),
             "starting"
         );
-        let (roster, orders) = app::roster(&config, &namespace, deployments);
+        let (roster, orders) = Roster::new(changes);
         let file = context.file.clone();
         let read = {
             let file = file.clone();
             Arc::new(move || Config::load_or_default(file.as_deref(), environment()))
         };
-        let parts = Parts { read, engine, cache, keys, namespace, roster: roster.clone(), broker };
-        let (reloader, reload, operator) = Reloader::new(parts, config.clone(), schemas);
+        let parts = Parts { read, engine, cache, keys, roster: roster.clone(), broker };
+        let (reloader, reload, operators) = Reloader::new(parts, config.clone(), &schemas);
         let readiness = Arc::new(Readiness::default());
         let (stop, stopped) = tokio::sync::watch::channel(false);
         let admin = Admin {
             roster,
             readiness: readiness.clone(),
-            operator,
+            operators,
             token: config.admin.token().map_err(Report::usage)?.map(|token| Token::new(&token)),
             reload: Some(reload.clone()),
         };
@@ -121,6 +157,16 @@ impl Start<'_> {
         tracing::info!("stopped");
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// Names in one line, the first few of them.
+fn some<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    const MOST: usize = 20;
+    let mut names: Vec<&str> = names.take(MOST + 1).collect();
+    if names.len() > MOST {
+        names[MOST] = "...";
+    }
+    names.join(",")
 }
 
 /// SIGTERM or SIGINT.

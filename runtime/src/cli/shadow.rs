@@ -14,7 +14,6 @@ use std::time::Duration;
 use clap::Parser;
 use indicatif::ProgressBar;
 use wasmill::app;
-use wasmill::broker::keys::Namespace;
 use wasmill::config::units::parse_duration;
 use wasmill::config::{Config, ResolvedHandler};
 use wasmill::deploy::PublicKeys;
@@ -250,7 +249,7 @@ impl Loader {
     fn new(config: &Config, resolved: &ResolvedHandler) -> Result<Loader, Report> {
         let settings = EngineSettings { instances: INSTANCES, max_memory: resolved.limits.memory };
         let schemas = app::schemas(config).map_err(Report::usage)?;
-        let policy = app::policy(resolved, &Namespace::default(), &app::envelopes(config), schemas);
+        let policy = app::policy(resolved, &config.tenant.namespace, &app::envelopes(config), schemas);
         let mut policy = policy.map_err(Report::usage)?;
         // Nothing may happen: requests are denied, as if no host were allowed. And what differs is to be the candidate's doing.
         policy.interfaces.http = None;

@@ -9,6 +9,7 @@ use reqwest::{RequestBuilder, StatusCode, Url};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use wasmill::admin::{PROBLEM_PREFIX, Problem, RELOAD_TIMEOUT};
+use wasmill::broker::keys::DEFAULT_TENANT;
 use wasmill::envelope::{format_time, structured};
 use wasmill::event::Event;
 use wasmill::ops::{
@@ -64,7 +65,7 @@ impl AdminArgs {
     }
 
     /// The worker that is meant, if one is.
-    pub fn client(&self) -> Result<Option<Client>, Report> {
+    pub fn client(&self, tenant: &str) -> Result<Option<Client>, Report> {
         let Some(text) = &self.admin else { return Ok(None) };
         if self.is_found {
             eprintln!("(through the `wasmill dev` that runs here, {text}; --admin none: on Redis itself)");
@@ -85,7 +86,7 @@ impl AdminArgs {
         // It speaks HTTP alone: no authorities are looked for.
         let http = reqwest::Client::builder().tls_certs_only([]).connect_timeout(CONNECT_TIME);
         let http = http.timeout(ANSWER_TIME).no_proxy().build();
-        Ok(Some(Client { http: http.map_err(Report::failure)?, base, token }))
+        Ok(Some(Client { http: http.map_err(Report::failure)?, base, token, tenant: tenant.to_owned() }))
     }
 }
 
@@ -95,10 +96,21 @@ pub struct Client {
     http: reqwest::Client,
     base: Url,
     token: Option<String>,
+    /// The tenant that is meant.
+    tenant: String,
 }
 
 impl Client {
+    /// The URL of something of the tenant.
     fn url(&self, path: &[&str]) -> Result<Url, Report> {
+        match self.tenant.as_str() {
+            DEFAULT_TENANT => self.url_of_worker(path),
+            tenant => self.url_of_worker(&[&["tenants", tenant], path].concat()),
+        }
+    }
+
+    /// The URL of something of the worker itself.
+    fn url_of_worker(&self, path: &[&str]) -> Result<Url, Report> {
         // URLs are written without these: another path would be asked for.
         let is_lost = |name: &&&str| [".", "..", ""].contains(*name) || name.contains(['\t', '\n', '\r']);
         if let Some(name) = path.iter().find(is_lost) {
@@ -125,7 +137,7 @@ impl Client {
 
     /// Has the worker read its configuration again.
     pub async fn reload(&self) -> Result<ReloadReport, Report> {
-        self.answer(self.http.post(self.url(&["reload"])?).timeout(RELOAD_TIMEOUT + SPARE)).await
+        self.answer(self.http.post(self.url_of_worker(&["reload"])?).timeout(RELOAD_TIMEOUT + SPARE)).await
     }
 
     fn failure(&self, what: &str) -> Report {

@@ -11,7 +11,6 @@ use clap::Parser;
 use serde_json::{Value, json};
 use similar::{ChangeTag, TextDiff};
 use wasmill::app;
-use wasmill::broker::keys::Namespace;
 use wasmill::clock::now_ms;
 use wasmill::config::{Config, ResolvedHandler};
 use wasmill::deploy::expected::Expectation;
@@ -217,7 +216,7 @@ fn load(
     cache: Option<&CompiledCache>,
     schemas: Arc<Schemas>,
 ) -> Result<Handler, Report> {
-    let policy = app::policy(resolved, &Namespace::default(), &app::envelopes(config), schemas);
+    let policy = app::policy(resolved, &config.tenant.namespace, &app::envelopes(config), schemas);
     let policy = policy.map_err(Report::usage)?;
     // No fixture sees what another one has left behind.
     let handler = source::load(engine, cache, &PublicKeys::default(), &resolved.component)

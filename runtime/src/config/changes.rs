@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use super::{Config, LogConfig};
+use super::{Config, LogConfig, Tenant};
 use crate::envelope::settings::EnvelopeSettings;
 use crate::outcome::{Dedup, RetryPolicy};
 use crate::route::Types;
 
 /// The sections of which a running worker takes over every change, and `log.level` besides. All others need another
 /// start.
-const RELOADED: [&str; 6] = ["limits", "retry", "schemas", "streams", "intake", "handlers"];
+const RELOADED: [&str; 8] = ["limits", "retry", "schemas", "streams", "intake", "handlers", "tenants", "tenants_dir"];
 
 /// What is other than before.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -37,6 +37,15 @@ pub struct Changes {
 impl Changes {
     /// What `wanted` has other than what runs.
     pub fn between(running: &Config, wanted: &Config) -> Changes {
+        Changes {
+            log_level: running.log.level != wanted.log.level,
+            needs_restart: needs_restart(running, wanted),
+            ..Changes::of_tenant(running, wanted)
+        }
+    }
+
+    /// The same for what belongs to one tenant: both are what it has of a configuration.
+    pub fn of_tenant(running: &Config, wanted: &Config) -> Changes {
         let (before, after) = (&running.handlers, &wanted.handlers);
         let intake = |config: &Config, name: &str| {
             let intake = config.intake.get(name)?.clone();
@@ -54,8 +63,7 @@ impl Changes {
             streams: names(running.streams.keys(), wanted.streams.keys())
                 .filter(|name| running.streams.get(name) != wanted.streams.get(name))
                 .collect(),
-            log_level: running.log.level != wanted.log.level,
-            needs_restart: needs_restart(running, wanted),
+            ..Changes::default()
         }
     }
 }
@@ -63,15 +71,17 @@ impl Changes {
 impl Config {
     /// What a worker that runs by this configuration goes on with after it has taken over what it can of another one.
     pub fn taking_over(&self, wanted: Config) -> Config {
-        let Config { limits, retry, schemas, streams, intake, handlers, log, .. } = wanted;
-        let log = LogConfig { level: log.level, ..self.log.clone() };
-        Config { limits, retry, schemas, streams, intake, handlers, log, ..self.clone() }
+        let log = LogConfig { level: wanted.log.level.clone(), ..self.log.clone() };
+        let (redis, worker, admin) = (self.redis.clone(), self.worker.clone(), self.admin.clone());
+        let (compile, deploy) = (self.compile.clone(), self.deploy.clone());
+        Config { redis, worker, admin, compile, deploy, log, ..wanted }
     }
 }
 
 /// How the events of a handler come to it, and what becomes of them.
 #[derive(PartialEq)]
 struct Lane {
+    tenant: Tenant,
     group: String,
     streams: Vec<String>,
     /// The forms of the entries of those.
@@ -89,6 +99,7 @@ impl Lane {
     fn of(config: &Config, name: &str) -> Option<Lane> {
         let handler = config.handler(name)?;
         Some(Lane {
+            tenant: config.tenant.clone(),
             group: handler.group,
             envelopes: handler.streams.iter().map(|stream| envelope(config, stream)).collect(),
             streams: handler.streams,

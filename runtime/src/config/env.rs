@@ -27,10 +27,10 @@ pub(super) fn apply<'t>(document: &mut Document<'t>, env: &'t [(String, String)]
         let set = variables.iter().find(|(_, rest, _)| rest.eq_ignore_ascii_case(variable));
         set.map(|(_, _, value)| (*value).to_owned()).or_else(|| document.text_at(&path).map(str::to_owned))
     });
-    let of_handlers = document.variables_of_handlers();
+    let named = document.variables_named();
     let mut faults = Vec::new();
     for (name, rest, value) in variables {
-        let mut secrets = secrets.iter().flatten().chain(&of_handlers);
+        let mut secrets = secrets.iter().flatten().chain(&named);
         if secrets.any(|secret| secret == name) {
             continue;
         }
@@ -51,7 +51,7 @@ fn is_foreign(rest: &str, value: &str) -> bool {
             || rest.contains("SERVICE_PORT")
             || rest.contains("PORT_")
             || (rest.ends_with("PORT") && value.contains("://")));
-    let of_verbs = ["CONFIG", "LOG", "ADMIN_URL", "ADMIN_TOKEN", "ZIG", "CC", "CXX", "COMPONENTIZE_PY"];
+    let of_verbs = ["CONFIG", "LOG", "ADMIN_URL", "ADMIN_TOKEN", "TENANT", "ZIG", "CC", "CXX", "COMPONENTIZE_PY"];
     of_verbs.contains(&rest) || rest.starts_with("TEST") || of_kubernetes
 }
 

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 use std::path::Path;
 
-use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -22,25 +22,9 @@ pub(super) type KeyPath = Vec<String>;
 
 /// Reads and validates a configuration.
 pub(super) fn read(file: Option<&Path>, text: &str, env: &[(String, String)]) -> Result<Config, ConfigErrors> {
-    let root = match DeTable::parse(text) {
-        Ok(root) => root.into_inner(),
-        Err(error) => return Err(ConfigErrors(vec![syntax_error(file, text, &error)])),
-    };
-    let end = text.len() + 1;
-    let mut document =
-        Document { file, text, root, end, variables: Vec::new(), refused: Vec::new(), guessed: Vec::new() };
-    let mut faults = env::apply(&mut document, env);
-    let config = document.deserialize(&mut faults);
-    if let Some(config) = &config {
-        faults.extend(validate::faults(config, &document));
-    }
-    match config {
-        Some(config) if faults.is_empty() => Ok(config),
-        _ => {
-            faults.sort_by(|a, b| (a.line, a.column, &a.variable).cmp(&(b.line, b.column, &b.variable)));
-            Err(ConfigErrors(faults))
-        }
-    }
+    let mut document = Document::parse(file, text)?;
+    let faults = env::apply(&mut document, env);
+    document.read(faults, validate::faults)
 }
 
 fn syntax_error(file: Option<&Path>, text: &str, error: &toml::de::Error) -> ConfigError {
@@ -87,6 +71,32 @@ pub(super) struct Document<'t> {
 }
 
 impl<'t> Document<'t> {
+    /// The tree of a text.
+    pub(super) fn parse(file: Option<&'t Path>, text: &'t str) -> Result<Document<'t>, ConfigErrors> {
+        let root = DeTable::parse(text).map_err(|error| ConfigErrors(vec![syntax_error(file, text, &error)]))?;
+        let (root, end) = (root.into_inner(), text.len() + 1);
+        Ok(Document { file, text, root, end, variables: Vec::new(), refused: Vec::new(), guessed: Vec::new() })
+    }
+
+    /// What it says, if there are no faults, and `check` finds none.
+    pub(super) fn read<T: DeserializeOwned>(
+        &mut self,
+        mut faults: Vec<ConfigError>,
+        check: impl FnOnce(&T, &Document<'_>) -> Vec<ConfigError>,
+    ) -> Result<T, ConfigErrors> {
+        let config = self.deserialize(&mut faults);
+        if let Some(config) = &config {
+            faults.extend(check(config, self));
+        }
+        match config {
+            Some(config) if faults.is_empty() => Ok(config),
+            _ => {
+                faults.sort_by(|a, b| (a.line, a.column, &a.variable).cmp(&(b.line, b.column, &b.variable)));
+                Err(ConfigErrors(faults))
+            }
+        }
+    }
+
     /// The value at a path, and where its key (or, in an array, the value itself) stands.
     fn get(&self, path: &[impl AsRef<str>]) -> Option<(Range<usize>, &DeValue<'t>)> {
         let (first, rest) = path.split_first()?;
@@ -103,14 +113,22 @@ impl<'t> Document<'t> {
         self.get(path).and_then(|(_, value)| value.as_str())
     }
 
-    /// The environment variables that hold values of handlers' own configurations.
-    pub(super) fn variables_of_handlers(&self) -> Vec<String> {
-        let handlers = self.keys_at(&["handlers"]).into_iter();
-        let values = handlers.flat_map(|handler| {
-            let keys = self.keys_at(&["handlers", &handler, "config"]).into_iter();
-            keys.map(move |key| ["handlers".to_owned(), handler.clone(), "config".to_owned(), key, "env".to_owned()])
-        });
-        values.filter_map(|path| self.get(&path)?.1.as_str().map(str::to_owned)).collect()
+    /// The environment variables that it names: they hold secrets, and values of handlers' own configurations.
+    pub(super) fn variables_named(&self) -> Vec<String> {
+        fn look(table: &DeTable<'_>, found: &mut Vec<String>) {
+            for (key, value) in table {
+                match value.get_ref() {
+                    DeValue::Table(table) => look(table, found),
+                    DeValue::String(name) if *key.get_ref() == "env" || key.get_ref().ends_with("_env") => {
+                        found.push(name.to_string());
+                    }
+                    _ => {}
+                }
+            }
+        }
+        let mut found = Vec::new();
+        look(&self.root, &mut found);
+        found
     }
 
     /// The keys of the table at a path; empty if there is none.
@@ -191,10 +209,10 @@ impl<'t> Document<'t> {
     }
 
     /// Deserialises the tree; what is at fault is reported and taken out. `None` if no end was found.
-    fn deserialize(&mut self, faults: &mut Vec<ConfigError>) -> Option<Config> {
+    fn deserialize<T: DeserializeOwned>(&mut self, faults: &mut Vec<ConfigError>) -> Option<T> {
         for _ in 0..MAX_ROUNDS {
             let input = Spanned::new(0..self.text.len(), self.root.clone());
-            match Config::deserialize(toml::de::Deserializer::from(input)) {
+            match T::deserialize(toml::de::Deserializer::from(input)) {
                 Ok(config) => return Some(config),
                 Err(error) => {
                     let span = error.span();
@@ -347,14 +365,18 @@ fn shifted<'t>(value: Spanned<DeValue<'t>>, by: usize) -> Spanned<DeValue<'t>> {
 /// A path as people write it: `handlers.payment.streams[1]`.
 pub(super) fn dotted(path: &[impl AsRef<str>]) -> String {
     let mut text = String::new();
-    for (depth, segment) in path.iter().map(AsRef::as_ref).enumerate() {
+    // What stands below `tenants.NAME` is written as what stands at the top.
+    let base = if path.first().is_some_and(|first| first.as_ref() == "tenants") { 2 } else { 0 };
+    let name = |depth: usize| path.get(base + depth).map_or("", AsRef::as_ref);
+    for (place, segment) in path.iter().map(AsRef::as_ref).enumerate() {
+        let depth = place.saturating_sub(base);
         let bare = !segment.is_empty() && segment.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
         // Lists stand below `handlers.NAME.KEY` and `handlers.NAME.http.allow` only: a number there is a place, except
         // in the handler's own settings.
-        let in_list = (depth == 3 && path[2].as_ref() != "config") || (depth == 4 && path[2].as_ref() == "http");
-        let place = in_list && segment.bytes().all(|b| b.is_ascii_digit());
-        let dot = if depth == 0 { "" } else { "." };
-        text += &match (place, bare) {
+        let in_list = (depth == 3 && name(2) != "config") || (depth == 4 && name(2) == "http");
+        let is_place = in_list && segment.bytes().all(|b| b.is_ascii_digit());
+        let dot = if place == 0 { "" } else { "." };
+        text += &match (is_place, bare) {
             (true, _) => format!("[{segment}]"),
             (false, true) => format!("{dot}{segment}"),
             (false, false) => format!("{dot}{segment:?}"),

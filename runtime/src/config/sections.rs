@@ -376,3 +376,15 @@ impl Default for HandlerConfig {
         }
     }
 }
+
+impl HandlerConfig {
+    /// The paths of files and folders that it names.
+    pub(super) fn paths_mut(&mut self) -> impl Iterator<Item = &mut PathBuf> {
+        let files = self.config.values_mut().filter_map(|value| match value {
+            ConfigValue::File { file } => Some(file),
+            ConfigValue::Text(_) | ConfigValue::Env { .. } => None,
+        });
+        let sources = self.build.as_mut().map(|build| &mut build.directory);
+        files.chain([&mut self.component]).chain(sources)
+    }
+}

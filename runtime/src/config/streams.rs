@@ -17,6 +17,12 @@ pub struct StreamConfig {
     /// How long to keep entries, more than 0; older ones are removed once every group has settled them.
     #[serde(with = "duration_option", skip_serializing_if = "Option::is_none")]
     pub max_age: Option<Duration>,
+    /// Other tenants whose handlers may read it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub readers: Vec<String>,
+    /// Other tenants whose handlers may publish to it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub publishers: Vec<String>,
     /// The form of the entries.
     pub envelope: Preset,
     /// The field that holds the document, for `json` and `msgpack`.

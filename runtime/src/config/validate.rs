@@ -1,6 +1,9 @@
 //! What types cannot say: bounds, and keys that must fit each other. Works on a configuration that has the right shape.
 
 mod interfaces;
+mod tenants;
+
+pub(super) use tenants::{sharing, tenant};
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -55,7 +58,7 @@ const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
 /// Everything that is wrong with a configuration of the right shape.
 pub(super) fn faults(config: &Config, document: &Document<'_>) -> Vec<ConfigError> {
-    let mut check = Check { document, faults: Vec::new() };
+    let mut check = Check { document, base: Vec::new(), faults: Vec::new() };
     check.redis(&config.redis);
     check.worker(&config.worker);
     check.admin(&config.admin);
@@ -74,6 +77,7 @@ pub(super) fn faults(config: &Config, document: &Document<'_>) -> Vec<ConfigErro
     for (name, handler) in &config.handlers {
         check.handler(name, handler, config);
     }
+    check.tenants(config);
     check.faults
 }
 
@@ -99,13 +103,16 @@ impl From<&RetryConfig> for RetryOverride {
 
 struct Check<'d, 't> {
     document: &'d Document<'t>,
+    /// Where in the document the configuration stands that is checked: `tenants.NAME`, or at the top.
+    base: Vec<String>,
     faults: Vec<ConfigError>,
 }
 
 impl Check<'_, '_> {
     fn fault(&mut self, path: &[&str], problem: impl Into<String>, remedy: impl Into<String>) {
-        if !self.document.is_refused(path) {
-            self.faults.push(self.document.fault(path, problem.into(), Some(remedy.into())));
+        let path: Vec<&str> = self.base.iter().map(String::as_str).chain(path.iter().copied()).collect();
+        if !self.document.is_refused(&path) {
+            self.faults.push(self.document.fault(&path, problem.into(), Some(remedy.into())));
         }
     }
 

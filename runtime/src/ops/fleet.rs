@@ -62,7 +62,7 @@ pub struct PauseReport {
 }
 
 impl Operator {
-    /// The workers that are alive, in the order of their start.
+    /// The workers that are alive, in the order of their start, with the handlers of this tenant.
     pub async fn workers(&self) -> Result<Vec<WorkerStatus>, OpsError> {
         let now = now_ms();
         let mut workers = Vec::new();
@@ -70,7 +70,10 @@ impl Operator {
             // A worker of another version may say other things; one that is setting up says nothing yet.
             let report: WorkerReport = serde_json::from_str(&report).unwrap_or_default();
             let uptime_ms = if report.started_ms == 0 { 0 } else { now.saturating_sub(report.started_ms) };
-            workers.push(WorkerStatus { report: WorkerReport { worker, ..report }, uptime_ms });
+            let handlers = report.handlers.into_iter();
+            let own = handlers.filter_map(|(id, of)| Some((self.namespace.unqualified(&id)?.to_owned(), of)));
+            let report = WorkerReport { worker, handlers: own.collect(), ..report };
+            workers.push(WorkerStatus { report, uptime_ms });
         }
         workers.sort_by(|a, b| (a.report.started_ms, &a.report.worker).cmp(&(b.report.started_ms, &b.report.worker)));
         Ok(workers)
@@ -88,7 +91,7 @@ impl Operator {
         }
         let paused = self.broker.paused().await?;
         for (name, status) in &mut handlers {
-            status.paused = paused.contains(name);
+            status.paused = paused.iter().any(|id| self.namespace.unqualified(id) == Some(name));
             self.backlog_of(name, status).await?;
         }
         Ok(StatsReport { at_ms: now_ms(), workers: workers.len(), handlers })
@@ -97,7 +100,7 @@ impl Operator {
     /// Pauses a handler on all workers, or lets it go on. It is told within a second, and stays so over restarts.
     pub async fn set_paused(&self, handler: &str, paused: bool) -> Result<PauseReport, OpsError> {
         self.handler(handler)?;
-        let changed = self.broker.set_paused(handler, paused).await?;
+        let changed = self.broker.set_paused(&self.id(handler), paused).await?;
         Ok(PauseReport { handler: handler.to_owned(), paused, changed })
     }
 

@@ -132,7 +132,7 @@ impl Operator {
             Ok::<_, OpsError>(TypePattern::new(text))
         });
         let pattern = pattern.transpose()?;
-        let key = self.namespace.stream(stream);
+        let key = self.key(stream)?;
         let wait = Duration::from_millis(query.wait_ms.unwrap_or(0)).min(MAX_WAIT);
         let (mut entries, mut more) = self.page(&key, (from, to), count, query.newest_first).await?;
         let is_configured = || self.configured_streams().iter().any(|known| known == stream);

@@ -54,7 +54,7 @@ impl Operator {
                 return Err(OpsError::Invalid(format!("{}{error}", place())));
             }
         }
-        let (key, waits_in) = (self.namespace.stream(stream), self.namespace.delayed());
+        let (key, waits_in) = (self.key(stream)?, self.namespace.delayed());
         let publications: Vec<Publication> = events
             .into_iter()
             .map(|event| Publication {

@@ -71,11 +71,15 @@ impl Operator {
     pub async fn streams(&self, names: &[String], all: bool) -> Result<Vec<StreamReport>, OpsError> {
         let names = match (names.is_empty(), all || self.handlers.is_empty()) {
             (false, _) => names.to_vec(),
-            (true, false) => self.configured_streams(),
+            (true, false) => self.configured_streams().into_iter().filter(|name| self.namespace.is_own(name)).collect(),
             (true, true) => {
-                let mut keys = self.broker.stream_keys(MAX_STREAMS).await?;
-                keys.sort();
-                keys
+                let prefix = self.namespace.prefix();
+                let keys = self.broker.stream_keys(prefix, MAX_STREAMS).await?;
+                let names = keys.iter().filter_map(|key| key.strip_prefix(prefix));
+                let mut names: Vec<String> =
+                    names.filter(|name| self.namespace.is_own(name)).map(str::to_owned).collect();
+                names.sort();
+                names
             }
         };
         let mut reports = Vec::with_capacity(names.len());
@@ -96,7 +100,7 @@ impl Operator {
 
     /// One stream.
     pub async fn stream(&self, name: &str) -> Result<StreamReport, OpsError> {
-        let key = self.namespace.stream(name);
+        let key = self.key(name)?;
         let Some(info) = self.broker.stream(&key).await? else {
             return match self.configured_streams().iter().any(|known| known == name) {
                 true => Ok(StreamReport { stream: name.to_owned(), ..StreamReport::default() }),

@@ -305,7 +305,7 @@ impl Operator {
         let names: Vec<&str> = workers.iter().map(|worker| worker.worker.as_str()).collect();
         let now_ms = self.broker.time_ms().await?;
         if let Some(next) = record.advance(&names, &said, now_ms)
-            && self.broker.change_record(handler, text.as_deref(), &next.text()).await?
+            && self.broker.change_record(&self.id(handler), text.as_deref(), &next.text()).await?
         {
             record = next;
         }
@@ -371,7 +371,7 @@ impl Operator {
 
     /// The record of a handler, and its text if there is one.
     pub(super) async fn record(&self, handler: &str) -> Result<(Option<String>, Record), OpsError> {
-        let text = self.broker.records().await?.remove(handler);
+        let text = self.broker.records().await?.remove(&*self.id(handler));
         let record = text.as_deref().map(parse).transpose()?.unwrap_or_default();
         Ok((text, record))
     }
@@ -384,7 +384,7 @@ impl Operator {
     ) -> Result<(), OpsError> {
         for _ in 0..TRIES {
             let (text, record) = self.record(handler).await?;
-            if self.broker.change_record(handler, text.as_deref(), &next(&record)?.text()).await? {
+            if self.broker.change_record(&self.id(handler), text.as_deref(), &next(&record)?.text()).await? {
                 return Ok(());
             }
         }
@@ -392,7 +392,7 @@ impl Operator {
     }
 
     async fn said(&self, handler: &str) -> Result<BTreeMap<String, Progress>, OpsError> {
-        Ok(progress_of(&self.broker.reports(handler).await?))
+        Ok(progress_of(&self.broker.reports(&self.id(handler)).await?))
     }
 
     async fn worker_versions(

@@ -25,10 +25,10 @@ pub(super) async fn follow(broker: &dyn Broker, roster: &Roster, threads: &Threa
         };
         for member in roster.now().members() {
             let deployment = &member.deployment;
-            let is_paused = paused.contains(deployment.name());
+            let is_paused = paused.contains(deployment.id());
             if is_paused != member.is_paused() {
                 member.set_paused(is_paused);
-                threads.tell_all(&Command::Pause { handler: deployment.name.clone(), paused: is_paused });
+                threads.tell_all(&Command::Pause { handler: deployment.id.clone(), paused: is_paused });
             }
         }
     }

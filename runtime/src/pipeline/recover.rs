@@ -164,7 +164,7 @@ pub(super) async fn find_parked(broker: &dyn Broker, roster: &Roster, threads: &
         match broker.filled(&sets).await {
             Ok(filled) => {
                 for ((deployment, source), _) in served.sources().zip(filled).filter(|(_, is_filled)| *is_filled) {
-                    let (handler, source) = (deployment.name.clone(), source.clone());
+                    let (handler, source) = (deployment.id.clone(), source.clone());
                     threads.tell_one_that_has(deployment, Command::Due { handler, source });
                 }
             }

@@ -211,13 +211,13 @@ impl Rollouts {
         let changed = self.records.refresh(&*self.store).await?;
         self.handlers
             .iter_mut()
-            .for_each(|followed| followed.is_quiet &= !changed.contains(followed.deployment.name()));
+            .for_each(|followed| followed.is_quiet &= !changed.contains(followed.deployment.id()));
         let mut step = Step { has_all: true, is_busy: false, refused: None };
         for at in 0..self.handlers.len() {
             if self.handlers[at].is_quiet {
                 continue;
             }
-            let text = self.records.get(self.handlers[at].deployment.name()).map(str::to_owned);
+            let text = self.records.get(self.handlers[at].deployment.id()).map(str::to_owned);
             let is_settled = match text {
                 Some(text) => self.look_at(at, &text, &mut step).await?,
                 None => {
@@ -260,13 +260,13 @@ impl Rollouts {
     }
 
     fn followed(&mut self, handler: &str) -> Option<&mut Followed> {
-        self.handlers.iter_mut().find(|followed| followed.deployment.name() == handler)
+        self.handlers.iter_mut().find(|followed| followed.deployment.id() == handler)
     }
 
     /// Stops preparing what the handler has no use for any more.
     fn stop_unwanted(&mut self, at: usize, record: &Record) {
         if let Some(job) = &mut self.job
-            && job.handler == self.handlers[at].deployment.name
+            && job.handler == self.handlers[at].deployment.id
             && !record.wants(&job.digest)
         {
             job.give_up();
@@ -342,7 +342,7 @@ impl Rollouts {
             && let Some(next) = record.without_old_pins(self.store.time_ms().await?)
         {
             // Unless another worker has done it, or somebody has renewed them: the next look shows it.
-            self.store.change_record(deployment.name(), Some(text), &next.text()).await?;
+            self.store.change_record(deployment.id(), Some(text), &next.text()).await?;
         }
         let mut has_all = true;
         for digest in record.pins.keys().filter(|digest| deployment.pinned.get(digest).is_none()) {
@@ -361,7 +361,7 @@ impl Rollouts {
             Availability::Ready(version) => version,
             Availability::Pending => return Ok(false),
             Availability::Failed(why) => {
-                let handler = self.handlers[at].deployment.name();
+                let handler = self.handlers[at].deployment.id();
                 tracing::error!(alarm = "version_unavailable", handler, digest = current, "cannot serve it: {why}");
                 // Not again before it is tried again.
                 self.handlers[at].failed.retain(|digest, _| digest != current);
@@ -371,7 +371,7 @@ impl Rollouts {
         };
         let followed = &mut self.handlers[at];
         let before = followed.deployment.slot.swap(version);
-        let (handler, was) = (followed.deployment.name(), before.digest.as_str());
+        let (handler, was) = (followed.deployment.id(), before.digest.as_str());
         tracing::info!(handler, digest = current, was, "another version serves from now on");
         followed.keep(before);
         if let Some(last) = record.last.as_ref().filter(|last| last.failed.is_none() && last.digest == current) {
@@ -399,7 +399,7 @@ impl Rollouts {
             (Availability::Pending, None) => Preparation::Preparing,
         };
         self.say(at, &rollout.id, state).await?;
-        let handler = self.handlers[at].deployment.name().to_owned();
+        let handler = self.handlers[at].deployment.id().to_owned();
         let alive = self.workers.that_serve(&handler, &*self.store).await?;
         let said = self.store.reports(&handler).await?;
         let names: Vec<&str> = alive.iter().map(String::as_str).collect();
@@ -425,7 +425,7 @@ impl Rollouts {
             return Ok(());
         }
         let text = serde_json::to_string(&progress).expect("progress has nothing that JSON lacks");
-        self.store.report(self.handlers[at].deployment.name(), &self.worker, &text).await?;
+        self.store.report(self.handlers[at].deployment.id(), &self.worker, &text).await?;
         self.handlers[at].said = Some(progress);
         Ok(())
     }
@@ -465,7 +465,7 @@ impl Rollouts {
             };
             let signature = signature.filter(|_| !self.keys.is_empty());
             let exam = smoke.clone().map(|smoke| Exam::new(smoke, &followed.deployment));
-            let handler = followed.deployment.name.clone();
+            let handler = followed.deployment.id.clone();
             let task = tokio::spawn(prepare(recipe, is_new, exam));
             self.job = Some(Job { handler, digest, smoke, signature, engine, is_unwanted: false, task });
         }
@@ -543,7 +543,7 @@ impl Followed {
         }
         let slot = &self.deployment.slot;
         if slot.candidate().is_none_or(|candidate| !Arc::ptr_eq(&candidate.version, &version)) {
-            let (handler, digest, share) = (self.deployment.name(), &version.digest, canary.share);
+            let (handler, digest, share) = (self.deployment.id(), &version.digest, canary.share);
             tracing::info!(handler, digest, "a version runs {share} of the events from now on");
             slot.try_out(Some(Candidate { version, share }));
         }
@@ -589,7 +589,7 @@ impl Followed {
 
     fn note_unreadable(&mut self, text: &str, error: &serde_json::Error) {
         if self.unreadable != text {
-            let handler = self.deployment.name();
+            let handler = self.deployment.id();
             tracing::error!(alarm = "record_unreadable", handler, "wasmill:deployments cannot be read: {error}");
             text.clone_into(&mut self.unreadable);
         }

@@ -43,7 +43,7 @@ impl Member {
         if self.paused.swap(is_paused, Ordering::Relaxed) == is_paused {
             return;
         }
-        let handler = self.deployment.name();
+        let handler = self.deployment.id();
         match is_paused {
             true => tracing::warn!(handler, "the handler is paused"),
             false => tracing::info!(handler, "the handler goes on"),
@@ -62,6 +62,8 @@ pub struct Served {
     /// The messages that become events.
     pub intakes: Arc<[Arc<Intake>]>,
     namespaces: Vec<Namespace>,
+    /// The streams and the intakes of each tenant.
+    of_tenants: BTreeMap<Arc<str>, (Vec<Retention>, Vec<Arc<Intake>>)>,
     /// Counts the handlers that ever were on it.
     turns: usize,
 }
@@ -88,18 +90,18 @@ impl Served {
         &self.namespaces
     }
 
-    /// The handler of that name.
-    pub fn member(&self, name: &str) -> Option<&Member> {
-        self.members.get(name)
+    /// The handler that is called so among those of all tenants.
+    pub fn member(&self, id: &str) -> Option<&Member> {
+        self.members.get(id)
     }
 
     fn put(&mut self, deployment: Arc<Deployment>) {
-        match self.members.get_mut(&deployment.name) {
+        match self.members.get_mut(&deployment.id) {
             Some(member) => member.deployment = deployment,
             None => {
-                let name = deployment.name.clone();
+                let id = deployment.id.clone();
                 let (stats, paused) = (Arc::default(), Arc::default());
-                self.members.insert(name, Member { deployment, stats, turn: self.turns, paused });
+                self.members.insert(id, Member { deployment, stats, turn: self.turns, paused });
                 self.turns += 1;
             }
         }
@@ -114,9 +116,14 @@ impl Served {
             Some(known) => Retention { trimmed: known.trimmed.clone(), ..retention },
             None => retention,
         };
-        next.retention = change.retention.into_iter().map(known).collect();
-        next.intakes = change.intakes.into();
-        let stats = next.members().map(|member| (member.deployment.name().to_owned(), member.stats.clone()));
+        let retention: Vec<Retention> = change.retention.into_iter().map(known).collect();
+        match retention.is_empty() && change.intakes.is_empty() {
+            true => drop(next.of_tenants.remove(&change.tenant)),
+            false => drop(next.of_tenants.insert(change.tenant, (retention, change.intakes))),
+        }
+        next.retention = next.of_tenants.values().flat_map(|(retention, _)| retention).cloned().collect();
+        next.intakes = next.of_tenants.values().flat_map(|(_, intakes)| intakes).cloned().collect();
+        let stats = next.members().map(|member| (member.deployment.id().to_owned(), member.stats.clone()));
         next.stats = Arc::new(stats.collect());
         let namespaces = next.deployments().map(|deployment| deployment.namespace.clone());
         let namespaces: BTreeSet<Namespace> = namespaces.chain([Namespace::default()]).collect();
@@ -135,16 +142,17 @@ pub struct Wanted {
     pub version: Option<Arc<Version>>,
 }
 
-/// What is to be served from now on.
-#[derive(Default)]
+/// What is to be served of a tenant from now on.
 pub struct Change {
+    /// The tenant.
+    pub tenant: Arc<str>,
     /// Handlers that are new, or other than before.
     pub handlers: Vec<Wanted>,
-    /// Handlers that are not served any more.
+    /// Handlers that are not served any more, as they are called among those of all tenants.
     pub removed: Vec<Arc<str>>,
-    /// All streams that are to be kept short.
+    /// All streams of the tenant that are to be kept short.
     pub retention: Vec<Retention>,
-    /// All intakes. Those that are there already, as the same objects, are not disturbed.
+    /// All intakes of the tenant. Those that are there already, as the same objects, are not disturbed.
     pub intakes: Vec<Arc<Intake>>,
 }
 
@@ -187,15 +195,10 @@ pub struct Orders {
 }
 
 impl Roster {
-    /// Serves these from the start.
-    pub fn new(
-        deployments: Vec<Arc<Deployment>>,
-        retention: Vec<Retention>,
-        intakes: Vec<Arc<Intake>>,
-    ) -> (Roster, Orders) {
-        let handlers = deployments.into_iter().map(|deployment| Wanted { deployment, version: None }).collect();
-        let change = Change { handlers, removed: Vec::new(), retention, intakes };
-        let served = Arc::new(watch::Sender::new(Arc::new(Served::default().after(change))));
+    /// Serves what these say from the start, one for each tenant.
+    pub fn new(tenants: impl IntoIterator<Item = Change>) -> (Roster, Orders) {
+        let served = tenants.into_iter().fold(Served::default(), |served, tenant| served.after(tenant));
+        let served = Arc::new(watch::Sender::new(Arc::new(served)));
         let (orders, queue) = mpsc::channel(MAX_WAITING);
         let roster = Roster { served, orders };
         (roster.clone(), Orders { roster, queue })

@@ -210,7 +210,7 @@ fn give_up(
     let attempts = evidence.attempts;
     tracing::warn!(
         tenant = &*deployment.tenant,
-        handler = deployment.name(),
+        handler = deployment.id(),
         stream = origin.stream,
         entry = %origin.entry,
         digest = evidence.digest,
@@ -355,7 +355,7 @@ impl Report<'_> {
         let span = tracing::info_span!(
             "delivery",
             tenant = &*self.deployment.tenant,
-            handler = self.deployment.name(),
+            handler = self.deployment.id(),
             stream = self.origin.stream,
             entry = %self.origin.entry,
             event = self.event.id,

@@ -227,7 +227,7 @@ impl Shard {
             }
             Command::Serve { deployment, stats, share: 0, .. } => {
                 drop(stats);
-                self.leave(&deployment.name, false);
+                self.leave(&deployment.id, false);
             }
             Command::Serve { deployment, stats, share, paused } => self.serve(deployment, stats, share, paused),
             Command::Leave { handler } => self.leave(&handler, true),
@@ -396,7 +396,7 @@ impl Shard {
             match settled {
                 Settled::Refused(why) => {
                     if lane.held == 0 {
-                        let handler = lane.deployment.name();
+                        let handler = lane.deployment.id();
                         tracing::error!(alarm = "settle_refused", handler, "Redis refuses what the handler did: {why}");
                     }
                     if !done.repeated {

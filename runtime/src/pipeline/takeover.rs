@@ -115,7 +115,7 @@ impl Takeover<'_> {
                 continue;
             }
             tracing::info!(
-                handler = deployment.name(),
+                handler = deployment.id(),
                 worker = owner,
                 pending = consumer.pending,
                 "taking over the events of a dead worker"
@@ -128,7 +128,7 @@ impl Takeover<'_> {
     /// Has a thread take the entries of a consumer.
     fn inherit(&mut self, deployment: &Deployment, source: &Arc<Source>, from: Heirloom) {
         self.again.insert(source.clone());
-        let command = Command::Inherit { handler: deployment.name.clone(), source: source.clone(), from };
+        let command = Command::Inherit { handler: deployment.id.clone(), source: source.clone(), from };
         self.threads.tell_one_that_has(deployment, command);
     }
 }

@@ -121,7 +121,7 @@ pub async fn of_many_who_move_at_once_each_event_is_moved_by_one(f: &Fixture) {
 
 /// The set of a tenant leads to that tenant's streams alone, whoever has written into it.
 pub async fn each_tenant_has_a_set_of_its_own(f: &Fixture) {
-    let (tenant, other) = (Namespace::new("acme:"), Namespace::new("other:"));
+    let (tenant, other) = (Namespace::new("acme", "acme:"), Namespace::new("other", "other:"));
     let of_tenant =
         |key: &str, id: &str| Publication { waits_in: Some(tenant.delayed()), ..delayed(key, id, Due::At(1)) };
     publish(

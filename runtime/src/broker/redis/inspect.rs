@@ -73,11 +73,15 @@ impl Inspect for RedisBroker {
         Ok(Some(ServerInfo { info, now_ms: seconds * 1000 + micros / 1000, slow }))
     }
 
-    async fn stream_keys(&self, limit: usize) -> Result<Vec<String>, BrokerError> {
+    async fn stream_keys(&self, prefix: &str, limit: usize) -> Result<Vec<String>, BrokerError> {
         let (mut keys, mut cursor) = (BTreeSet::new(), "0".to_owned());
         loop {
             let mut command = ::redis::cmd("SCAN");
             command.arg(&cursor).arg("COUNT").arg(1000).arg("TYPE").arg("stream");
+            if !prefix.is_empty() {
+                // There are no characters in it that mean something in a pattern.
+                command.arg("MATCH").arg(format!("{prefix}*"));
+            }
             let (next, page): (String, Vec<Vec<u8>>) = self.requests.query(&command).await?;
             // A key that is not UTF-8 cannot be named in a configuration.
             keys.extend(page.into_iter().filter_map(|key| String::from_utf8(key).ok()));

@@ -6,7 +6,6 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use wasmill::app;
-use wasmill::broker::keys::Namespace;
 use wasmill::config::{Config, ResolvedHandler};
 use wasmill::deploy::Version;
 use wasmill::project;
@@ -113,5 +112,5 @@ fn try_make(job: &Job, progress: &dyn Fn(&str)) -> Result<Version, String> {
         project::build(plan, &mut |line| progress(line)).map_err(|error| error.to_string())?;
     }
     let Setup { config, engine, cache, .. } = &*job.setup;
-    app::version(config, &job.handler, &Namespace::default(), engine, cache.as_ref()).map_err(|error| error.to_string())
+    app::version(config, &job.handler, engine, cache.as_ref()).map_err(|error| error.to_string())
 }

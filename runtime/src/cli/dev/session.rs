@@ -9,11 +9,10 @@ use tokio::sync::watch;
 use wasmill::admin::{Admin, Place, Token};
 use wasmill::app;
 use wasmill::broker::Operate;
-use wasmill::broker::keys::Namespace;
 use wasmill::broker::memory::MemoryBroker;
 use wasmill::broker::redis::RedisBroker;
 use wasmill::deploy::{Slot, Version};
-use wasmill::ops::Operator;
+use wasmill::ops::{Operator, Operators};
 use wasmill::pipeline::{self, Backend, Deployment, PipelineError};
 use wasmill::readiness::Readiness;
 
@@ -46,13 +45,12 @@ impl Session {
         window: Arc<Window>,
     ) -> Result<Session, Report> {
         let config = &setup.config;
-        let namespace = Namespace::default();
         let handlers = config.handlers().into_iter();
         let deployments: Vec<Arc<Deployment>> = handlers
             .filter_map(|handler| {
                 let version = versions.remove(&handler.name)?;
                 let slot = Arc::new(Slot::new(version));
-                Some(Arc::new(app::deployment(config, &handler, &namespace, (slot, Arc::default()))))
+                Some(Arc::new(app::deployment(config, &handler, (slot, Arc::default()))))
             })
             .collect();
         let (backend, broker): (Backend, Arc<dyn Operate>) = match memory {
@@ -63,13 +61,14 @@ impl Session {
             }
         };
         let worker = pipeline::Worker { observer: Some(window), ..app::worker(config) };
-        let (roster, orders) = app::roster(config, &namespace, deployments.clone());
+        let (roster, orders) = app::roster(config, deployments.clone());
         let readiness = Arc::new(Readiness::default());
         let operator = Operator::new(broker, config, app::schemas(config).map_err(Report::usage)?);
+        let operators = [(config.tenant.name.clone(), operator.clone())].into();
         let admin = Admin {
             roster,
             readiness: readiness.clone(),
-            operator: watch::Sender::new(operator.clone()).subscribe(),
+            operators: watch::Sender::new(Operators::new(operators)).subscribe(),
             reload: None,
             token: config.admin.token().map_err(Report::usage)?.map(|token| Token::new(&token)),
         };

@@ -30,18 +30,18 @@ impl Rollouts {
         let served = roster.now();
         let versions = change.handlers.iter().map(|wanted| self.version_of(wanted)).collect::<Result<Vec<_>, _>>()?;
         let is_other = |deployment: &&Arc<Deployment>| {
-            served.member(deployment.name()).is_none_or(|member| !Arc::ptr_eq(&member.deployment, deployment))
+            served.member(deployment.id()).is_none_or(|member| !Arc::ptr_eq(&member.deployment, deployment))
         };
         let others: Vec<Arc<Deployment>> =
             change.handlers.iter().map(|wanted| &wanted.deployment).filter(is_other).cloned().collect();
         let sources: Vec<_> = others.iter().flat_map(|deployment| &deployment.sources).cloned().collect();
         create_groups(broker, &sources).await?;
-        let is_new = |deployment: &Arc<Deployment>| served.member(deployment.name()).is_none();
+        let is_new = |deployment: &Arc<Deployment>| served.member(deployment.id()).is_none();
         let paused = if others.iter().any(is_new) { broker.paused().await? } else { Vec::new() };
 
         for (wanted, version) in change.handlers.iter().zip(versions) {
             if let Some(version) = version {
-                match self.followed(wanted.deployment.name()) {
+                match self.followed(wanted.deployment.id()) {
                     Some(followed) => followed.exchange(version),
                     None => drop(wanted.deployment.slot.swap(version)),
                 }
@@ -52,17 +52,17 @@ impl Rollouts {
         roster.replace(served.after(change));
         let now = roster.now();
         for name in removed {
-            self.handlers.retain(|followed| followed.deployment.name != name);
+            self.handlers.retain(|followed| followed.deployment.id != name);
             if let Some(job) = self.job.as_mut().filter(|job| job.handler == name) {
                 job.give_up();
             }
             threads.tell_all(&Command::Leave { handler: name });
         }
-        for member in others.iter().filter_map(|deployment| now.member(deployment.name())) {
+        for member in others.iter().filter_map(|deployment| now.member(deployment.id())) {
             if is_new(&member.deployment) {
-                member.set_paused(paused.iter().any(|name| name == member.deployment.name()));
+                member.set_paused(paused.iter().any(|name| name == member.deployment.id()));
             }
-            match self.followed(member.deployment.name()) {
+            match self.followed(member.deployment.id()) {
                 Some(followed) => {
                     followed.deployment = member.deployment.clone();
                     if followed.has_begun {
@@ -83,7 +83,7 @@ impl Rollouts {
             false => version.clone(),
             // What was deployed stays.
             true => current.as_granted_to(&version.handler).map_err(|cause| ChangeError::Unfit {
-                handler: wanted.deployment.name().to_owned(),
+                handler: wanted.deployment.id().to_owned(),
                 digest: current.digest.clone(),
                 cause,
             })?,
@@ -95,7 +95,7 @@ impl Rollouts {
     pub(super) fn begin(&mut self, roster: &Roster, threads: &Threads) {
         for followed in self.handlers.iter_mut().filter(|followed| followed.may_begin && !followed.has_begun) {
             followed.has_begun = true;
-            if let Some(member) = roster.now().member(followed.deployment.name()) {
+            if let Some(member) = roster.now().member(followed.deployment.id()) {
                 threads.serve(member);
             }
         }

@@ -103,7 +103,7 @@ mod tests {
         agenda.list_at(1, at(15));
         assert_eq!(agenda.next_timer(), Some(at(10)));
         agenda.advance(at(9));
-        assert_eq!(taken(&mut agenda), Vec::<usize>::new());
+        assert!(taken(&mut agenda).is_empty());
         agenda.advance(at(10));
         assert_eq!(taken(&mut agenda), [0]);
         // The later one has been replaced.

@@ -186,7 +186,7 @@ impl Shard {
                     Ok(claimed) => {
                         if from.min_idle.is_some() && !claimed.entries.is_empty() {
                             tracing::info!(
-                                handler = lane.deployment.name(),
+                                handler = lane.deployment.id(),
                                 stream = lane.sources[source].source.stream,
                                 consumer = from.consumer,
                                 count = claimed.entries.len(),
@@ -256,7 +256,7 @@ impl Shard {
         if claimed.trimmed > 0 {
             let state = &self.lanes[lane];
             state.stats.trimmed.add(claimed.trimmed as u64);
-            let (handler, stream) = (state.deployment.name(), &state.sources[source].source.stream);
+            let (handler, stream) = (state.deployment.id(), &state.sources[source].source.stream);
             tracing::warn!(handler, stream, count = claimed.trimmed, "pending events had been trimmed from the stream");
         }
         self.accept(lane, source, claimed.entries, &[], from_dead);
@@ -273,7 +273,7 @@ impl Shard {
     /// A read failed: the group is made again, or the source pauses.
     fn failed(&mut self, lane_at: usize, source_at: usize, error: BrokerError) {
         let lane = &mut self.lanes[lane_at];
-        let handler = lane.deployment.name().to_owned();
+        let handler = lane.deployment.id().to_owned();
         let source = &mut lane.sources[source_at];
         if let BrokerError::NoGroup { .. } = error {
             tracing::error!(

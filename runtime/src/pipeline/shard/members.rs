@@ -50,7 +50,7 @@ impl Tenants {
 impl Shard {
     /// Serves the handler as the deployment says from now on.
     pub(super) fn serve(&mut self, deployment: Arc<Deployment>, stats: Arc<HandlerStats>, share: usize, paused: bool) {
-        let at = match self.by_name.get(&deployment.name) {
+        let at = match self.by_name.get(&deployment.id) {
             Some(&at) => at,
             None => self.admit(&deployment, stats.clone(), paused),
         };
@@ -72,7 +72,7 @@ impl Shard {
         let entry = self.lanes.vacant_entry();
         let at = entry.key();
         entry.insert(Lane::new(deployment.clone(), stats, paused, Runs::new(at, &self.woken)));
-        self.by_name.insert(deployment.name.clone(), at);
+        self.by_name.insert(deployment.id.clone(), at);
         let tenant = self.tenants.enter(&deployment.tenant);
         self.schedule.enter(at, tenant, deployment.weight);
         at
@@ -116,7 +116,7 @@ impl Shard {
             self.schedule.leave(at);
             self.tenants.leave(&lane.deployment.tenant);
             self.shares -= lane.share;
-            self.by_name.remove(&lane.deployment.name);
+            self.by_name.remove(&lane.deployment.id);
         }
     }
 }

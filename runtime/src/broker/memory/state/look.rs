@@ -35,8 +35,8 @@ impl State {
         alive.map(|(worker, heartbeat)| (worker.clone(), heartbeat.report.clone())).collect()
     }
 
-    pub(in super::super) fn stream_keys(&self, limit: usize) -> Vec<String> {
-        self.streams.keys().take(limit).cloned().collect()
+    pub(in super::super) fn stream_keys(&self, prefix: &str, limit: usize) -> Vec<String> {
+        self.streams.keys().filter(|key| key.starts_with(prefix)).take(limit).cloned().collect()
     }
 
     /// Bytes of names and values in the stream.
