@@ -519,6 +519,9 @@ pub trait Inspect: Send + Sync {
     /// Deletes streams with all that is in them.
     async fn remove_streams(&self, keys: &[&str]) -> Result<(), BrokerError>;
 
+    /// How many entries each of these streams has; `None` of what is no stream, or may not be looked at.
+    async fn lengths(&self, keys: &[Arc<str>]) -> Result<Vec<Option<usize>>, BrokerError>;
+
     /// Removes the oldest entries, in one step: those beyond `max_length` and those older than `older_than` by the
     /// broker's clock. Never one that is pending in a group, or that a group has not read yet.
     async fn trim(

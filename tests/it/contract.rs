@@ -81,6 +81,7 @@ over_both_brokers! {
         what_was_taken_in_can_be_read,
     }
     retention::{
+        lengths_of_streams_are_told_together,
         a_stream_without_groups_is_cut_to_its_length,
         old_entries_go_and_young_ones_stay,
         an_entry_that_is_pending_holds_back_all_that_follow,
@@ -90,6 +91,7 @@ over_both_brokers! {
         what_is_not_there_is_not_trimmed,
     }
     retries::{
+        where_entries_are_parked_is_told_of_all_sets_together,
         a_parked_entry_comes_back_when_it_is_due,
         a_parked_entry_is_not_offered_early,
         every_retry_counts,
@@ -130,6 +132,7 @@ over_both_brokers! {
         what_somebody_asked_for_again_is_handled_again,
     }
     delayed::{
+        where_events_wait_is_told_without_moving_them,
         a_delayed_event_waits_for_its_time,
         delayed_events_come_in_order_and_in_portions,
         the_same_delayed_event_is_there_once,

@@ -315,6 +315,11 @@ impl Inspect for MemoryBroker {
         Ok(())
     }
 
+    async fn lengths(&self, keys: &[Arc<str>]) -> Result<Vec<Option<usize>>, BrokerError> {
+        let state = self.state();
+        Ok(keys.iter().map(|key| Some(state.length(key))).collect())
+    }
+
     async fn trim(
         &self,
         key: &str,

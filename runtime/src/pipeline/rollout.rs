@@ -209,9 +209,7 @@ impl Rollouts {
     async fn step(&mut self) -> Result<Step, BrokerError> {
         self.take_prepared().await;
         let changed = self.records.refresh(&*self.store).await?;
-        self.handlers
-            .iter_mut()
-            .for_each(|followed| followed.is_quiet &= !changed.contains(followed.deployment.id()));
+        self.handlers.iter_mut().for_each(|followed| followed.is_quiet &= !changed.contains(followed.deployment.id()));
         let mut step = Step { has_all: true, is_busy: false, refused: None };
         for at in 0..self.handlers.len() {
             if self.handlers[at].is_quiet {

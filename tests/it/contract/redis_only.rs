@@ -340,8 +340,17 @@ async fn one_stream_that_may_not_be_looked_at_is_named_and_others_are_watched() 
 async fn a_user_who_may_not_be_told_of_changes_gets_no_watcher() {
     let mut f = Fixture::redis().await;
     say(f.raw().0, &["ACL", "SETUSER", "plain", "on", ">secret", "~*", "+@all", "-client|tracking"]).await;
-    let port = f.raw().1.url().rsplit(':').next().unwrap().to_owned();
+    let port = f.raw().1.port();
     let settings = RedisSettings::new(&format!("redis://plain:secret@127.0.0.1:{port}")).unwrap();
     let broker = RedisBroker::connect(settings).await.unwrap();
     assert!(broker.watcher().await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn what_is_no_stream_has_no_length_and_harms_no_other() {
+    let mut f = Fixture::redis().await;
+    say(f.raw().0, &["SET", "wrong", "a string"]).await;
+    f.publish(&"orders".into(), 2).await;
+    let lengths = f.inspect().lengths(&["wrong", "orders"].map(Into::into)).await.unwrap();
+    assert_eq!(lengths, [None, Some(2)]);
 }

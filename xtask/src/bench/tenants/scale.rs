@@ -1,26 +1,27 @@
-//! Many handlers that share the events of one: what an event costs then, at the same total rate and when there is more to do
+//! Many tenants that share the events of one: what an event costs then, at the same total rate and when there is more to do
 //! than can be done; how many connections it takes, how long the start, and how much memory.
 
-use std::collections::HashSet;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::collections::{HashMap, HashSet};
+use std::ops::Range;
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::super::measure::{
-    Process, Server, add_event_to, cpu_seconds, free_port, get, ready, rss_mib, server_cpu, wait,
-};
+use super::super::measure::{IN, OUT, Server, add_event, cpu_seconds, wait};
 use super::super::{median, rounded};
-use crate::cmd::Result;
+use super::worker::Worker;
+use crate::cmd::{self, Result};
 
-/// The handlers among which the events are shared.
+/// The tenants among which the events are shared; each has one handler.
 const MANY: usize = 1000;
 /// Bytes of each event's payload.
 const SIZE: usize = 100;
-/// Where all handlers publish to.
-const OUT: &str = "bench.out";
+/// How often it is looked what has been done.
+const LOOK: Duration = Duration::from_millis(50);
+/// How long a worker is watched that has nothing to do.
+const IDLE: Duration = Duration::from_secs(3);
 /// How often events are sent: those whose time has come since.
 const TICK: Duration = Duration::from_millis(1);
 /// How long a worker that is ready is left alone before it is measured.
@@ -29,7 +30,7 @@ const SETTLE: Duration = Duration::from_secs(2);
 /// How much is measured.
 struct Plan {
     rounds: usize,
-    /// Events a second, over all handlers.
+    /// Events a second, over all tenants.
     rate: usize,
     seconds: usize,
     /// Events that lie ready when there is more to do than can be done.
@@ -55,7 +56,7 @@ struct Cost {
     rate: f64,
 }
 
-/// What is measured of one number of handlers.
+/// What is measured of one number of tenants.
 #[derive(Default)]
 struct Measured {
     offered: Vec<Cost>,
@@ -69,19 +70,20 @@ struct Measured {
     doubled: usize,
 }
 
-/// A worker with so many handlers, and a Redis of its own.
-struct Setup {
-    handlers: usize,
-    server: Server,
-    worker: Process,
+/// A worker with so many tenants.
+struct Setup<'a> {
+    tenants: usize,
+    server: &'a Server,
+    worker: Worker,
     start_ms: f64,
-    next_event: usize,
 }
 
-/// Measures; the report as JSON.
+/// Measures; the figures as JSON.
 pub fn run(root: &Path, quick: bool) -> Result<Value> {
     let plan = Plan::new(quick);
-    let directory = tempfile::tempdir()?;
+    let server = Server::start()?;
+    // Fills the compiled cache.
+    drop(Setup::start(root, &server, 1)?);
     let (mut one, mut many) = (Measured::default(), Measured::default());
     for round in 1..=plan.rounds {
         // Whatever the first one of a round suffers from is not always the other's luck.
@@ -89,9 +91,9 @@ pub fn run(root: &Path, quick: bool) -> Result<Value> {
         if round % 2 == 0 {
             order.reverse();
         }
-        for (handlers, measured) in order {
-            eprintln!("round {round}/{}: {handlers} handlers", plan.rounds);
-            measured.add(root, directory.path(), handlers, &plan)?;
+        for (tenants, measured) in order {
+            eprintln!("scale: round {round}/{}: tenants: {tenants}", plan.rounds);
+            measured.add(Setup::start(root, &server, tenants)?, &plan)?;
         }
     }
     let per_event = |of: &[Cost]| median(of.iter().map(|cost| cost.worker_us + cost.redis_us));
@@ -103,35 +105,31 @@ pub fn run(root: &Path, quick: bool) -> Result<Value> {
             "tenants_1000_saturated": rounded(per_event(&many.saturated) / per_event(&one.saturated)),
         },
         "redis_connections": many.connections,
-        "start_ms": rounded(median(many.start_ms.iter().copied())),
-        "rss_mib": rounded(median(many.rss_mib.iter().copied())),
         "lost": one.lost + many.lost,
         "doubled": one.doubled + many.doubled,
-        "offered_events_per_second": plan.rate,
-        "one": one.summary(),
-        "many": many.summary(),
+        "scale": { "events_per_second": plan.rate, "one": one.summary(), "tenants_1000": many.summary() },
     }))
 }
 
 impl Measured {
-    fn add(&mut self, root: &Path, directory: &Path, handlers: usize, plan: &Plan) -> Result<()> {
-        // The first one warms the compiled cache, and makes the groups.
-        let setup = Setup::start(root, directory, handlers, None)?;
-        let mut setup = setup.again(root, directory)?;
+    fn add(&mut self, setup: Setup, plan: &Plan) -> Result<()> {
         std::thread::sleep(SETTLE);
-        let (worker, redis) = setup.idle(Duration::from_secs(3))?;
+        let (worker, redis) = setup.idle(IDLE)?;
         self.idle_cpu_ms.push(worker * 1e3);
         self.idle_redis_cpu_ms.push(redis * 1e3);
         self.start_ms.push(setup.start_ms);
         self.offered.push(setup.offered(plan)?);
         self.connections = self.connections.max(setup.connections()?);
-        let (lost, doubled) = setup.take_follow_ups()?;
+        self.count(setup.take_follow_ups(plan.rate * plan.seconds)?);
         self.saturated.push(setup.saturated(plan)?);
-        let (lost_then, doubled_then) = setup.take_follow_ups()?;
-        self.lost += lost + lost_then;
-        self.doubled += doubled + doubled_then;
-        self.rss_mib.push(rss_mib(setup.worker.0.id())?);
+        self.count(setup.take_follow_ups(plan.backlog)?);
+        self.rss_mib.push(setup.worker.rss_mib()?);
         Ok(())
+    }
+
+    fn count(&mut self, (lost, doubled): (usize, usize)) {
+        self.lost += lost;
+        self.doubled += doubled;
     }
 
     fn summary(&self) -> Value {
@@ -154,48 +152,47 @@ impl Measured {
     }
 }
 
-fn stream(handler: usize) -> String {
-    format!("bench.in.{handler}")
+fn stream(tenant: usize, name: &str) -> String {
+    format!("t{tenant}:{name}")
 }
 
-fn config(root: &Path, server: &Server, admin: u16, handlers: usize) -> String {
-    let component: PathBuf = root.join("target/guests/bench.wasm");
-    let head = format!(
-        "[redis]\nurl = \"{}\"\n[log]\nlevel = \"error\"\n[admin]\nlisten = \"127.0.0.1:{admin}\"\n\
-         [worker]\ncache_dir = \"cache\"\n",
-        server.url()
-    );
-    let handler = |number| {
+fn config(root: &Path, tenants: usize) -> String {
+    let component = root.join("target/guests/bench.wasm");
+    let tenant = |number| {
         format!(
-            "[handlers.h{number}]\ncomponent = \"{}\"\nstreams = [\"{}\"]\npublishes = [\"{OUT}\"]\n",
+            "[tenants.t{number}.handlers.bench]\ncomponent = \"{}\"\nstreams = [\"{IN}\"]\npublishes = [\"{OUT}\"]\n",
             component.display(),
-            stream(number)
         )
     };
-    head + &(0..handlers).map(handler).collect::<String>()
+    (0..tenants).map(tenant).collect()
 }
 
-impl Setup {
-    fn start(root: &Path, directory: &Path, handlers: usize, server: Option<Server>) -> Result<Setup> {
-        let server = server.map_or_else(Server::start, Ok)?;
-        let admin = free_port()?;
-        let file = directory.join("wasmill.toml");
-        fs::write(&file, config(root, &server, admin, handlers))?;
-        let start = Instant::now();
-        let mut command = Command::new(root.join("target/release/wasmill"));
-        let worker = Process(command.arg("run").arg("--config").arg(file).spawn()?);
-        wait("the worker is ready", || Ok(ready(admin).then_some(())))?;
-        let start_ms = start.elapsed().as_secs_f64() * 1e3;
-        // It serves what it says that it serves.
-        get(admin, "/metrics")?;
-        Ok(Setup { handlers, server, worker, start_ms, next_event: 0 })
-    }
+/// A process that is stopped, until this is dropped.
+struct Stopped(u32);
 
-    /// The same with another worker on the same Redis.
-    fn again(self, root: &Path, directory: &Path) -> Result<Setup> {
-        let Setup { handlers, server, worker, .. } = self;
-        drop(worker);
-        Setup::start(root, directory, handlers, Some(server))
+impl Stopped {
+    fn new(pid: u32) -> Result<Stopped> {
+        signal("STOP", pid)?;
+        Ok(Stopped(pid))
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        // If it cannot be sent, the wait for what the process does fails.
+        let _ = signal("CONT", self.0);
+    }
+}
+
+fn signal(name: &str, pid: u32) -> Result<()> {
+    cmd::run(Command::new("kill").arg(format!("-{name}")).arg(pid.to_string()))
+}
+
+impl<'a> Setup<'a> {
+    fn start(root: &Path, server: &'a Server, tenants: usize) -> Result<Setup<'a>> {
+        let (config, start) = (config(root, tenants), Instant::now());
+        let worker = Worker::start(root, server, &config)?;
+        Ok(Setup { tenants, server, worker, start_ms: start.elapsed().as_secs_f64() * 1e3 })
     }
 
     /// CPU time of worker and Redis while nothing happens, in seconds a second.
@@ -203,16 +200,15 @@ impl Setup {
         let before = self.cpu()?;
         std::thread::sleep(time);
         let after = self.cpu()?;
-        let seconds = time.as_secs_f64();
-        Ok(((after.0 - before.0) / seconds, (after.1 - before.1) / seconds))
+        Ok(((after.0 - before.0) / time.as_secs_f64(), (after.1 - before.1) / time.as_secs_f64()))
     }
 
     fn cpu(&self) -> Result<(f64, f64)> {
-        Ok((cpu_seconds(self.worker.0.id())?, server_cpu(&self.server)?))
+        Ok((cpu_seconds(self.worker.pid())?, self.server.cpu()?))
     }
 
-    /// Events at a steady rate, to each handler in turn.
-    fn offered(&mut self, plan: &Plan) -> Result<Cost> {
+    /// Events at a steady rate, to each tenant in turn.
+    fn offered(&self, plan: &Plan) -> Result<Cost> {
         let mut redis = self.server.connection()?;
         let (all, rate) = (plan.rate * plan.seconds, plan.rate as f64);
         let (before, start) = (self.cpu()?, Instant::now());
@@ -220,55 +216,46 @@ impl Setup {
         while sent < all {
             std::thread::sleep(TICK);
             let due = ((start.elapsed().as_secs_f64() * rate) as usize).min(all);
-            self.send(&mut redis, sent, due)?;
+            self.send(&mut redis, sent..due)?;
             sent = due;
         }
-        self.next_event += all;
         self.finish(&mut redis, all, before, start)
     }
 
-    /// Events that lie ready for all handlers at once: the worker is held up until they do.
-    fn saturated(&mut self, plan: &Plan) -> Result<Cost> {
+    /// Events that lie ready for all tenants at once: the worker is held up until they do.
+    fn saturated(&self, plan: &Plan) -> Result<Cost> {
         let mut redis = self.server.connection()?;
-        let stopped = rustix_signal(&self.worker, "STOP")?;
+        let stopped = Stopped::new(self.worker.pid())?;
         for from in (0..plan.backlog).step_by(1000) {
-            self.send(&mut redis, from, (from + 1000).min(plan.backlog))?;
+            self.send(&mut redis, from..(from + 1000).min(plan.backlog))?;
         }
         let (before, start) = (self.cpu()?, Instant::now());
         drop(stopped);
-        self.next_event += plan.backlog;
         self.finish(&mut redis, plan.backlog, before, start)
     }
 
-    fn send(&self, redis: &mut redis::Connection, from: usize, to: usize) -> Result<()> {
-        if from == to {
-            return Ok(());
-        }
+    fn send(&self, redis: &mut redis::Connection, numbers: Range<usize>) -> Result<()> {
         let mut pipeline = redis::pipe();
-        for number in self.next_event + from..self.next_event + to {
-            add_event_to(&mut pipeline, &stream(number % self.handlers), number, SIZE);
+        for number in numbers {
+            add_event(&mut pipeline, &stream(number % self.tenants, IN), number, SIZE);
         }
         Ok(pipeline.query::<()>(redis)?)
     }
 
     /// Waits until so many events are handled; what one of them cost.
-    fn finish(
-        &self,
-        redis: &mut redis::Connection,
-        events: usize,
-        before: (f64, f64),
-        start: Instant,
-    ) -> Result<Cost> {
+    fn finish(&self, redis: &mut redis::Connection, events: usize, before: (f64, f64), start: Instant) -> Result<Cost> {
         wait("the last event", || {
-            // Looking has its price, too.
-            std::thread::sleep(Duration::from_millis(20));
-            Ok((redis::cmd("XLEN").arg(OUT).query::<usize>(redis)? >= events).then_some(()))
+            // Looking costs the server something, too.
+            std::thread::sleep(LOOK);
+            let mut lengths = redis::pipe();
+            (0..self.tenants).for_each(|tenant| _ = lengths.cmd("XLEN").arg(stream(tenant, OUT)));
+            let done: usize = lengths.query::<Vec<usize>>(redis)?.into_iter().sum();
+            Ok((done >= events).then_some(()))
         })?;
         let (seconds, after, events) = (start.elapsed().as_secs_f64(), self.cpu()?, events as f64);
-        let per_event = |before: f64, after: f64| (after - before) * 1e6 / events;
         Ok(Cost {
-            worker_us: per_event(before.0, after.0),
-            redis_us: per_event(before.1, after.1),
+            worker_us: (after.0 - before.0) * 1e6 / events,
+            redis_us: (after.1 - before.1) * 1e6 / events,
             rate: events / seconds,
         })
     }
@@ -280,25 +267,23 @@ impl Setup {
         Ok(clients.lines().count() - 1)
     }
 
-    /// Empties the stream of follow-ups; how many events have none, and how many follow-ups are too many.
-    fn take_follow_ups(&mut self) -> Result<(usize, usize)> {
+    /// Removes the follow-ups of that many events; how many events have none, and how many follow-ups are too many.
+    fn take_follow_ups(&self, sent: usize) -> Result<(usize, usize)> {
+        // Whatever comes late is too much.
+        std::thread::sleep(LOOK);
         let mut redis = self.server.connection()?;
-        let (mut from, mut seen, mut count) = ("-".to_owned(), HashSet::new(), 0);
-        loop {
-            type Entries = Vec<(String, Vec<(String, redis::Value)>)>;
-            let page: Entries =
-                redis::cmd("XRANGE").arg(OUT).arg(&from).arg("+").arg("COUNT").arg(5000).query(&mut redis)?;
-            let Some((last, _)) = page.last() else { break };
-            from = format!("({last}");
-            for (_, fields) in &page {
-                let data = fields.iter().find(|(name, _)| name == "data").map(|(_, value)| format!("{value:?}"));
-                seen.insert(data.ok_or("a follow-up without data")?);
+        let (mut orders, mut count) = (HashSet::new(), 0);
+        for tenant in 0..self.tenants {
+            type Entries = Vec<(String, HashMap<String, Vec<u8>>)>;
+            let key = stream(tenant, OUT);
+            let entries: Entries = redis::cmd("XRANGE").arg(&key).arg("-").arg("+").query(&mut redis)?;
+            redis::cmd("DEL").arg(&key).query::<()>(&mut redis)?;
+            for (_, mut fields) in entries {
+                let data: Value = serde_json::from_slice(&fields.remove("data").ok_or("a follow-up without data")?)?;
+                orders.insert(data["order_id"].as_str().unwrap_or_default().to_owned());
                 count += 1;
             }
         }
-        redis::cmd("DEL").arg(OUT).query::<()>(&mut redis)?;
-        let sent = std::mem::take(&mut self.next_event);
-        // Numbers go on, so that no follow-up of another load is taken for one of this.
-        Ok((sent.saturating_sub(seen.len()), count - seen.len()))
+        Ok((sent.saturating_sub(orders.len()), count - orders.len()))
     }
 }

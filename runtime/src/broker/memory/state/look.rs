@@ -35,6 +35,10 @@ impl State {
         alive.map(|(worker, heartbeat)| (worker.clone(), heartbeat.report.clone())).collect()
     }
 
+    pub(in super::super) fn length(&self, key: &str) -> usize {
+        self.streams.get(key).map_or(0, |stream| stream.entries.len())
+    }
+
     pub(in super::super) fn stream_keys(&self, prefix: &str, limit: usize) -> Vec<String> {
         self.streams.keys().filter(|key| key.starts_with(prefix)).take(limit).cloned().collect()
     }
