@@ -16,8 +16,10 @@
 //! [`pipeline`] joins them, [`app`] builds it all from the [`config`]. [`ops`] is what operators can do, from the command
 //! line and through the HTTP API in [`admin`] alike. [`reload`] takes over another configuration while all that works.
 
+pub mod access;
 pub mod admin;
 pub mod app;
+pub mod audit;
 pub mod broker;
 pub mod clock;
 pub mod config;

@@ -3,6 +3,7 @@
 //! Every operation is a method of [`Operator`], on whatever broker. The command line calls it directly, or through the
 //! HTTP API of a worker, which calls it too: questions and answers are the same types on both ways.
 
+pub(crate) mod audit;
 mod dead_letters;
 mod doctor;
 mod fleet;
@@ -16,11 +17,13 @@ mod replay;
 mod schemas;
 mod streams;
 mod tenants;
+mod users;
 mod versions;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+pub use audit::{AuditPage, AuditQuery, MAX_AUDIT_PAGE};
 pub use dead_letters::{DeadLetterPage, DeadLetterQuery, DeadLetterReport, MovedReport, RawBytes, Selection};
 pub use doctor::{Check, DoctorReport, Finding, Level};
 pub use fleet::{HandlerStatus, PauseReport, StatsReport, WorkerStatus};
@@ -37,8 +40,10 @@ pub use versions::{
     VersionsReport, WorkerVersion,
 };
 
+use crate::access::{Actor, Holder};
 use crate::app;
-use crate::broker::keys::Namespace;
+use crate::broker::acl::UserGrants;
+use crate::broker::keys::{self, Namespace};
 use crate::broker::{BrokerError, Operate};
 use crate::config::{Config, ResolvedHandler, StreamConfig, Tenant};
 use crate::envelope::Envelopes;
@@ -82,6 +87,9 @@ pub enum OpsError {
     /// Something else is going on that must end first.
     #[error("{0}")]
     Conflict(String),
+    /// It cannot be written down who does it.
+    #[error("nothing was done, as it cannot be written down in the audit log, `wasmill:audit`: {0}")]
+    NotAudited(#[source] BrokerError),
     /// The broker did not do it.
     #[error(transparent)]
     Broker(#[from] BrokerError),
@@ -102,6 +110,7 @@ impl OpsError {
             OpsError::Quota { quota: "component_bytes", .. } => 507,
             OpsError::Quota { .. } => 429,
             OpsError::Conflict(_) => 409,
+            OpsError::NotAudited(_) => 503,
             OpsError::Broker(BrokerError::Unreachable { .. } | BrokerError::Refused { .. }) => 503,
             OpsError::Broker(BrokerError::NotRedrivable { .. }) => 409,
             OpsError::Broker(_) => 502,
@@ -121,6 +130,7 @@ impl OpsError {
             OpsError::TooLarge(_) => "too-large",
             OpsError::Quota { .. } => "quota",
             OpsError::Conflict(_) => "conflict",
+            OpsError::NotAudited(_) => "not-audited",
             OpsError::Broker(BrokerError::Unreachable { .. }) => "broker-unreachable",
             OpsError::Broker(BrokerError::Refused { .. }) => "broker-refuses",
             OpsError::Broker(BrokerError::NotRedrivable { .. }) => "not-redrivable",
@@ -143,6 +153,11 @@ pub struct Operator {
     streams: Arc<BTreeMap<String, StreamConfig>>,
     /// All that the configuration names.
     stream_names: Arc<[String]>,
+    /// Who asks.
+    actor: Actor,
+    going_on: Arc<audit::GoingOn>,
+    /// What the Redis user of the tenant needs, if it has one.
+    user: Option<Arc<UserGrants>>,
     /// What it uses.
     sampler: Sampler,
 }
@@ -192,6 +207,9 @@ impl Operator {
             envelopes: app::envelopes(config),
             streams: Arc::new(config.streams.clone()),
             stream_names: config.stream_names().into_iter().collect(),
+            actor: Actor::default(),
+            going_on: Arc::default(),
+            user: config.tenant.redis.username.is_some().then(|| Arc::new(app::user_grants(config))),
             sampler: Sampler::new(counted(config)),
             event_bytes: usize::try_from(config.limits.event_bytes.as_u64()).unwrap_or(usize::MAX),
         }
@@ -200,6 +218,11 @@ impl Operator {
     /// The broker.
     pub fn broker(&self) -> &dyn Operate {
         &*self.broker
+    }
+
+    /// The tenant whose handlers and streams these are.
+    pub fn tenant(&self) -> &str {
+        self.namespace.tenant()
     }
 
     /// The handlers of the configuration, in the order of their names.
@@ -230,11 +253,20 @@ impl Operator {
 
     /// The key of a stream that somebody names. Those of other tenants are a matter of theirs.
     fn key(&self, stream: &str) -> Result<Arc<str>, OpsError> {
-        if self.namespace.is_own(stream) {
+        if self.may_see(stream) {
             return Ok(self.namespace.stream(stream));
         }
-        let problem = format!("`{stream}` belongs to another tenant: ask for it with --tenant");
+        let problem = match stream.starts_with(keys::PREFIX) {
+            true => format!("`{stream}` is wasmill's own: that takes the token of everything"),
+            false => format!("`{stream}` belongs to another tenant: ask for it with --tenant"),
+        };
         Err(OpsError::Invalid(problem))
+    }
+
+    /// Whether whoever asks may see a stream of that name. wasmill's own keys tell of all tenants.
+    fn may_see(&self, stream: &str) -> bool {
+        let is_of_tenant = matches!(&self.actor, Actor::Token(Holder { tenant: Some(_), .. }));
+        self.namespace.is_own(stream) && !(is_of_tenant && stream.starts_with(keys::PREFIX))
     }
 
     fn unknown_stream(&self, name: &str) -> OpsError {

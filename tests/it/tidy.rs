@@ -111,7 +111,9 @@ fn broker_and_wasm_do_not_know_each_other() {
 
 #[test]
 fn pure_modules_know_no_io_and_no_clock() {
-    const PURE: [&str; 11] = [
+    const PURE: [&str; 13] = [
+        "access",
+        "audit",
         "event",
         "envelope",
         "schema",

@@ -94,6 +94,9 @@ pub(super) fn render(state: &AdminState) -> String {
         let values = intakes.iter().map(|intake| (intake.name.as_str(), value(&intake.stats)));
         families.push(numbers(name, help, kind, "intake", values));
     }
+    let help = "Requests of the HTTP API that were refused.";
+    let refused = state.gate.refused();
+    families.push(numbers("wasmill_admin_refused_total", help, MetricType::COUNTER, "reason", refused));
     let mut text = Vec::new();
     // Writing into memory does not fail, and a family without metrics (no handlers, no streams, no intakes) is left out.
     families.retain(|family| !family.get_metric().is_empty());

@@ -20,7 +20,7 @@ pub(super) struct ProblemResponse(Problem);
     paths(
         routes::streams, routes::stream, routes::history, events::publish, routes::pending, routes::dead_letters,
         routes::dead_letter, routes::redrive, routes::drop_dead_letters, routes::replay, routes::workers,
-        routes::stats, routes::doctor, routes::doctor_fix, routes::schemas, routes::schema, routes::pause,
+        routes::stats, routes::audit, routes::doctor, routes::doctor_fix, routes::schemas, routes::schema, routes::pause,
         routes::resume, routes::tenants, routes::usage, versions::deploy, versions::put_smoke, versions::versions, versions::rollback,
         versions::component, versions::gc, reload::reload,
     ),

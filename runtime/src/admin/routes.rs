@@ -7,9 +7,9 @@ use utoipa::IntoParams;
 
 use super::{Admin, AdminState, Problem};
 use crate::ops::{
-    DeadLetterPage, DeadLetterQuery, DeadLetterReport, DoctorReport, HistoryPage, HistoryQuery, MovedReport,
-    PauseReport, PendingQuery, PendingReport, ReplayReport, ReplayRequest, SchemaDocument, SchemaQuery, SchemaReport,
-    Selection, StatsReport, StreamReport, TenantReport, UsageReport, WorkerStatus,
+    AuditPage, AuditQuery, DeadLetterPage, DeadLetterQuery, DeadLetterReport, DoctorReport, HistoryPage, HistoryQuery,
+    MovedReport, PauseReport, PendingQuery, PendingReport, ReplayReport, ReplayRequest, SchemaDocument, SchemaQuery,
+    SchemaReport, Selection, StatsReport, StreamReport, TenantReport, UsageReport, WorkerStatus,
 };
 
 /// An answer, or why there is none.
@@ -161,6 +161,13 @@ pub(super) async fn workers(state: AdminState) -> Answer<Vec<WorkerStatus>> {
     responses((status = 200, body = StatsReport), (status = "default", response = super::openapi::ProblemResponse)))]
 pub(super) async fn stats(state: AdminState) -> Answer<StatsReport> {
     Ok(Json(state.operator.stats().await?))
+}
+
+/// Who has changed what; of `default`, also what concerns the worker itself
+#[utoipa::path(get, path = "/v1/audit", tag = "fleet", params(AuditQuery),
+    responses((status = 200, body = AuditPage), (status = "default", response = super::openapi::ProblemResponse)))]
+pub(super) async fn audit(state: AdminState, Query(query): Query<AuditQuery>) -> Answer<AuditPage> {
+    Ok(Json(state.operator.audit(&query).await?))
 }
 
 /// Is everything as it should be?

@@ -62,6 +62,15 @@ pub fn component(digest: &str) -> String {
 /// Which version of each handler serves: a hash, field handler, value as in [`crate::deploy::record`].
 pub const DEPLOYMENTS: &str = "wasmill:deployments";
 
+/// The audit log of a tenant: a stream, entries as in [`crate::audit`]. Not among the keys that the tenant may touch; that of
+/// `default` is that of the worker itself, too.
+pub fn audit(tenant: &str) -> String {
+    match tenant {
+        DEFAULT_TENANT => "wasmill:audit".to_owned(),
+        _ => format!("wasmill:audit:{tenant}"),
+    }
+}
+
 /// How far workers have come with a deployment: a hash, field worker.
 pub fn deployment_reports(handler: &str) -> String {
     format!("wasmill:deploying:{handler}")

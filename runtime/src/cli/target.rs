@@ -13,10 +13,10 @@ use wasmill::broker::keys::DEFAULT_TENANT;
 use wasmill::envelope::{format_time, structured};
 use wasmill::event::Event;
 use wasmill::ops::{
-    DeadLetterPage, DeadLetterQuery, DeadLetterReport, DeployQuery, DoctorReport, GcReport, HistoryEvent, HistoryPage,
-    HistoryQuery, MovedReport, Operator, OpsError, PauseReport, PendingQuery, PendingReport, PublishReport,
-    ReplayReport, ReplayRequest, RollbackRequest, SchemaDocument, SchemaQuery, SchemaReport, Selection, SmokeReport,
-    StatsReport, StreamReport, TenantReport, UsageReport, VersionsReport, WorkerStatus,
+    AuditPage, AuditQuery, DeadLetterPage, DeadLetterQuery, DeadLetterReport, DeployQuery, DoctorReport, GcReport,
+    HistoryEvent, HistoryPage, HistoryQuery, MovedReport, Operator, OpsError, PauseReport, PendingQuery, PendingReport,
+    PublishReport, ReplayReport, ReplayRequest, RollbackRequest, SchemaDocument, SchemaQuery, SchemaReport, Selection,
+    SmokeReport, StatsReport, StreamReport, TenantReport, UsageReport, VersionsReport, WorkerStatus,
 };
 use wasmill::outcome::Due;
 use wasmill::reload::ReloadReport;
@@ -179,7 +179,7 @@ impl Client {
             ) => Report::failure(detail),
             (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, _) => self.failure(&detail),
             _ if status.is_client_error() => Report::usage(detail),
-            (_, "broker-refuses") => self.failure(&detail),
+            (_, "broker-refuses" | "not-audited") => self.failure(&detail),
             _ => self.failure(&detail).uncertain(),
         })
     }
@@ -412,6 +412,14 @@ impl Target {
         }
     }
 
+    /// Who has changed what.
+    pub async fn audit(&self, query: &AuditQuery) -> Result<AuditPage, Report> {
+        match self {
+            Target::Broker(operator) => Ok(operator.audit(query).await?),
+            Target::Worker(client) => client.get(&["audit"], query).await,
+        }
+    }
+
     /// Is everything as it should be?
     pub async fn doctor(&self, fix: bool) -> Result<DoctorReport, Report> {
         match (self, fix) {
@@ -464,6 +472,7 @@ impl From<OpsError> for Report {
             failed @ (OpsError::Schema { .. }
             | OpsError::UnknownComponent { .. }
             | OpsError::UnknownDeadLetter { .. }
+            | OpsError::NotAudited(_)
             | OpsError::Conflict(_)) => Report::failure(failed),
             wrong => Report::usage(wrong),
         }

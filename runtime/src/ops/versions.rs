@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::{Operator, OpsError};
+use crate::audit::Verb;
 use crate::broker::keys::DEFAULT_TENANT;
 use crate::deploy::canary::{
     Canary, MAX_ERROR_RATE, MAX_PROMOTE_AFTER_MS, MIN_PROMOTE_AFTER_MS, PROMOTE_AFTER_MS, Percent, Tally,
@@ -230,13 +231,19 @@ impl Operator {
         };
         let terms = Begin { prepare, canary, smoke: self.smoke(query.smoke.as_deref()).await? };
         begin(&record, version.clone(), &terms)?;
-        self.check_deploy(&digest, version.size, version.deployed_ms).await?;
-        self.broker.put_component(&digest, bytes).await?;
-        self.change(handler, |record| begin(record, version.clone(), &terms)).await?;
-        // As long as no record named it, `gc` took it for one that nobody needs.
-        if !self.broker.components().await?.contains_key(&digest) {
+        let canary = canary.map_or_else(String::new, |canary| format!(", canary on {}", canary.share));
+        let what = format!("sha256:{digest}{canary}");
+        let work = async {
+            self.check_deploy(&digest, version.size, version.deployed_ms).await?;
             self.broker.put_component(&digest, bytes).await?;
-        }
+            self.change(handler, |record| begin(record, version.clone(), &terms)).await?;
+            // As long as no record named it, `gc` took it for one that nobody needs.
+            if !self.broker.components().await?.contains_key(&digest) {
+                self.broker.put_component(&digest, bytes).await?;
+            }
+            Ok(())
+        };
+        self.audited((Verb::Deploy, handler), what, work, rollout_begun).await?;
         self.versions(handler).await
     }
 
@@ -244,7 +251,8 @@ impl Operator {
     pub async fn put_smoke(&self, document: &[u8]) -> Result<SmokeReport, OpsError> {
         let tests = SmokeTests::parse(document).map_err(|error| OpsError::Invalid(error.to_string()))?;
         let digest = Digest::of(document).hex();
-        self.broker.put_component(&digest, document).await?;
+        let work = async { Ok(self.broker.put_component(&digest, document).await?) };
+        self.audited((Verb::SmokeTests, ""), format!("sha256:{digest}"), work, |()| String::new()).await?;
         Ok(SmokeReport { digest, tests: tests.tests.len() })
     }
 
@@ -273,7 +281,9 @@ impl Operator {
             let now_ms = self.broker.time_ms().await?;
             let ended =
                 || OpsError::Conflict(format!("the rollout has ended meanwhile: see `wasmill versions {handler}`"));
-            self.change(handler, |record| record.cancel(&by, now_ms).ok_or_else(ended)).await?;
+            let work = self.change(handler, |record| record.cancel(&by, now_ms).ok_or_else(ended));
+            let what = "the rollout that goes on".to_owned();
+            self.audited((Verb::Rollback, handler), what, work, |()| "it has ended".to_owned()).await?;
             return self.versions(handler).await;
         }
         // Whoever wanted to end a rollout, and came too late for that, does not mean the version before the one that serves.
@@ -293,7 +303,9 @@ impl Operator {
         };
         let known = self.kept_version(handler, wanted).await?;
         let version = KnownVersion { by, deployed_ms: self.broker.time_ms().await?, ..known };
-        self.change(handler, |record| begin(record, version.clone(), &Begin::default())).await?;
+        let work = self.change(handler, |record| begin(record, version.clone(), &Begin::default()));
+        let what = format!("to sha256:{}", version.digest);
+        self.audited((Verb::Rollback, handler), what, work, rollout_begun).await?;
         self.versions(handler).await
     }
 
@@ -358,6 +370,12 @@ impl Operator {
     /// letters. With `keep_last`, the newest so many of each handler stay as well. The tenant `default` is the operator:
     /// it deletes for all; others delete what they deployed themselves.
     pub async fn gc(&self, keep_last: usize) -> Result<GcReport, OpsError> {
+        let work = self.collect(keep_last);
+        let told = |report: &GcReport| format!("{} components, {} bytes", report.removed.len(), report.bytes);
+        self.audited((Verb::Gc, ""), format!("keep the last {keep_last}"), work, told).await
+    }
+
+    async fn collect(&self, keep_last: usize) -> Result<GcReport, OpsError> {
         let mut report = GcReport::default();
         let wanted = self.wanted(keep_last).await?;
         let own = if self.is_operator() { None } else { Some(self.own_digests().await?) };
@@ -442,6 +460,10 @@ impl Operator {
         });
         Ok(workers.collect())
     }
+}
+
+fn rollout_begun((): &()) -> String {
+    "the rollout has begun".to_owned()
 }
 
 pub(super) fn parse(text: &str) -> Result<Record, OpsError> {

@@ -15,10 +15,11 @@ use std::time::{Duration, Instant};
 use self::job::{Job, Wish};
 pub(crate) use self::prepare::beside;
 use self::turns::Turns;
+use super::brokers::Brokers;
 use super::roster::Member;
 use super::threads::Threads;
 use super::{Deployment, Orders, Worker};
-use crate::broker::{Broker, BrokerError, Operate, Refusal};
+use crate::broker::{BrokerError, Operate, Refusal};
 use crate::clock::now_ms;
 use crate::deploy::canary::{Canary, Tally};
 use crate::deploy::record::{Preparation, Progress, Record, Rollout, progress_of};
@@ -149,7 +150,7 @@ impl Rollouts {
 
     /// Follows, and changes what is served when that is asked for, until the future is dropped. While the broker does not
     /// answer, everything stays as it is.
-    pub(super) async fn follow(&mut self, broker: &dyn Broker, orders: &mut Orders, threads: &Threads) {
+    pub(super) async fn follow(&mut self, brokers: &Brokers, orders: &mut Orders, threads: &Threads) {
         let mut busy = 0u32;
         loop {
             let pause = match self.step().await {
@@ -174,7 +175,7 @@ impl Rollouts {
             self.begin(&orders.roster, threads);
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
-                Some(order) = orders.queue.recv() => self.obey(order, broker, &orders.roster, threads).await,
+                Some(order) = orders.queue.recv() => self.obey(order, brokers, &orders.roster, threads).await,
             }
         }
     }

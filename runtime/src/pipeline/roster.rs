@@ -3,7 +3,7 @@
 //! What stands on it is only ever replaced as a whole, so that whoever looks sees one state. Handlers are few words here:
 //! a change costs no thread, no connection and nothing to those that it does not concern.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -13,6 +13,7 @@ use super::quotas::QuotaWaits;
 use super::{Deployment, Intake, Retention, Stats};
 use crate::broker::BrokerError;
 use crate::broker::keys::Namespace;
+use crate::broker::redis::Login;
 use crate::deploy::Version;
 use crate::stats::HandlerStats;
 use crate::wasm::LoadError;
@@ -76,7 +77,7 @@ pub struct Served {
     pub intakes: Arc<[Arc<Intake>]>,
     /// How often tenants came to wait since they had used up a quota.
     pub quota_waits: Arc<QuotaWaits>,
-    namespaces: Vec<Namespace>,
+    namespaces: Vec<(Namespace, Option<Login>)>,
     /// The streams and the intakes of each tenant.
     of_tenants: BTreeMap<Arc<str>, (Vec<Retention>, Vec<Arc<Intake>>)>,
     /// Counts the handlers that ever were on it.
@@ -94,9 +95,9 @@ impl Served {
         self.members().map(|member| &member.deployment)
     }
 
-    /// Where the streams of those served lie, each once. That of the tenant `default` is always among them: events may be
+    /// Where the streams of those served lie, each once, with the tenant's user. That of the tenant `default` is always among them: events may be
     /// published for later where no handler is.
-    pub(super) fn namespaces(&self) -> &[Namespace] {
+    pub(super) fn namespaces(&self) -> &[(Namespace, Option<Login>)] {
         &self.namespaces
     }
 
@@ -135,9 +136,11 @@ impl Served {
         next.intakes = next.of_tenants.values().flat_map(|(_, intakes)| intakes).cloned().collect();
         let stats = next.members().map(|member| (member.deployment.id().to_owned(), member.stats.clone()));
         next.stats = Arc::new(stats.collect());
-        let namespaces = next.deployments().map(|deployment| deployment.namespace.clone());
-        let namespaces: BTreeSet<Namespace> = namespaces.chain([Namespace::default()]).collect();
-        next.namespaces = namespaces.into_iter().collect();
+        let namespaces = next.deployments().map(|deployment| (deployment.namespace.clone(), deployment.login.clone()));
+        let by_prefix = [(Namespace::default(), None)].into_iter().chain(namespaces);
+        let by_prefix: BTreeMap<String, (Namespace, Option<Login>)> =
+            by_prefix.map(|(namespace, login)| (namespace.prefix().to_owned(), (namespace, login))).collect();
+        next.namespaces = by_prefix.into_values().collect();
         next
     }
 }

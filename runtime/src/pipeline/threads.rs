@@ -66,7 +66,7 @@ pub(super) fn start(
             let runtime = runtime.expect("a runtime needs nothing but an epoll descriptor");
             runtime.block_on(async move {
                 let consumer = format!("{}.{number}", worker.id).into();
-                Shard::new(worker, backend.broker(), consumer, receiver, sender, watch).run().await;
+                Shard::new(worker, backend.brokers(), consumer, receiver, sender, watch).run().await;
             });
             // All has been settled or given up; a name that is still being looked up would hold up the end.
             runtime.shutdown_background();
