@@ -208,8 +208,8 @@ impl Context {
         match self.admin.client(&self.tenant)? {
             Some(client) => Ok(Target::Worker(client)),
             None => {
-                let settings = app::redis_settings(config).map_err(Report::usage)?;
-                Ok(Target::Broker(operator(Arc::new(RedisBroker::new(settings)), config)?))
+                let broker = app::redis_broker(config).map_err(Report::usage)?;
+                Ok(Target::Broker(operator(Arc::new(broker), config)?))
             }
         }
     }
@@ -242,11 +242,12 @@ impl Context {
         Ok(config)
     }
 
-    /// Connects to the Redis of the configuration.
+    /// Connects to the Redis of the configuration, as the tenant's user if it has one.
     pub async fn redis(&self, config: &Config) -> Result<Arc<RedisBroker>, Report> {
-        let settings = app::redis_settings(config).map_err(Report::usage)?;
-        let broker = RedisBroker::connect(settings).await;
-        Ok(Arc::new(broker.map_err(|error| Report::failure(format!("{}: {error}", config.redis.shown_url())))?))
+        let broker = app::redis_broker(config).map_err(Report::usage)?;
+        let shown = |error| Report::failure(format!("{}: {error}", config.redis.shown_url()));
+        broker.check_login().await.map_err(shown)?;
+        Ok(Arc::new(broker))
     }
 
     /// Whether results are printed as JSON.

@@ -17,6 +17,7 @@ use crate::app::{self, BuildError, ComponentFault};
 use crate::audit;
 use crate::broker::Operate;
 use crate::broker::keys::DEFAULT_TENANT;
+use crate::broker::redis::RedisUsers;
 use crate::config::{Changes, Config, ConfigErrors, ResolvedHandler, TokenError};
 use crate::deploy::{self, PublicKeys, Slot, Version};
 use crate::envelope::Envelopes;
@@ -126,6 +127,8 @@ pub struct Parts {
     pub broker: Arc<dyn Operate>,
     /// Where those look for the tokens that let in.
     pub tokens: watch::Sender<Arc<Tokens>>,
+    /// The Redis users of tenants.
+    pub users: Option<Arc<RedisUsers>>,
 }
 
 /// Does the reloads, one at a time.
@@ -199,7 +202,7 @@ impl Reloader {
             (own.tenant.name.clone(), Arc::new(RunningTenant { handlers, schemas, config: own }))
         };
         let tenants: BTreeMap<_, _> = config.of_all_tenants().map(running).collect();
-        let operators = tenants.iter().map(|(name, tenant)| (name.clone(), tenant.operator(&parts.broker)));
+        let operators = tenants.iter().map(|(name, tenant)| (name.clone(), tenant.operator(&parts)));
         let (operators, receiver) = watch::channel(Operators::new(operators.collect()));
         let (asks, asked) = mpsc::channel(MAX_WAITING);
         let running = Arc::new(Running { config, tenants });
@@ -281,7 +284,7 @@ impl Reloader {
         let operators = next.tenants.iter().map(|(name, tenant)| {
             let known = self.running.tenants.get(name).filter(|known| Arc::ptr_eq(known, tenant));
             let known = known.and_then(|_| self.operators.borrow().get(name).cloned());
-            (name.clone(), known.unwrap_or_else(|| tenant.operator(&self.parts.broker)))
+            (name.clone(), known.unwrap_or_else(|| tenant.operator(&self.parts)))
         });
         let operators = Operators::new(operators.collect());
         self.operators.send_replace(operators);
@@ -303,8 +306,9 @@ impl Running {
 }
 
 impl RunningTenant {
-    fn operator(&self, broker: &Arc<dyn Operate>) -> Operator {
-        Operator::new(broker.clone(), &self.config, self.schemas.clone())
+    fn operator(&self, parts: &Parts) -> Operator {
+        let broker = app::operate(&self.config, &parts.broker, parts.users.as_ref());
+        Operator::new(broker, &self.config, self.schemas.clone())
     }
 }
 

@@ -16,6 +16,7 @@ mod invoke;
 mod limiter;
 mod logs;
 mod messaging;
+mod turns;
 pub mod world;
 
 pub use cache::{CacheError, CompiledCache};

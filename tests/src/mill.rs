@@ -109,8 +109,23 @@ impl Mill {
         Mill::launch(way, &[], &faults_section(""), tokens)
     }
 
+    /// The same on a server that is there already.
+    pub fn start_on(server: RedisServer, sections: &str) -> Mill {
+        Mill::launch_on(Some(server), Way::Redis, &[], sections, &[])
+    }
+
     fn launch(way: Way, arguments: &[&str], sections: &str, tokens: &[(&str, String)]) -> Mill {
         let server = (way != Way::Embedded).then(RedisServer::start);
+        Mill::launch_on(server, way, arguments, sections, tokens)
+    }
+
+    fn launch_on(
+        server: Option<RedisServer>,
+        way: Way,
+        arguments: &[&str],
+        sections: &str,
+        tokens: &[(&str, String)],
+    ) -> Mill {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let url = server.as_ref().map_or_else(|| "redis://127.0.0.1:1/".to_owned(), RedisServer::url);
         let mut token_files = String::new();
@@ -158,7 +173,12 @@ impl Mill {
     /// # Panics
     /// When they cannot be written.
     pub fn reconfigure(&self, sections: &str) {
-        let config = format!("{}{sections}", self.head);
+        self.reconfigure_from_the_top("", sections);
+    }
+
+    /// The same with something before all sections.
+    pub fn reconfigure_from_the_top(&self, top: &str, sections: &str) {
+        let config = format!("{top}{}{sections}", self.head);
         self.worker.reconfigure(&config);
         std::fs::write(self.dir.path().join("wasmill.toml"), config).expect("the configuration can be written");
     }

@@ -4,9 +4,11 @@
 //! started, and the follow-ups are counted while they arrive.
 
 mod languages;
+mod load;
 mod measure;
 mod publish;
 mod swap;
+mod tenants;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -25,6 +27,9 @@ pub struct BenchArgs {
     /// Fewer events and rounds: under a minute once built
     #[arg(long)]
     quick: bool,
+    /// Of `tenants`: this part alone
+    #[arg(long, value_enum)]
+    only: Option<tenants::Part>,
     /// Print one JSON document
     #[arg(long, value_parser = ["text", "json"], default_value = "text")]
     output: String,
@@ -41,13 +46,15 @@ enum Subject {
     Languages,
     /// Exchanging versions under load, and compiling beside it, against the same without
     Swap,
+    /// What tenants of one worker feel of each other
+    Tenants,
 }
 
 impl BenchArgs {
     /// Builds the components that are needed.
     pub fn build_guests(&self, root: &Path) -> Result<()> {
         match self.subject {
-            Subject::Handlers => guests::build_workspace(root),
+            Subject::Handlers | Subject::Tenants => guests::build_workspace(root),
             Subject::Publish => Ok(()),
             Subject::Languages => guests::build_languages(root, &guests::Language::ALL),
             Subject::Swap => {
@@ -71,6 +78,7 @@ pub fn run(root: &Path, args: &BenchArgs) -> Result<()> {
         Subject::Publish => (publish::run(root, args.quick)?, publish::print_text),
         Subject::Languages => (languages::run(root, args.quick)?, languages::print_text),
         Subject::Swap => (swap::run(root, args.quick)?, swap::print_text),
+        Subject::Tenants => (tenants::run(root, args.quick, args.only)?, tenants::print_text),
     };
     match args.output.as_str() {
         "json" => println!("{report:#}"),

@@ -119,7 +119,7 @@ impl Start<'_> {
             (Backend::Memory(broker.clone()), Arc::new(broker))
         } else {
             let settings = app::redis_settings(&config).map_err(Report::usage)?;
-            (Backend::Redis(Box::new(settings.clone())), Arc::new(RedisBroker::new(settings)))
+            (Backend::redis(settings.clone()), Arc::new(RedisBroker::new(settings)))
         };
         let keys = app::public_keys(&config).map_err(Report::usage)?;
         let worker = Worker { cache: cache.clone(), keys: keys.clone(), ..app::worker(&config) };
@@ -137,7 +137,8 @@ impl Start<'_> {
             Arc::new(move || Config::load_or_default(file.as_deref(), environment()))
         };
         let (tokens, gate) = tokio::sync::watch::channel(tokens);
-        let parts = Parts { read, engine, cache, keys, roster: roster.clone(), broker, tokens };
+        let users = backend.users().cloned();
+        let parts = Parts { read, engine, cache, keys, roster: roster.clone(), broker, users, tokens };
         let (reloader, reload, operators) = Reloader::new(parts, config.clone(), &schemas);
         let readiness = Arc::new(Readiness::default());
         let (stop, stopped) = tokio::sync::watch::channel(false);

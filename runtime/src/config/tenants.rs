@@ -13,6 +13,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
+use super::secret::{self, SecretError};
 use super::sections::{HandlerConfig, LimitsOverride, RetryOverride};
 use super::streams::StreamConfig;
 use super::units::{duration_option, size, size_option};
@@ -142,6 +143,18 @@ pub struct TenantRedis {
     /// The file that holds it; a line break at its end does not count.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub password_file: Option<PathBuf>,
+}
+
+impl TenantRedis {
+    /// The password, read anew at every call, so that a rotated one is found.
+    pub fn password(&self, tenant: &str) -> Result<String, SecretError> {
+        let key = |key: &str| format!("tenants.{tenant}.redis.{key}");
+        match (&self.password_env, &self.password_file) {
+            (Some(name), _) => secret::from_env(key("password_env"), name, |name| std::env::var(name).ok()),
+            (None, Some(path)) => secret::from_file(key("password_file"), path),
+            (None, None) => Ok(String::new()),
+        }
+    }
 }
 
 /// `[tenants.NAME.tokens]`: the tokens of the admin API that let do something for a tenant, each by what it lets do.

@@ -28,6 +28,7 @@ const SLOW_COMMAND: Duration = Duration::from_millis(50);
 #[serde(rename_all = "kebab-case")]
 pub enum Check {
     Connection,
+    User,
     Version,
     Persistence,
     EvictionPolicy,
@@ -81,12 +82,12 @@ pub struct DoctorReport {
 }
 
 impl Finding {
-    fn ok(check: Check, message: impl Into<String>) -> Finding {
+    pub(super) fn ok(check: Check, message: impl Into<String>) -> Finding {
         let (message, remedy) = (message.into(), String::new());
         Finding { check, level: Level::Ok, message, remedy, fixable: false, fixed: false }
     }
 
-    fn bad(check: Check, level: Level, message: impl Into<String>, remedy: impl Into<String>) -> Finding {
+    pub(super) fn bad(check: Check, level: Level, message: impl Into<String>, remedy: impl Into<String>) -> Finding {
         let (message, remedy) = (message.into(), remedy.into());
         Finding { check, level, message, remedy, fixable: false, fixed: false }
     }
@@ -130,6 +131,11 @@ impl Operator {
                 return Ok(DoctorReport { level: Level::Error, findings: vec![finding] });
             }
         };
+        let (of_user, can_work) = self.user_findings().await?;
+        findings.extend(of_user);
+        if !can_work {
+            return Ok(DoctorReport { level: Level::Error, findings });
+        }
         findings.extend(self.worker_findings().await?);
         findings.extend(self.orphan_findings(fix).await?);
         findings.extend(self.parked_findings(fix).await?);

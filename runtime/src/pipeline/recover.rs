@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::brokers::Brokers;
 use super::roster::Roster;
 use super::shard::backoff;
 use super::threads::Threads;
 use super::{Backend, Command, Deployment, Heirloom, PipelineError, Worker};
-use crate::broker::redis::{RedisBroker, RedisSettings};
+use crate::broker::redis::RedisBroker;
 use crate::broker::{Broker, BrokerError, Operate, Refusal, Source, keys};
 use crate::fleet::WorkerReport;
 use crate::readiness::{Phase, Readiness};
@@ -21,7 +22,7 @@ const DELAYED_POLL: Duration = Duration::from_secs(1);
 /// The broker.
 pub(super) struct Prepared {
     /// For events.
-    pub(super) broker: Arc<dyn Broker>,
+    pub(super) brokers: Brokers,
     /// For everything else; by the same connection, if there is one.
     pub(super) operate: Arc<dyn Operate>,
     /// The handlers that are paused.
@@ -66,8 +67,8 @@ fn is_permanent(error: &BrokerError) -> bool {
 
 async fn try_set_up(worker: &Worker, backend: &Backend, roster: &Roster) -> Result<Prepared, BrokerError> {
     let (broker, operate): (Arc<dyn Broker>, Arc<dyn Operate>) = match backend {
-        Backend::Redis(settings) => {
-            let redis = Arc::new(RedisBroker::connect(RedisSettings::clone(settings)).await?);
+        Backend::Redis(users) => {
+            let redis = Arc::new(RedisBroker::connect(users.settings().clone()).await?);
             for warning in redis.check_server().await? {
                 tracing::warn!("{}", warning.0);
             }
@@ -77,17 +78,31 @@ async fn try_set_up(worker: &Worker, backend: &Backend, roster: &Roster) -> Resu
     };
     broker.heartbeat(&worker.id, "{}", worker.heartbeat_ttl).await?;
     let served = roster.now();
-    for source in served.deployments().flat_map(|deployment| &deployment.sources) {
-        create_group(&*broker, source).await?;
+    let brokers = Brokers { own: broker, users: backend.users().cloned() };
+    for deployment in served.deployments() {
+        create_groups(&brokers, deployment).await?;
     }
-    let paused = broker.paused().await?.into_iter().collect();
-    Ok(Prepared { broker, operate, paused })
+    let paused = brokers.own.paused().await?.into_iter().collect();
+    Ok(Prepared { brokers, operate, paused })
 }
 
-/// Creates the consumer group, if it is not there.
-pub(super) async fn create_group(broker: &dyn Broker, source: &Source) -> Result<(), BrokerError> {
-    if broker.create_group(source).await? {
-        tracing::info!(stream = source.stream, group = &*source.group, "consumer group created");
+/// Creates the consumer groups of a handler that are not there. What is refused to the user of a tenant is no matter of the
+/// others: the readers try again.
+pub(super) async fn create_groups(brokers: &Brokers, deployment: &Deployment) -> Result<(), BrokerError> {
+    let broker = brokers.of(deployment.login.as_ref());
+    for source in &deployment.sources {
+        match (broker.create_group(source).await, &deployment.login) {
+            (Ok(true), _) => {
+                tracing::info!(stream = source.stream, group = &*source.group, "consumer group created");
+            }
+            (Ok(false), _) => {}
+            (Err(error @ BrokerError::Refused { .. }), Some(login)) => {
+                let (tenant, user) = (&*login.tenant, &*login.username);
+                tracing::error!(alarm = "user_refused", tenant, user, "the tenant's user cannot work: {error}");
+                return Ok(());
+            }
+            (Err(error), _) => return Err(error),
+        }
     }
     Ok(())
 }
@@ -120,12 +135,12 @@ pub(super) async fn beat(
 }
 
 /// Moves delayed events into their streams when their time has come, until the future is dropped.
-pub(super) async fn move_delayed(broker: &dyn Broker, roster: &Roster) {
+pub(super) async fn move_delayed(brokers: &Brokers, roster: &Roster) {
     let mut failures = 0u32;
     loop {
         let mut pause = DELAYED_POLL;
-        for namespace in roster.now().namespaces() {
-            match broker.move_delayed(namespace, MAX_MOVED).await {
+        for (namespace, login) in roster.now().namespaces() {
+            match brokers.of(login.as_ref()).move_delayed(namespace, MAX_MOVED).await {
                 Ok(moved) => {
                     failures = 0;
                     let reasons: BTreeSet<&String> = moved.refused.iter().collect();
@@ -151,11 +166,11 @@ pub(super) async fn move_delayed(broker: &dyn Broker, roster: &Roster) {
 }
 
 /// Looks for dead workers and has their entries taken over, until the future is dropped.
-pub(super) async fn take_over(broker: &dyn Broker, worker: &Worker, roster: &Roster, threads: &Threads) {
+pub(super) async fn take_over(brokers: &Brokers, worker: &Worker, roster: &Roster, threads: &Threads) {
     loop {
         // Spread over the workers, so that they do not all look at the same moment.
         tokio::time::sleep(worker.heartbeat.mul_f64(0.5 + rand::random::<f64>())).await;
-        if let Err(error) = look_for_dead(broker, worker, roster, threads).await {
+        if let Err(error) = look_for_dead(brokers, worker, roster, threads).await {
             tracing::debug!("cannot look for dead workers: {error}");
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
@@ -163,7 +178,7 @@ pub(super) async fn take_over(broker: &dyn Broker, worker: &Worker, roster: &Ros
 }
 
 async fn look_for_dead(
-    broker: &dyn Broker,
+    brokers: &Brokers,
     worker: &Worker,
     roster: &Roster,
     threads: &Threads,
@@ -172,7 +187,7 @@ async fn look_for_dead(
     let mut found = Vec::new();
     for deployment in served.deployments() {
         for source in &deployment.sources {
-            let consumers = match broker.consumers(source).await {
+            let consumers = match brokers.own.consumers(source).await {
                 Ok(consumers) => consumers,
                 // The readers notice it too, and create the group again.
                 Err(BrokerError::NoGroup { .. }) => continue,
@@ -199,7 +214,7 @@ async fn look_for_dead(
     }
     let owners: Vec<String> =
         found.iter().map(|(_, _, owner, _)| owner.clone()).collect::<BTreeSet<_>>().into_iter().collect();
-    let alive = broker.alive(&owners).await?;
+    let alive = brokers.own.alive(&owners).await?;
     let dead: BTreeSet<&String> =
         owners.iter().zip(alive).filter(|(_, alive)| !alive).map(|(owner, _)| owner).collect();
     for (deployment, source, owner, consumer) in &found {
@@ -207,7 +222,7 @@ async fn look_for_dead(
             continue;
         }
         if consumer.pending == 0 {
-            broker.remove_consumer(source, &consumer.name).await?;
+            brokers.of(deployment.login.as_ref()).remove_consumer(source, &consumer.name).await?;
             continue;
         }
         tracing::info!(

@@ -208,15 +208,15 @@ pub fn fill(redis: &mut redis::Connection, first: usize, events: usize, size: us
     for chunk in (first..first + events).collect::<Vec<_>>().chunks(1000) {
         let mut pipeline = redis::pipe();
         for &number in chunk {
-            add_event(&mut pipeline, number, size);
+            add_event(&mut pipeline, IN, number, size);
         }
         pipeline.query::<()>(redis)?;
     }
     Ok(())
 }
 
-/// Adds the appending of an event with so many bytes of payload. Its id ends with its number.
-pub fn add_event(pipeline: &mut redis::Pipeline, number: usize, size: usize) {
+/// Adds the appending to a stream of an event with so many bytes of payload. Its id ends with its number.
+pub fn add_event(pipeline: &mut redis::Pipeline, stream: &str, number: usize, size: usize) {
     const BARE: usize = r#"{"order_id":"order-00000000","customer":"customer-0000","amount":100,"note":""}"#.len();
     let data = format!(
         r#"{{"order_id":"order-{number:08}","customer":"customer-{:04}","amount":100,"note":"{:x<note$}"}}"#,
@@ -224,14 +224,15 @@ pub fn add_event(pipeline: &mut redis::Pipeline, number: usize, size: usize) {
         "",
         note = size.saturating_sub(BARE)
     );
-    pipeline.cmd("XADD").arg(IN).arg("*").arg("ce_specversion").arg("1.0").arg("ce_id");
+    pipeline.cmd("XADD").arg(stream).arg("*").arg("ce_specversion").arg("1.0").arg("ce_id");
     pipeline.arg(format!("00000000-0000-4000-8000-{number:012}"));
     pipeline.arg("ce_source").arg("/bench").arg("ce_type").arg("order_placed").arg("ce_time");
     pipeline.arg("2026-01-01T00:00:00Z").arg("content-type").arg("application/json");
     pipeline.arg("data").arg(data).ignore();
 }
 
-fn run_worker(release: &Path, directory: &Path, config: &str) -> Result<Child> {
+/// Starts a worker with this configuration, which is written into the directory.
+pub fn run_worker(release: &Path, directory: &Path, config: &str) -> Result<Child> {
     let file = directory.join("wasmill.toml");
     fs::write(&file, config)?;
     Ok(Command::new(release.join("wasmill")).arg("run").arg("--config").arg(file).spawn()?)
@@ -247,7 +248,8 @@ fn cpu_seconds(pid: u32) -> Result<f64> {
     Ok((ticks(11) + ticks(12)) / 100.0)
 }
 
-fn rss_mib(pid: u32) -> Result<f64> {
+/// Resident memory of a process.
+pub fn rss_mib(pid: u32) -> Result<f64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
     Ok(line.trim().trim_end_matches(" kB").parse::<f64>().unwrap_or(0.0) / 1024.0)

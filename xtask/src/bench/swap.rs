@@ -3,7 +3,6 @@
 //! each.
 
 mod fleet;
-mod load;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -12,13 +11,13 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use self::fleet::{Fleet, PYTHON_HANDLER};
-use self::load::{Load, Seen};
+use super::load::{self, Load, Seen};
 use super::measure::{Server, fill, wait};
 use super::{median, rounded};
 use crate::cmd::Result;
 
-/// Bytes of each event's payload.
-pub const SIZE: usize = 100;
+/// Bytes of each event's payload where the maximum is measured.
+const SIZE: usize = 100;
 /// From one swap to the next.
 const SWAP_EVERY: Duration = Duration::from_secs(2);
 
@@ -65,7 +64,7 @@ pub fn run(root: &Path, quick: bool) -> Result<Value> {
         for with_swaps in order {
             let name = if with_swaps { "swapping" } else { "undisturbed" };
             eprintln!("round {round}/{}: {name}", plan.rounds);
-            let load = Load { rate: max / 2.0, duration: plan.phase, first: fleet.next_event };
+            let load = Load { prefix: "", rate: max / 2.0, duration: plan.phase, first: fleet.next_event };
             let seen = load.run(&server, || if with_swaps { fleet.swap_during(plan.phase) } else { Ok(()) })?;
             fleet.next_event += seen.sent;
             p99s.entry(name).or_default().push(rounded(seen.percentile_ms(0.99)));
@@ -111,7 +110,7 @@ fn maximum(server: &Server, fleet: &mut Fleet, events: usize) -> Result<f64> {
     let (first, start) = under_way(&mut redis)?;
     wait("the last event", || Ok((load::published(&mut redis)? >= events).then_some(())))?;
     let rate = (events - first) as f64 / start.elapsed().as_secs_f64();
-    load::clear(&mut redis)?;
+    load::clear(&mut redis, "")?;
     Ok(rate)
 }
 
@@ -162,8 +161,8 @@ fn compiling(server: &Server, fleet: &mut Fleet, plan: &Plan, max: f64) -> Resul
             } else {
                 rates_without.push(rate);
             }
-            wait("the last event", || load::is_settled(&mut redis))?;
-            load::clear(&mut redis)?;
+            wait("the last event", || load::is_settled(&mut redis, ""))?;
+            load::clear(&mut redis, "")?;
             if with_compiler {
                 fleet.end_compiling()?;
             }

@@ -13,7 +13,7 @@ use crate::audit::max_lines;
 #[async_trait]
 impl Store for RedisBroker {
     async fn time_ms(&self) -> Result<u64, BrokerError> {
-        let (seconds, micros): (u64, u64) = self.requests.query(&::redis::cmd("TIME")).await?;
+        let (seconds, micros): (u64, u64) = self.own.query(&::redis::cmd("TIME")).await?;
         Ok(seconds * 1000 + micros / 1000)
     }
 
@@ -37,32 +37,32 @@ impl Store for RedisBroker {
             list.arg(keys::COMPONENTS).arg(digest).arg(bytes.len());
             list
         };
-        self.requests.query::<()>(&list()).await?;
-        self.requests.query::<()>(::redis::cmd("SET").arg(keys::component(digest)).arg(bytes)).await?;
-        self.requests.query(&list()).await
+        self.own.query::<()>(&list()).await?;
+        self.own.query::<()>(::redis::cmd("SET").arg(keys::component(digest)).arg(bytes)).await?;
+        self.own.query(&list()).await
     }
 
     async fn component(&self, digest: &str) -> Result<Option<Vec<u8>>, BrokerError> {
-        self.requests.query(::redis::cmd("GET").arg(keys::component(digest))).await
+        self.own.query(::redis::cmd("GET").arg(keys::component(digest))).await
     }
 
     async fn components(&self) -> Result<BTreeMap<String, u64>, BrokerError> {
-        self.requests.query(::redis::cmd("HGETALL").arg(keys::COMPONENTS)).await
+        self.own.query(::redis::cmd("HGETALL").arg(keys::COMPONENTS)).await
     }
 
     async fn remove_component(&self, digest: &str) -> Result<bool, BrokerError> {
-        let removed: usize = self.requests.query(::redis::cmd("DEL").arg(keys::component(digest))).await?;
-        self.requests.query::<()>(::redis::cmd("HDEL").arg(keys::COMPONENTS).arg(digest)).await?;
+        let removed: usize = self.own.query(::redis::cmd("DEL").arg(keys::component(digest))).await?;
+        self.own.query::<()>(::redis::cmd("HDEL").arg(keys::COMPONENTS).arg(digest)).await?;
         Ok(removed > 0)
     }
 
     async fn records(&self) -> Result<BTreeMap<String, String>, BrokerError> {
-        self.requests.query(::redis::cmd("HGETALL").arg(keys::DEPLOYMENTS)).await
+        self.own.query(::redis::cmd("HGETALL").arg(keys::DEPLOYMENTS)).await
     }
 
     async fn change_record(&self, handler: &str, before: Option<&str>, after: &str) -> Result<bool, BrokerError> {
         let reply = Script::ChangeRecord
-            .run(&self.requests, &[keys::DEPLOYMENTS], |command| {
+            .run(&self.own, &[keys::DEPLOYMENTS], |command| {
                 command.arg(handler).arg(before.unwrap_or_default()).arg(after);
             })
             .await?;
@@ -71,17 +71,17 @@ impl Store for RedisBroker {
 
     async fn report(&self, handler: &str, worker: &str, report: &str) -> Result<(), BrokerError> {
         let mut command = ::redis::cmd("HSET");
-        self.requests.query(command.arg(keys::deployment_reports(handler)).arg(worker).arg(report)).await
+        self.own.query(command.arg(keys::deployment_reports(handler)).arg(worker).arg(report)).await
     }
 
     async fn reports(&self, handler: &str) -> Result<BTreeMap<String, String>, BrokerError> {
-        self.requests.query(::redis::cmd("HGETALL").arg(keys::deployment_reports(handler))).await
+        self.own.query(::redis::cmd("HGETALL").arg(keys::deployment_reports(handler))).await
     }
 
     async fn forget_reports(&self, handler: &str, workers: &[String]) -> Result<(), BrokerError> {
         if workers.is_empty() {
             return Ok(());
         }
-        self.requests.query(::redis::cmd("HDEL").arg(keys::deployment_reports(handler)).arg(workers)).await
+        self.own.query(::redis::cmd("HDEL").arg(keys::deployment_reports(handler)).arg(workers)).await
     }
 }

@@ -59,7 +59,7 @@ impl Session {
             Some(broker) => (Backend::Memory(broker.clone()), Arc::new(broker.clone())),
             None => {
                 let settings = app::redis_settings(config).map_err(Report::usage)?;
-                (Backend::Redis(Box::new(settings.clone())), Arc::new(RedisBroker::new(settings)))
+                (Backend::redis(settings.clone()), Arc::new(RedisBroker::new(settings)))
             }
         };
         let worker = pipeline::Worker { observer: Some(window), ..app::worker(config) };

@@ -197,6 +197,9 @@ impl Check<'_, '_> {
         if redis.username.is_none() && (redis.password_env.is_some() || redis.password_file.is_some()) {
             self.fault(&at("username"), "is missing", "a tenant has a user of its own, or none and no password");
         }
+        if redis.username.is_some() && redis.password_env.is_none() && redis.password_file.is_none() {
+            self.fault(&at("username"), "has no password", "name its place by `password_env` or `password_file`");
+        }
         if redis.username.as_deref().is_some_and(|user| user.is_empty() || user.contains(char::is_whitespace)) {
             self.fault(&at("username"), "is not the name of a user", "write a name without white space");
         }

@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::super::measure::{IN, OUT, Server, add_event, wait};
-use super::SIZE;
+use super::measure::{IN, OUT, Server, add_event, wait};
 use crate::cmd::Result;
 
 /// How often events are sent: those whose time has come since.
@@ -15,8 +14,13 @@ const BATCH: usize = 2000;
 /// What stands before the number in the id of an event.
 const ID_PREFIX: usize = "00000000-0000-4000-8000-".len();
 
+/// Bytes of each event's payload.
+const SIZE: usize = 100;
+
 /// An open loop.
 pub struct Load {
+    /// What the keys of the streams begin with.
+    pub prefix: &'static str,
     /// Events a second.
     pub rate: f64,
     /// For so long.
@@ -56,10 +60,10 @@ impl Load {
         let threads: Result<_> = std::thread::scope(|scope| {
             // Errors of other threads as text: theirs cannot be sent.
             let sender = scope.spawn(|| self.send(&mut sending, start).map_err(|error| error.to_string()));
-            let reader = scope.spawn(|| read(&mut reading, &is_over).map_err(|error| error.to_string()));
+            let reader = scope.spawn(|| read(&mut reading, self.prefix, &is_over).map_err(|error| error.to_string()));
             let done = meanwhile();
             let sent = sender.join().unwrap_or_else(|_| Err("the sender has panicked".to_owned()));
-            let settled = wait("every event is settled", || is_settled(&mut redis));
+            let settled = wait("every event is settled", || is_settled(&mut redis, self.prefix));
             is_over.store(true, Ordering::Relaxed);
             let read = reader.join().unwrap_or_else(|_| Err("the reader has panicked".to_owned()));
             done?;
@@ -67,7 +71,7 @@ impl Load {
             Ok((sent?, read?))
         });
         let (sent, follow_ups) = threads?;
-        clear(&mut redis)?;
+        clear(&mut redis, self.prefix)?;
         self.count(sent, follow_ups, start)
     }
 
@@ -79,13 +83,13 @@ impl Load {
     /// Sends every event at its time, or as soon as the server has taken those before.
     fn send(&self, redis: &mut redis::Connection, start: Instant) -> Result<usize> {
         let all = (self.rate * self.duration.as_secs_f64()) as usize;
-        let mut sent = 0;
+        let (input, mut sent) = (format!("{}{IN}", self.prefix), 0);
         while sent < all {
             std::thread::sleep(TICK.max(self.intended(start, sent).saturating_duration_since(Instant::now())));
             let now = Instant::now();
             let mut pipeline = redis::pipe();
             while sent < all && self.intended(start, sent) <= now {
-                add_event(&mut pipeline, self.first + sent, SIZE);
+                add_event(&mut pipeline, &input, self.first + sent, SIZE);
                 sent += 1;
             }
             pipeline.query::<()>(redis)?;
@@ -137,14 +141,15 @@ impl Seen {
 }
 
 /// Reads follow-ups as they come, until it is over and there are no more.
-fn read(redis: &mut redis::Connection, is_over: &AtomicBool) -> Result<Vec<FollowUp>> {
+fn read(redis: &mut redis::Connection, prefix: &str, is_over: &AtomicBool) -> Result<Vec<FollowUp>> {
     type Entries = Vec<(String, Vec<Vec<u8>>)>;
     let (mut last, mut found) = ("0-0".to_owned(), Vec::new());
+    let output = format!("{prefix}{OUT}");
     loop {
         // What was published before it was over is there by now.
         let is_last = is_over.load(Ordering::Relaxed);
         let mut command = redis::cmd("XREAD");
-        command.arg("COUNT").arg(BATCH).arg("BLOCK").arg(100).arg("STREAMS").arg(OUT).arg(&last);
+        command.arg("COUNT").arg(BATCH).arg("BLOCK").arg(100).arg("STREAMS").arg(&output).arg(&last);
         let value: redis::Value = command.query(redis)?;
         let at = Instant::now();
         let streams: Option<Vec<(String, Entries)>> = redis::from_redis_value(value)?;
@@ -175,16 +180,17 @@ pub fn published(redis: &mut redis::Connection) -> Result<usize> {
 }
 
 /// Whether the handler has nothing left to do; something if so.
-pub fn is_settled(redis: &mut redis::Connection) -> Result<Option<()>> {
-    let groups: Vec<BTreeMap<String, redis::Value>> = redis::cmd("XINFO").arg("GROUPS").arg(IN).query(redis)?;
+pub fn is_settled(redis: &mut redis::Connection, prefix: &str) -> Result<Option<()>> {
+    let input = format!("{prefix}{IN}");
+    let groups: Vec<BTreeMap<String, redis::Value>> = redis::cmd("XINFO").arg("GROUPS").arg(input).query(redis)?;
     let is_zero = |name: &str| groups.iter().all(|group| group.get(name) == Some(&redis::Value::Int(0)));
     Ok((!groups.is_empty() && is_zero("pending") && is_zero("lag")).then_some(()))
 }
 
 /// Empties the streams, and leaves the groups as they are.
-pub fn clear(redis: &mut redis::Connection) -> Result<()> {
+pub fn clear(redis: &mut redis::Connection, prefix: &str) -> Result<()> {
     for stream in [IN, OUT] {
-        redis::cmd("XTRIM").arg(stream).arg("MAXLEN").arg(0).query::<()>(redis)?;
+        redis::cmd("XTRIM").arg(format!("{prefix}{stream}")).arg("MAXLEN").arg(0).query::<()>(redis)?;
     }
     Ok(())
 }
