@@ -13,6 +13,7 @@ use wasmill::envelope::settings::{EnvelopeSettings, Preset};
 use wasmill::event::Event;
 use wasmill::outcome::{Decision, Publication};
 use wasmill_tests::eventually_async;
+use wasmill_tests::redis_server::RedisServer;
 
 use super::fixture::{
     A, B, DEADLINE, FOREVER, Fixture, ack, ack_with, bury, event, ids, park, publication, settlement,
@@ -353,4 +354,11 @@ async fn what_is_no_stream_has_no_length_and_harms_no_other() {
     f.publish(&"orders".into(), 2).await;
     let lengths = f.inspect().lengths(&["wrong", "orders"].map(Into::into)).await.unwrap();
     assert_eq!(lengths, [None, Some(2)]);
+}
+
+#[tokio::test]
+async fn a_server_that_cannot_tell_of_changes_has_no_watcher() {
+    let server = RedisServer::start_with(&["--rename-command", "HELLO", ""]);
+    let broker = RedisBroker::connect(RedisSettings::new(&server.url()).unwrap()).await.unwrap();
+    assert!(broker.watcher().await.unwrap().is_none());
 }

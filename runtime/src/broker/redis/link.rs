@@ -404,6 +404,8 @@ pub(super) fn classify(error: RedisError) -> BrokerError {
             ServerErrorKind::ExecAbort if message.contains("NOPERM") => return refused(Refusal::NoPermission),
             _ => {}
         },
+        // Only asked of a connection that is to be told of changes.
+        ErrorKind::RESP3NotSupported => return refused(Refusal::Other),
         ErrorKind::Parse | ErrorKind::UnexpectedReturnType => return BrokerError::Unexpected { message },
         ErrorKind::Extension => {}
         _ => return BrokerError::Unreachable { message, cause: Some(error) },
