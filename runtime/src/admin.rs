@@ -1,6 +1,6 @@
 //! The HTTP API of a worker: health, metrics, and everything that operators do ([`crate::ops`]).
 //!
-//! [`routes`], [`events`], [`versions`] and [`reload`] turn requests into operations, [`guard`] lets in who may, [`problem`] says what went wrong,
+//! [`routes`], [`events`], [`versions`] and [`reload`] turn requests into operations, [`guard`] lets in who may by [`roles`], [`problem`] says what went wrong,
 //! [`server`] bounds connections.
 
 mod events;
@@ -9,6 +9,7 @@ mod metrics;
 mod openapi;
 mod problem;
 mod reload;
+mod roles;
 mod routes;
 mod server;
 mod tenant;
@@ -32,9 +33,10 @@ use tower_http::csrf::CsrfLayer;
 use tower_http::limit::RequestBodyLimitLayer;
 use tower_http::timeout::TimeoutLayer;
 
-pub use self::guard::Token;
+pub use self::guard::Gate;
 pub use self::openapi::document as openapi_document;
 pub use self::problem::{PREFIX as PROBLEM_PREFIX, Problem};
+use crate::access::Actor;
 use crate::ops::{Operator, Operators};
 use crate::pipeline::{Intake, Retention, Roster, Served, Stats};
 use crate::readiness::{Phase, Readiness};
@@ -58,8 +60,8 @@ pub struct Admin {
     pub readiness: Arc<Readiness>,
     /// Do what is asked for, by the configuration that holds.
     pub operators: watch::Receiver<Operators>,
-    /// What a request must carry; `None` if everybody who can connect is let in.
-    pub token: Option<Token>,
+    /// Who is let in.
+    pub gate: Gate,
     /// Reads the configuration again; `None` if this process does not on request.
     pub reload: Option<Reload>,
 }
@@ -70,12 +72,15 @@ impl FromRequestParts<Admin> for AdminState {
     async fn from_request_parts(parts: &mut Parts, admin: &Admin) -> Result<AdminState, Problem> {
         let served = admin.roster.now();
         let tenant = tenant::of(&parts.extensions);
-        let operator = admin.operators.borrow().get(tenant).cloned();
+        let operator = admin.operators.borrow().get(tenant).cloned().ok_or_else(tenant::unknown)?;
+        // Without a guard before the route nobody is known.
+        let actor = parts.extensions.get::<Actor>().cloned().unwrap_or(Actor::Nobody);
         Ok(AdminState {
-            operator: operator.ok_or_else(|| Problem::new(404, "unknown-tenant", "there is no such tenant"))?,
+            operator: operator.acting_as(actor),
             stats: served.stats.clone(),
             served: served.clone(),
             readiness: admin.readiness.clone(),
+            gate: admin.gate.clone(),
             retention: served.retention.clone(),
             intakes: served.intakes.clone(),
             reload: admin.reload.clone(),
@@ -94,6 +99,8 @@ pub struct AdminState {
     pub readiness: Arc<Readiness>,
     /// Does what is asked for, for the tenant that the request names.
     pub operator: Operator,
+    /// Who is let in.
+    pub gate: Gate,
     /// The streams that the worker keeps short.
     pub retention: Arc<[Retention]>,
     /// The messages that the worker makes events of.
@@ -158,8 +165,11 @@ pub fn router(admin: Admin) -> Router {
         .route("/v1/handlers/{handler}/resume", post(routes::resume))
         .route("/v1/handlers/{handler}/replay", post(routes::replay));
     let fleet = Router::new()
+        .route("/v1/tenants", get(routes::tenants))
+        .route("/v1/usage", get(routes::usage))
         .route("/v1/workers", get(routes::workers))
         .route("/v1/stats", get(routes::stats))
+        .route("/v1/audit", get(routes::audit))
         .route("/v1/schemas", get(routes::schemas))
         .route("/v1/schemas/{type}", get(routes::schema))
         .route("/v1/doctor", get(routes::doctor).post(routes::doctor_fix))

@@ -1,6 +1,7 @@
 //! Building the parts from the configuration.
 
 mod schemas;
+mod users;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use crate::wasm::{
     Isolation, Policy,
 };
 
+pub use self::users::{login, operate, redis_broker, user_grants};
 pub use schemas::{SchemaFolderFault, SchemaFolderFaults};
 
 /// What the configuration asks for cannot be built.
@@ -119,12 +121,20 @@ pub fn retention(config: &Config) -> Vec<Retention> {
         key: config.tenant.namespace.stream(name),
         max_length: stream.max_length,
         max_age: stream.max_age,
+        login: login(config),
         trimmed: Arc::default(),
     });
     // Nobody looks back into an inbox: what is settled may go.
     let inboxes = config.handlers.keys().map(|handler| {
         let key = config.tenant.namespace.inbox(handler);
-        Retention { stream: key.to_string(), key, max_length: Some(0), max_age: None, trimmed: Arc::default() }
+        Retention {
+            stream: key.to_string(),
+            key,
+            login: login(config),
+            max_length: Some(0),
+            max_age: None,
+            trimmed: Arc::default(),
+        }
     });
     limited.chain(inboxes).collect()
 }
@@ -246,10 +256,12 @@ pub fn deployment(config: &Config, resolved: &ResolvedHandler, (slot, pinned): (
         sources: streams.chain([inbox]).collect(),
         retry: resolved.retry,
         dedup: resolved.dedup,
+        login: login(config),
         marks: namespace.marks(&resolved.group),
         take_over_idle: resolved.take_over_idle,
         dead_key: namespace.stream(&resolved.dead_letter),
         concurrency: resolved.limits.concurrency.max(1),
+        quotas: tenant.quotas.clone().map(Arc::new),
         reading,
     }
 }

@@ -3,6 +3,7 @@
 //!
 //! Two implementations with the same semantics: [`redis`] and [`memory`]; `tests/it/contract.rs` runs over both.
 
+pub mod acl;
 pub mod dead_letter;
 pub mod delayed;
 pub mod keys;
@@ -472,6 +473,14 @@ pub struct Trimmed {
 pub trait Inspect: Send + Sync {
     /// What the server says of itself; `None` if the broker is in this process.
     async fn server(&self) -> Result<Option<ServerInfo>, BrokerError>;
+
+    /// Why a user may not run each of the commands; `None` for those that it may. Nothing at all if the broker knows no
+    /// users, or we may not ask.
+    async fn user_may_not(
+        &self,
+        user: &str,
+        commands: &[acl::Command],
+    ) -> Result<Option<Vec<Option<String>>>, BrokerError>;
 
     /// The keys of all streams that begin with `prefix`, up to `limit` of them, in no order. The prefix has letters, digits,
     /// `_`, `.`, `:` and `-` alone.

@@ -8,6 +8,7 @@ macro_rules! say {
 }
 
 mod admin_thread;
+mod audit;
 mod build;
 mod check;
 mod compile;
@@ -40,6 +41,7 @@ mod stats;
 mod streams;
 mod table;
 mod target;
+mod tenants;
 mod test;
 mod versions;
 mod watch;
@@ -52,6 +54,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
+use wasmill::access::Actor;
 use wasmill::app;
 use wasmill::broker::keys::DEFAULT_TENANT;
 use wasmill::broker::redis::RedisBroker;
@@ -147,6 +150,10 @@ enum Verb {
     Reload(reload::Args),
     /// List the workers that are alive
     Workers(workers::Args),
+    /// List who has changed what: the audit log
+    Audit(audit::Args),
+    /// List the tenants, and show what one uses of what it may
+    Tenants(tenants::Args),
     /// Look whether everything is as it should be
     Doctor(doctor::Args),
     /// Look at the schemas of events, and check data by them
@@ -182,7 +189,7 @@ impl Context {
     pub async fn target(&self, config: &Config) -> Result<Target, Report> {
         match self.admin.client(&self.tenant)? {
             Some(client) => Ok(Target::Worker(client)),
-            None => Ok(Target::Broker(Operator::new(self.redis(config).await?, config, schemas(config)?))),
+            None => Ok(Target::Broker(operator(self.redis(config).await?, config)?)),
         }
     }
 
@@ -201,8 +208,8 @@ impl Context {
         match self.admin.client(&self.tenant)? {
             Some(client) => Ok(Target::Worker(client)),
             None => {
-                let settings = app::redis_settings(config).map_err(Report::usage)?;
-                Ok(Target::Broker(Operator::new(Arc::new(RedisBroker::new(settings)), config, schemas(config)?)))
+                let broker = app::redis_broker(config).map_err(Report::usage)?;
+                Ok(Target::Broker(operator(Arc::new(broker), config)?))
             }
         }
     }
@@ -218,6 +225,10 @@ impl Context {
         if let Some(faulty) = config.faulty_tenants.iter().find(|faulty| faulty.name == self.tenant) {
             return Err(Report::usage(&faulty.faults));
         }
+        // A worker elsewhere may know tenants that nobody knows here.
+        if self.admin.is_given() && !config.tenant_names().any(|name| name == self.tenant) {
+            return Ok(config.general());
+        }
         config.of_tenant(&self.tenant).ok_or_else(|| {
             let known = config.tenant_names().take(20).collect::<Vec<_>>().join(", ");
             Report::usage(format!("--tenant: there is no tenant `{}`; there are: {known}", self.tenant))
@@ -231,11 +242,12 @@ impl Context {
         Ok(config)
     }
 
-    /// Connects to the Redis of the configuration.
+    /// Connects to the Redis of the configuration, as the tenant's user if it has one.
     pub async fn redis(&self, config: &Config) -> Result<Arc<RedisBroker>, Report> {
-        let settings = app::redis_settings(config).map_err(Report::usage)?;
-        let broker = RedisBroker::connect(settings).await;
-        Ok(Arc::new(broker.map_err(|error| Report::failure(format!("{}: {error}", config.redis.shown_url())))?))
+        let broker = app::redis_broker(config).map_err(Report::usage)?;
+        let shown = |error| Report::failure(format!("{}: {error}", config.redis.shown_url()));
+        broker.check_login().await.map_err(shown)?;
+        Ok(Arc::new(broker))
     }
 
     /// Whether results are printed as JSON.
@@ -264,6 +276,14 @@ fn engine_with(config: &Config, settings: EngineSettings) -> Result<Engine, Repo
 fn compiler(config: &Config) -> Compiler {
     // Also when the file has been replaced by another version since.
     Compiler::Child { program: "/proc/self/exe".into(), limits: app::compile_limits(config) }
+}
+
+/// Operations on the broker itself, by whoever has started this process.
+fn operator(broker: Arc<RedisBroker>, config: &Config) -> Result<Operator, Report> {
+    let user = Some(deploy::user()).filter(|user| !user.is_empty());
+    let user = user.unwrap_or_else(|| format!("uid {}", rustix::process::getuid().as_raw()));
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    Ok(Operator::new(broker, config, schemas(config)?).acting_as(Actor::Shell { user, host }))
 }
 
 /// The schemas of the configuration.
@@ -319,6 +339,8 @@ pub fn dispatch(arguments: Arguments) -> Result<ExitCode, Report> {
         Verb::Stats(args) => stats::run(&context, &args),
         Verb::Reload(args) => reload::run(&context, &args),
         Verb::Workers(args) => workers::run(&context, &args),
+        Verb::Audit(args) => audit::run(&context, &args),
+        Verb::Tenants(args) => tenants::run(context, &args),
         Verb::Doctor(args) => doctor::run(&context, &args),
         Verb::Schema(args) => schema::run(&context, args),
         Verb::Demo(args) => demo::run(&context, &args),

@@ -1,7 +1,7 @@
 //! Configuration: one TOML file, strict, with overrides from the environment. `config/wasmill.toml` is the reference.
 //!
 //! - [`sections`], [`compile`], [`deploy`], [`schemas`], [`streams`], [`intake`], [`interfaces`]: the shape of the file and its defaults;
-//!   [`redis`]: the section that has to do with secrets; [`tenants`]: a configuration within the configuration for each
+//!   [`redis`], [`tokens`]: what has to do with secrets; [`tenants`]: a configuration within the configuration for each
 //! - [`units`]: durations and sizes
 //! - `parse`, `env`: text and variables -> [`Config`], with every fault and its place
 //! - `validate`: what types cannot say
@@ -26,6 +26,7 @@ mod tenant_files;
 pub mod tenants;
 #[cfg(test)]
 mod tests;
+pub mod tokens;
 pub mod units;
 mod validate;
 
@@ -48,6 +49,7 @@ pub use secret::SecretError;
 pub use sections::*;
 pub use streams::StreamConfig;
 pub use tenants::{FaultyTenant, Tenant, TenantConfig, TenantQuotas, TenantRedis, TenantTokens};
+pub use tokens::TokenError;
 pub(crate) use validate::is_handler_name;
 
 use crate::oci;
@@ -140,6 +142,9 @@ impl Config {
             &mut self.redis.ca_file,
             &mut self.worker.cache_dir,
             &mut self.admin.token_file,
+            &mut self.admin.view_file,
+            &mut self.admin.operate_file,
+            &mut self.admin.deploy_file,
             &mut self.schemas.directory,
             &mut self.tenants_dir,
         ];

@@ -16,8 +16,10 @@
 //! [`pipeline`] joins them, [`app`] builds it all from the [`config`]. [`ops`] is what operators can do, from the command
 //! line and through the HTTP API in [`admin`] alike. [`reload`] takes over another configuration while all that works.
 
+pub mod access;
 pub mod admin;
 pub mod app;
+pub mod audit;
 pub mod broker;
 pub mod clock;
 pub mod config;
@@ -31,6 +33,7 @@ pub mod ops;
 pub mod outcome;
 pub mod pipeline;
 pub mod project;
+pub mod quota;
 pub mod readiness;
 pub mod reload;
 pub mod route;
@@ -38,4 +41,5 @@ pub mod schedule;
 pub mod schema;
 pub mod stats;
 pub mod telemetry;
+pub mod text;
 pub mod wasm;

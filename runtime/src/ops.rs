@@ -3,6 +3,7 @@
 //! Every operation is a method of [`Operator`], on whatever broker. The command line calls it directly, or through the
 //! HTTP API of a worker, which calls it too: questions and answers are the same types on both ways.
 
+pub(crate) mod audit;
 mod dead_letters;
 mod doctor;
 mod fleet;
@@ -11,14 +12,18 @@ mod pending;
 mod pins;
 mod position;
 mod publish;
+mod quotas;
 mod replay;
 mod schemas;
 mod streams;
+mod tenants;
+mod users;
 mod versions;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+pub use audit::{AuditPage, AuditQuery, MAX_AUDIT_PAGE};
 pub use dead_letters::{DeadLetterPage, DeadLetterQuery, DeadLetterReport, MovedReport, RawBytes, Selection};
 pub use doctor::{Check, DoctorReport, Finding, Level};
 pub use fleet::{HandlerStatus, PauseReport, StatsReport, WorkerStatus};
@@ -29,16 +34,20 @@ pub use publish::{MAX_PUBLISH, PublishReport};
 pub use replay::{MAX_REPLAY_BACKLOG, MAX_REPLAY_PAGE, ReplayReport, ReplayRequest, check_reads};
 pub use schemas::{SchemaDocument, SchemaQuery, SchemaReport, SchemaVersion};
 pub use streams::{GroupReport, StreamReport};
+pub use tenants::{QuotaUsage, TenantReport, UsageReport};
 pub use versions::{
     CanaryReport, DeployQuery, GcReport, PREPARE_TIME, RollbackRequest, SmokeReport, VersionReport, VersionState,
     VersionsReport, WorkerVersion,
 };
 
+use crate::access::{Actor, Holder};
 use crate::app;
-use crate::broker::keys::Namespace;
+use crate::broker::acl::UserGrants;
+use crate::broker::keys::{self, Namespace};
 use crate::broker::{BrokerError, Operate};
-use crate::config::{Config, ResolvedHandler, StreamConfig};
+use crate::config::{Config, ResolvedHandler, StreamConfig, Tenant};
 use crate::envelope::Envelopes;
+use crate::quota::{Counted, Sampler};
 use crate::schema::{SchemaViolation, Schemas};
 
 /// An operation that could not be done.
@@ -72,9 +81,15 @@ pub enum OpsError {
     /// More than a limit allows.
     #[error("{0}")]
     TooLarge(String),
+    /// A quota of the tenant is used up.
+    #[error("quotas.{quota} of the tenant {tenant}: {text}")]
+    Quota { tenant: String, quota: &'static str, text: String },
     /// Something else is going on that must end first.
     #[error("{0}")]
     Conflict(String),
+    /// It cannot be written down who does it.
+    #[error("nothing was done, as it cannot be written down in the audit log, `wasmill:audit`: {0}")]
+    NotAudited(#[source] BrokerError),
     /// The broker did not do it.
     #[error(transparent)]
     Broker(#[from] BrokerError),
@@ -91,7 +106,11 @@ impl OpsError {
             OpsError::Invalid(_) => 400,
             OpsError::Schema { .. } => 422,
             OpsError::TooLarge(_) => 413,
+            // Insufficient storage: waiting alone does not help.
+            OpsError::Quota { quota: "component_bytes", .. } => 507,
+            OpsError::Quota { .. } => 429,
             OpsError::Conflict(_) => 409,
+            OpsError::NotAudited(_) => 503,
             OpsError::Broker(BrokerError::Unreachable { .. } | BrokerError::Refused { .. }) => 503,
             OpsError::Broker(BrokerError::NotRedrivable { .. }) => 409,
             OpsError::Broker(_) => 502,
@@ -109,7 +128,9 @@ impl OpsError {
             OpsError::Invalid(_) => "invalid",
             OpsError::Schema { .. } => "schema",
             OpsError::TooLarge(_) => "too-large",
+            OpsError::Quota { .. } => "quota",
             OpsError::Conflict(_) => "conflict",
+            OpsError::NotAudited(_) => "not-audited",
             OpsError::Broker(BrokerError::Unreachable { .. }) => "broker-unreachable",
             OpsError::Broker(BrokerError::Refused { .. }) => "broker-refuses",
             OpsError::Broker(BrokerError::NotRedrivable { .. }) => "not-redrivable",
@@ -122,6 +143,7 @@ impl OpsError {
 #[derive(Clone)]
 pub struct Operator {
     broker: Arc<dyn Operate>,
+    tenant: Arc<Tenant>,
     namespace: Namespace,
     handlers: Arc<[ResolvedHandler]>,
     schemas: Arc<Schemas>,
@@ -131,6 +153,25 @@ pub struct Operator {
     streams: Arc<BTreeMap<String, StreamConfig>>,
     /// All that the configuration names.
     stream_names: Arc<[String]>,
+    /// Who asks.
+    actor: Actor,
+    going_on: Arc<audit::GoingOn>,
+    /// What the Redis user of the tenant needs, if it has one.
+    user: Option<Arc<UserGrants>>,
+    /// What it uses.
+    sampler: Sampler,
+}
+
+/// What counts against the quotas of the tenant: the streams that its configuration names, and what wasmill adds for them.
+fn counted(config: &Config) -> Counted {
+    let namespace = &config.tenant.namespace;
+    let streams = config.stream_names().into_iter().filter(|name| namespace.is_own(name));
+    let handlers = config.handlers();
+    let inboxes = handlers.iter().map(|handler| namespace.inbox(&handler.name));
+    let dead: BTreeSet<Arc<str>> = handlers.iter().map(|handler| namespace.stream(&handler.dead_letter)).collect();
+    let keys = streams.map(|name| namespace.stream(&name)).chain(inboxes).chain([namespace.delayed()]);
+    let keys: BTreeSet<Arc<str>> = keys.chain(dead.iter().cloned()).collect();
+    Counted { keys: keys.into_iter().collect(), dead: dead.into_iter().collect() }
 }
 
 /// The operators of all tenants, by name. Cheap to clone.
@@ -159,12 +200,17 @@ impl Operator {
     pub fn new(broker: Arc<dyn Operate>, config: &Config, schemas: Arc<Schemas>) -> Operator {
         Operator {
             broker,
+            tenant: Arc::new(config.tenant.clone()),
             namespace: config.tenant.namespace.clone(),
             handlers: config.handlers().into(),
             schemas,
             envelopes: app::envelopes(config),
             streams: Arc::new(config.streams.clone()),
             stream_names: config.stream_names().into_iter().collect(),
+            actor: Actor::default(),
+            going_on: Arc::default(),
+            user: config.tenant.redis.username.is_some().then(|| Arc::new(app::user_grants(config))),
+            sampler: Sampler::new(counted(config)),
             event_bytes: usize::try_from(config.limits.event_bytes.as_u64()).unwrap_or(usize::MAX),
         }
     }
@@ -172,6 +218,11 @@ impl Operator {
     /// The broker.
     pub fn broker(&self) -> &dyn Operate {
         &*self.broker
+    }
+
+    /// The tenant whose handlers and streams these are.
+    pub fn tenant(&self) -> &str {
+        self.namespace.tenant()
     }
 
     /// The handlers of the configuration, in the order of their names.
@@ -202,11 +253,20 @@ impl Operator {
 
     /// The key of a stream that somebody names. Those of other tenants are a matter of theirs.
     fn key(&self, stream: &str) -> Result<Arc<str>, OpsError> {
-        if self.namespace.is_own(stream) {
+        if self.may_see(stream) {
             return Ok(self.namespace.stream(stream));
         }
-        let problem = format!("`{stream}` belongs to another tenant: ask for it with --tenant");
+        let problem = match stream.starts_with(keys::PREFIX) {
+            true => format!("`{stream}` is wasmill's own: that takes the token of everything"),
+            false => format!("`{stream}` belongs to another tenant: ask for it with --tenant"),
+        };
         Err(OpsError::Invalid(problem))
+    }
+
+    /// Whether whoever asks may see a stream of that name. wasmill's own keys tell of all tenants.
+    fn may_see(&self, stream: &str) -> bool {
+        let is_of_tenant = matches!(&self.actor, Actor::Token(Holder { tenant: Some(_), .. }));
+        self.namespace.is_own(stream) && !(is_of_tenant && stream.starts_with(keys::PREFIX))
     }
 
     fn unknown_stream(&self, name: &str) -> OpsError {

@@ -6,11 +6,13 @@
 //! ([`rollout`]). All of them look at the [`roster`] for what is served; it changes while they work.
 
 mod batch;
+mod brokers;
 mod dedup;
 mod intake;
 mod lane;
 mod observe;
 mod pause;
+mod quotas;
 mod recover;
 mod retention;
 mod rollout;
@@ -27,8 +29,10 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use self::brokers::Brokers;
 pub use self::intake::{Intake, IntakeStats};
 pub use self::observe::{How, Observer, Run, Seen};
+pub use self::quotas::QuotaWaits;
 use self::recover::Prepared;
 pub use self::retention::Retention;
 use self::rollout::Rollouts;
@@ -38,8 +42,9 @@ use self::watch::Watch;
 use crate::broker::keys::Namespace;
 use crate::broker::memory::MemoryBroker;
 use crate::broker::pubsub::PubSub;
-use crate::broker::redis::{RedisBroker, RedisSettings};
+use crate::broker::redis::{Login, RedisBroker, RedisSettings, RedisUsers};
 use crate::broker::{Broker, BrokerError, Source, keys};
+use crate::config::TenantQuotas;
 use crate::deploy::{Pinned, PublicKeys, Slot};
 use crate::envelope::Envelopes;
 use crate::fleet::{HandlerReport, WorkerReport};
@@ -57,8 +62,8 @@ const LEAVE_TIME: Duration = Duration::from_secs(2);
 /// Where the streams are.
 #[derive(Clone)]
 pub enum Backend {
-    /// A Redis server.
-    Redis(Box<RedisSettings>),
+    /// A Redis server, with the users of tenants.
+    Redis(Arc<RedisUsers>),
     /// This process.
     Memory(MemoryBroker),
     /// This process, with a data plane of the caller's own before it, which all threads share.
@@ -66,19 +71,34 @@ pub enum Backend {
 }
 
 impl Backend {
+    /// A Redis server. Connections of tenants' users live on the runtime that this is called in.
+    pub fn redis(settings: RedisSettings) -> Backend {
+        Backend::Redis(Arc::new(RedisUsers::new(settings, tokio::runtime::Handle::current())))
+    }
+
     /// A broker with connections of its own, which are opened when they are first needed.
     fn broker(&self) -> Arc<dyn Broker> {
         match self {
-            Backend::Redis(settings) => Arc::new(RedisBroker::new(RedisSettings::clone(settings))),
+            Backend::Redis(users) => Arc::new(RedisBroker::new(users.settings().clone())),
             Backend::Memory(broker) => Arc::new(broker.clone()),
             Backend::Before(broker, _) => broker.clone(),
         }
     }
 
+    /// The same, and those of tenants with a user.
+    fn brokers(&self) -> Brokers {
+        Brokers { own: self.broker(), users: self.users().cloned() }
+    }
+
+    /// The users of tenants, if there can be any.
+    pub fn users(&self) -> Option<&Arc<RedisUsers>> {
+        if let Backend::Redis(users) = self { Some(users) } else { None }
+    }
+
     /// The same for listening to messages.
     fn pubsub(&self) -> Arc<dyn PubSub> {
         match self {
-            Backend::Redis(settings) => Arc::new(RedisBroker::new(RedisSettings::clone(settings))),
+            Backend::Redis(users) => Arc::new(RedisBroker::new(users.settings().clone())),
             Backend::Memory(broker) | Backend::Before(_, broker) => Arc::new(broker.clone()),
         }
     }
@@ -105,6 +125,8 @@ pub struct Deployment {
     pub name: Arc<str>,
     /// Where its streams lie.
     pub namespace: Namespace,
+    /// The Redis user of the tenant, if it has one.
+    pub login: Option<Login>,
     /// Code, grants and limits, in the version that serves. It goes on when other settings of the handler change.
     pub slot: Arc<Slot>,
     /// Versions for dead letters that are to run on another one. They go on as well.
@@ -125,6 +147,8 @@ pub struct Deployment {
     pub dead_key: Arc<str>,
     /// The most deliveries of it that this worker runs at the same time. At least 1.
     pub concurrency: usize,
+    /// What all handlers of the tenant may use together; `None`: no bounds.
+    pub quotas: Option<Arc<TenantQuotas>>,
     /// How entries become events.
     pub reading: Reading,
 }
@@ -221,10 +245,11 @@ pub async fn serve(
 ) -> Result<(), PipelineError> {
     tokio::pin!(shutdown);
     let (worker, roster) = (Arc::new(worker), orders.roster.clone());
-    let Prepared { broker, operate, paused } = tokio::select! {
+    let Prepared { brokers, operate, paused } = tokio::select! {
         ready = recover::set_up(&worker, &backend, &roster, readiness) => ready?,
         () = &mut shutdown => return Ok(()),
     };
+    let broker = brokers.own.clone();
     let mut rollouts = Rollouts::new(operate.clone(), &worker, roster.now().members());
     // It has the broker, and takes no events yet.
     readiness.set(Phase::Starting);
@@ -250,14 +275,16 @@ pub async fn serve(
     let panicked = tokio::select! {
         () = &mut shutdown => false,
         () = recover::beat(&*broker, &worker, &roster, readiness) => false,
-        () = takeover::run(&*broker, &worker, &roster, &threads) => false,
+        () = takeover::run(&brokers, &worker, &roster, &threads) => false,
         () = recover::find_parked(&*broker, &roster, &threads) => false,
-        () = recover::move_delayed(&*broker, &roster) => false,
-        () = rollouts.follow(&*broker, &mut orders, &threads) => false,
+        () = recover::move_delayed(&brokers, &roster) => false,
+        () = rollouts.follow(&brokers, &mut orders, &threads) => false,
         () = pause::follow(&*broker, &roster, &threads) => false,
+        () = quotas::follow(&*operate, &roster, &threads) => false,
         () = watch.run(&*broker) => false,
-        () = retention::run(&*operate, &roster, worker.retention_interval) => false,
+        () = retention::run(&brokers, &operate, &roster, worker.retention_interval) => false,
         () = intake::run(&*pubsub, &roster, &worker) => false,
+        () = close_idle(backend.users()) => false,
         () = threads::any_ended(&mut shards) => true,
     };
     // Whoever asks for a change is told that it is too late.
@@ -275,6 +302,14 @@ pub async fn serve(
     }
     resign(&*broker, &worker).await;
     if threads::join(shards) || panicked { Err(PipelineError::Panicked) } else { Ok(()) }
+}
+
+/// Closes connections of tenants' users that nobody needs, until the future is dropped.
+async fn close_idle(users: Option<&Arc<RedisUsers>>) {
+    match users {
+        Some(users) => users.close_idle().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Says that the worker is gone.

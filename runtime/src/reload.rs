@@ -12,13 +12,16 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 use utoipa::ToSchema;
 
+use crate::access::{Actor, Tokens};
 use crate::app::{self, BuildError, ComponentFault};
+use crate::audit;
 use crate::broker::Operate;
 use crate::broker::keys::DEFAULT_TENANT;
-use crate::config::{Changes, Config, ConfigErrors, ResolvedHandler};
+use crate::broker::redis::RedisUsers;
+use crate::config::{Changes, Config, ConfigErrors, ResolvedHandler, TokenError};
 use crate::deploy::{self, PublicKeys, Slot, Version};
 use crate::envelope::Envelopes;
-use crate::ops::{Operator, Operators};
+use crate::ops::{Operator, Operators, audit as audit_log};
 use crate::pipeline::{Change, ChangeError, Deployment, Intake, Roster, Wanted, beside};
 use crate::schema::Schemas;
 use crate::telemetry::{self, InvalidLevel};
@@ -61,6 +64,9 @@ pub enum ReloadError {
     /// Something that it names cannot be used.
     #[error(transparent)]
     Build(#[from] BuildError),
+    /// The tokens of the HTTP API cannot be used.
+    #[error(transparent)]
+    Tokens(#[from] TokenError),
     /// The pipeline cannot do it.
     #[error(transparent)]
     Change(#[from] ChangeError),
@@ -77,21 +83,28 @@ type Outcome = Result<ReloadReport, Arc<ReloadError>>;
 
 /// Asks for reloads. Cheap to clone.
 #[derive(Clone)]
-pub struct Reload(mpsc::Sender<Option<oneshot::Sender<Outcome>>>);
+pub struct Reload(mpsc::Sender<Asked>);
+
+/// Somebody asks for a reload.
+struct Asked {
+    by: Actor,
+    /// Who waits for it.
+    answer: Option<oneshot::Sender<Outcome>>,
+}
 
 impl Reload {
-    /// Reloads, after the reload that is under way if there is one. Goes on when the future is dropped.
-    pub async fn now(&self) -> Outcome {
+    /// Reloads for somebody, after the reload that is under way if there is one. Goes on when the future is dropped.
+    pub async fn now(&self, by: Actor) -> Outcome {
         let ended = || Arc::new(ReloadError::Ended);
         let (answer, done) = oneshot::channel();
-        self.0.send(Some(answer)).await.map_err(|_| ended())?;
+        self.0.send(Asked { by, answer: Some(answer) }).await.map_err(|_| ended())?;
         done.await.map_err(|_| ended())?
     }
 
     /// The same for one who does not wait.
-    pub fn ask(&self) {
+    pub fn ask(&self, by: Actor) {
         // If it is full, a reload is to come anyway.
-        let _ = self.0.try_send(None);
+        let _ = self.0.try_send(Asked { by, answer: None });
     }
 }
 
@@ -112,6 +125,10 @@ pub struct Parts {
     pub roster: Roster,
     /// The broker of the operators.
     pub broker: Arc<dyn Operate>,
+    /// Where those look for the tokens that let in.
+    pub tokens: watch::Sender<Arc<Tokens>>,
+    /// The Redis users of tenants.
+    pub users: Option<Arc<RedisUsers>>,
 }
 
 /// Does the reloads, one at a time.
@@ -119,7 +136,7 @@ pub struct Reloader {
     parts: Arc<Parts>,
     running: Arc<Running>,
     operators: watch::Sender<Operators>,
-    asked: mpsc::Receiver<Option<oneshot::Sender<Outcome>>>,
+    asked: mpsc::Receiver<Asked>,
 }
 
 /// What runs.
@@ -154,6 +171,7 @@ struct Plan {
     tenants: Vec<TenantPlan>,
     report: ReloadReport,
     sets_level: bool,
+    tokens: Tokens,
 }
 
 /// What is to run of one tenant.
@@ -184,7 +202,7 @@ impl Reloader {
             (own.tenant.name.clone(), Arc::new(RunningTenant { handlers, schemas, config: own }))
         };
         let tenants: BTreeMap<_, _> = config.of_all_tenants().map(running).collect();
-        let operators = tenants.iter().map(|(name, tenant)| (name.clone(), tenant.operator(&parts.broker)));
+        let operators = tenants.iter().map(|(name, tenant)| (name.clone(), tenant.operator(&parts)));
         let (operators, receiver) = watch::channel(Operators::new(operators.collect()));
         let (asks, asked) = mpsc::channel(MAX_WAITING);
         let running = Arc::new(Running { config, tenants });
@@ -199,9 +217,9 @@ impl Reloader {
             while let Ok(other) = self.asked.try_recv() {
                 waiting.push(other);
             }
-            let outcome = self.reload().await.map_err(Arc::new);
+            let outcome = self.audited(&waiting).await.map_err(Arc::new);
             tell(&outcome);
-            for answer in waiting.into_iter().flatten() {
+            for answer in waiting.into_iter().filter_map(|asked| asked.answer) {
                 // Whoever asked may have gone.
                 let _ = answer.send(outcome.clone());
             }
@@ -209,10 +227,38 @@ impl Reloader {
         std::future::pending().await
     }
 
+    /// Reloads, and writes down who asked for it. A reload changes this process alone, and may be what gets its Redis going
+    /// again: it is done even if nothing can be written.
+    async fn audited(&mut self, waiting: &[Asked]) -> Result<ReloadReport, ReloadError> {
+        let broker = self.parts.broker.clone();
+        let mut actors: Vec<&Actor> = Vec::new();
+        for Asked { by, .. } in waiting {
+            if !actors.contains(&by) {
+                actors.push(by);
+            }
+        }
+        let (tenant, handler, what) = (DEFAULT_TENANT.to_owned(), String::new(), String::new());
+        let change = audit::Change { verb: audit::Verb::Reload, tenant, handler, what };
+        let mut begun = Vec::with_capacity(actors.len());
+        for actor in actors {
+            let asked = audit_log::begin(&*broker, actor, &change).await;
+            begun.push((actor, asked.inspect_err(audit_log::lost).ok()));
+        }
+        let result = self.reload().await;
+        let ended = match &result {
+            Ok(report) => Ok(told(report)),
+            Err(error) => Err(error.to_string()),
+        };
+        for (actor, asked) in begun {
+            audit_log::end(&*broker, actor, &change, asked, ended.clone()).await;
+        }
+        result
+    }
+
     async fn reload(&mut self) -> Result<ReloadReport, ReloadError> {
         let (parts, running) = (self.parts.clone(), self.running.clone());
         let plan = beside(&self.parts.engine, move || parts.plan(&running)).await.map_err(ReloadError::Unable)??;
-        let Plan { config, tenants, mut report, sets_level } = plan;
+        let Plan { config, tenants, mut report, sets_level, mut tokens } = plan;
         let mut next = Running { config, tenants: self.running.tenants.clone() };
         for TenantPlan { name, change, next: tenant, report: own } in tenants {
             match self.parts.roster.change(change).await {
@@ -220,6 +266,7 @@ impl Reloader {
                 // One that cannot be served as it is to be is no matter of the others.
                 Err(error) if name != DEFAULT_TENANT && !matches!(error, ChangeError::Ended) => {
                     next.keep(&self.running, &name);
+                    tokens.keep_of(&name, &self.parts.tokens.borrow());
                     report.faulty.insert(name, error.to_string());
                     continue;
                 }
@@ -237,10 +284,11 @@ impl Reloader {
         let operators = next.tenants.iter().map(|(name, tenant)| {
             let known = self.running.tenants.get(name).filter(|known| Arc::ptr_eq(known, tenant));
             let known = known.and_then(|_| self.operators.borrow().get(name).cloned());
-            (name.clone(), known.unwrap_or_else(|| tenant.operator(&self.parts.broker)))
+            (name.clone(), known.unwrap_or_else(|| tenant.operator(&self.parts)))
         });
         let operators = Operators::new(operators.collect());
         self.operators.send_replace(operators);
+        self.parts.tokens.send_replace(Arc::new(tokens));
         self.running = Arc::new(next);
         report.sort();
         Ok(report)
@@ -258,8 +306,9 @@ impl Running {
 }
 
 impl RunningTenant {
-    fn operator(&self, broker: &Arc<dyn Operate>) -> Operator {
-        Operator::new(broker.clone(), &self.config, self.schemas.clone())
+    fn operator(&self, parts: &Parts) -> Operator {
+        let broker = app::operate(&self.config, &parts.broker, parts.users.as_ref());
+        Operator::new(broker, &self.config, self.schemas.clone())
     }
 }
 
@@ -301,14 +350,19 @@ impl Parts {
             report.faulty.insert(faulty.name, faulty.faults.to_string());
         }
         let names: Vec<String> = next.config.tenant_names().map(str::to_owned).collect();
-        let mut tenants = Vec::new();
+        let is_staying = |tenant: &str| tenant == DEFAULT_TENANT || next.config.tenants.contains_key(tenant);
+        let before = self.tokens.borrow().staying(is_staying);
+        let (mut tenants, mut tokens) = (Vec::new(), Tokens::default());
         for name in &names {
             let Some(own) = next.config.of_tenant(name) else { continue };
-            match self.plan_of(running.tenants.get(name), own) {
+            let plan = self.plan_of(running.tenants.get(name), own);
+            let admitted = |plan| Ok(next.config.add_tokens_of(name, &mut tokens, &before).map(|()| plan)?);
+            match plan.and_then(admitted) {
                 Ok(plan) if plan.changes(running.tenants.get(name)) => tenants.push(plan),
                 Ok(plan) => report.unchanged += plan.report.unchanged,
                 Err(error) if name != DEFAULT_TENANT => {
                     next.keep(running, name);
+                    tokens.keep_of(name, &before);
                     report.faulty.insert(name.clone(), error.to_string());
                 }
                 Err(error) => return Err(error),
@@ -317,7 +371,7 @@ impl Parts {
         for (name, gone) in running.tenants.iter().filter(|(name, _)| !names.contains(name)) {
             tenants.push(gone.leaving(name));
         }
-        Ok(Plan { config: next.config, tenants, report, sets_level: log_level })
+        Ok(Plan { config: next.config, tenants, report, sets_level: log_level, tokens })
     }
 
     /// The same for one tenant, of which `config` is what it is to have.
@@ -478,6 +532,14 @@ fn report(changes: &Changes, running: &RunningTenant, config: &Config) -> Reload
         list.push(format!("intake.{name}"));
     }
     report
+}
+
+/// What the audit log says of it.
+fn told(report: &ReloadReport) -> String {
+    let lists = [("added", &report.added), ("changed", &report.changed), ("removed", &report.removed)];
+    let lists = lists.into_iter().filter(|(_, names)| !names.is_empty());
+    let lists = lists.map(|(what, names)| format!("{what}: {}", names.join(", "))).collect::<Vec<_>>();
+    if lists.is_empty() { "nothing has changed".to_owned() } else { lists.join("; ") }
 }
 
 /// Says in the log how it ended.

@@ -17,6 +17,7 @@ mod limiter;
 mod loaded;
 mod logs;
 mod messaging;
+mod turns;
 pub mod world;
 
 pub use cache::{CacheError, CompiledCache};

@@ -1,4 +1,5 @@
-//! The contract of a broker: one suite, run over the broker in memory and over the one on Redis.
+//! The contract of a broker: one suite, run over the broker in memory, over the one on Redis, and over that of a tenant's
+//! user.
 //!
 //! Each test gets a broker of its own, on Redis with a server of its own.
 
@@ -19,8 +20,8 @@ mod takeover;
 
 use self::fixture::Fixture;
 
-/// Makes `memory::TEST` and `redis::TEST` of every function.
-macro_rules! over_both_brokers {
+/// Makes `memory::TEST`, `redis::TEST` and `user::TEST` of every function.
+macro_rules! over_all_brokers {
     ($($module:ident :: { $($test:ident),* $(,)? })*) => {
         mod memory {
             use super::*;
@@ -41,10 +42,20 @@ macro_rules! over_both_brokers {
                 }
             )*)*
         }
+
+        mod user {
+            use super::*;
+            $($(
+                #[tokio::test]
+                async fn $test() {
+                    $module::$test(&Fixture::user().await).await;
+                }
+            )*)*
+        }
     };
 }
 
-over_both_brokers! {
+over_all_brokers! {
     publishing::{
         events_that_look_alike_keep_what_they_differ_in,
         events_with_other_fields_and_streams_go_together,
@@ -145,6 +156,7 @@ over_both_brokers! {
         whoever_follows_records_sees_by_a_number_that_one_has_changed,
         a_record_changes_only_from_what_was_seen,
         reports_are_replaced_and_forgotten_by_worker,
+        each_audit_log_keeps_its_newest_lines,
     }
     races::{
         two_readers_at_once_never_get_the_same_entry,

@@ -1,11 +1,13 @@
 //! What operators do, through the binary: on Redis, on Redis by way of a worker, and on a worker's embedded broker.
 
+mod audit;
 mod dead_letters;
 mod doctor;
 mod fleet;
 mod history;
 mod http;
 mod replay;
+mod roles;
 
 use wasmill_tests::on_every_way;
 
@@ -29,6 +31,11 @@ on_every_way! {
         workers_and_stats_say_what_is_done,
         pending_events_are_listed_with_who_has_them,
         a_handler_is_paused_and_resumed,
+    }
+    audit::{
+        every_change_is_written_down,
+        the_audit_log_is_read_by_place,
+        the_pages_of_a_replay_are_one_change,
     }
     dead_letters::{
         dead_letters_are_shown_redriven_and_dropped,

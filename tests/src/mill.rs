@@ -91,7 +91,7 @@ impl Mill {
 
     /// The same with further arguments of the worker.
     pub fn start_as(way: Way, arguments: &[&str], settings: &str) -> Mill {
-        Mill::launch(way, arguments, &faults_section(settings), None)
+        Mill::launch(way, arguments, &faults_section(settings), &[])
     }
 
     /// The same with all sections of handlers as they are given, and a token for the HTTP API.
@@ -99,23 +99,42 @@ impl Mill {
     /// # Panics
     /// When the worker does not become ready.
     pub fn start_with(way: Way, sections: &str, token: Option<&str>) -> Mill {
-        Mill::launch(way, &[], sections, token)
+        let tokens = token.map(|token| ("token", token.to_owned()));
+        Mill::launch(way, &[], sections, tokens.as_slice())
     }
 
-    fn launch(way: Way, arguments: &[&str], sections: &str, token: Option<&str>) -> Mill {
+    /// The same with a handler `faults`, and tokens of roles: `view`, `operate`, `deploy`, and `token` for everything, which
+    /// the command line has. Each lies in a file of that name in [`Mill::dir`].
+    pub fn start_with_tokens(way: Way, tokens: &[(&str, String)]) -> Mill {
+        Mill::launch(way, &[], &faults_section(""), tokens)
+    }
+
+    /// The same on a server that is there already.
+    pub fn start_on(server: RedisServer, sections: &str) -> Mill {
+        Mill::launch_on(Some(server), Way::Redis, &[], sections, &[])
+    }
+
+    fn launch(way: Way, arguments: &[&str], sections: &str, tokens: &[(&str, String)]) -> Mill {
         let server = (way != Way::Embedded).then(RedisServer::start);
+        Mill::launch_on(server, way, arguments, sections, tokens)
+    }
+
+    fn launch_on(
+        server: Option<RedisServer>,
+        way: Way,
+        arguments: &[&str],
+        sections: &str,
+        tokens: &[(&str, String)],
+    ) -> Mill {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let url = server.as_ref().map_or_else(|| "redis://127.0.0.1:1/".to_owned(), RedisServer::url);
-        let secret = dir.path().join("token");
-        let token_file = match token {
-            Some(token) => {
-                std::fs::write(&secret, token).expect("the token can be written");
-                format!("token_file = \"{}\"\n", secret.display())
-            }
-            None => String::new(),
-        };
+        let mut token_files = String::new();
+        for (key, token) in tokens {
+            std::fs::write(dir.path().join(key), token).expect("the token can be written");
+            token_files += &format!("{key}_file = \"{}\"\n", dir.path().join(key).display());
+        }
         let head = format!(
-            "[redis]\nurl = \"{url}\"\n[admin]\nlisten = \"127.0.0.1:0\"\n{token_file}\
+            "[redis]\nurl = \"{url}\"\n[admin]\nlisten = \"127.0.0.1:0\"\n{token_files}\
              [worker]\nthreads = 2\nheartbeat = \"100ms\"\nheartbeat_ttl = \"2s\"\n"
         );
         let config = format!("{head}{sections}");
@@ -132,7 +151,8 @@ impl Mill {
             let address = text.lines().find_map(|line| line.split("address=").nth(1))?.trim().to_owned();
             text.contains("ready").then_some(address)
         });
-        Mill { way, worker, server, address, dir, token: token.map(str::to_owned), head }
+        let token = tokens.iter().find(|(key, _)| *key == "token").map(|(_, token)| token.clone());
+        Mill { way, worker, server, address, dir, token, head }
     }
 
     /// The directory that the worker and the command line have in common; the configuration is in it.
@@ -153,7 +173,12 @@ impl Mill {
     /// # Panics
     /// When they cannot be written.
     pub fn reconfigure(&self, sections: &str) {
-        let config = format!("{}{sections}", self.head);
+        self.reconfigure_from_the_top("", sections);
+    }
+
+    /// The same with something before all sections.
+    pub fn reconfigure_from_the_top(&self, top: &str, sections: &str) {
+        let config = format!("{top}{}{sections}", self.head);
         self.worker.reconfigure(&config);
         std::fs::write(self.dir.path().join("wasmill.toml"), config).expect("the configuration can be written");
     }

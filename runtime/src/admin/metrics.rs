@@ -70,6 +70,7 @@ pub(super) fn render(state: &AdminState) -> String {
         .collect();
     families.push(by_version(stats));
     families.push(serving(&state.served));
+    families.push(quota_waits(&state.served));
     let blocked = "Threads on which the handler stands still because Redis refuses what it did.";
     families.push(family("wasmill_handler_blocked", blocked, MetricType::GAUGE, stats, |stats, metric| {
         let mut gauge = Gauge::default();
@@ -93,6 +94,9 @@ pub(super) fn render(state: &AdminState) -> String {
         let values = intakes.iter().map(|intake| (intake.name.as_str(), value(&intake.stats)));
         families.push(numbers(name, help, kind, "intake", values));
     }
+    let help = "Requests of the HTTP API that were refused.";
+    let refused = state.gate.refused();
+    families.push(numbers("wasmill_admin_refused_total", help, MetricType::COUNTER, "reason", refused));
     let mut text = Vec::new();
     // Writing into memory does not fail, and a family without metrics (no handlers, no streams, no intakes) is left out.
     families.retain(|family| !family.get_metric().is_empty());
@@ -104,7 +108,7 @@ pub(super) fn render(state: &AdminState) -> String {
 fn serving(served: &Served) -> MetricFamily {
     let metrics = served.deployments().map(|deployment| {
         let (digest, mut metric) = (deployment.slot.current().digest.clone(), Metric::default());
-        metric.set_label(vec![label("digest", &digest), label("handler", deployment.name())]);
+        metric.set_label([vec![label("digest", &digest)], of_handler(deployment.id())].concat());
         let mut gauge = Gauge::default();
         gauge.set_value(1.0);
         metric.set_gauge(gauge);
@@ -114,6 +118,20 @@ fn serving(served: &Served) -> MetricFamily {
     with_metrics("wasmill_handler_version_info", help, MetricType::GAUGE, metrics.collect())
 }
 
+/// How often tenants came to wait, by the quota that they had used up.
+fn quota_waits(served: &Served) -> MetricFamily {
+    let metrics = served.quota_waits.all().into_iter().map(|((tenant, quota), waits)| {
+        let mut metric = Metric::default();
+        metric.set_label(vec![label("quota", quota), label("tenant", &tenant)]);
+        let mut counter = Counter::default();
+        counter.set_value(waits as f64);
+        metric.set_counter(counter);
+        metric
+    });
+    let help = "Times that the handlers of a tenant had to wait, since it had used up a quota.";
+    with_metrics("wasmill_quota_waits_total", help, MetricType::COUNTER, metrics.collect())
+}
+
 /// Outcomes by version. Only the last versions are counted, so that there are never many.
 fn by_version(stats: &Stats) -> MetricFamily {
     let mut metrics = Vec::new();
@@ -121,7 +139,8 @@ fn by_version(stats: &Stats) -> MetricFamily {
         for (digest, counts) in stats.versions() {
             metrics.extend(OUTCOMES.iter().map(|(outcome, value)| {
                 let mut metric = Metric::default();
-                metric.set_label(vec![label("digest", &digest), label("handler", handler), label("outcome", outcome)]);
+                let labels = [vec![label("digest", &digest)], of_handler(handler), vec![label("outcome", outcome)]];
+                metric.set_label(labels.concat());
                 let mut counter = Counter::default();
                 counter.set_value(value(&counts) as f64);
                 metric.set_counter(counter);
@@ -141,7 +160,8 @@ fn family(
     fill: impl Fn(&HandlerStats, &mut Metric),
 ) -> MetricFamily {
     let metrics = stats.iter().map(|(handler, stats)| {
-        let mut metric = labelled("handler", handler);
+        let mut metric = Metric::default();
+        metric.set_label(of_handler(handler));
         fill(stats, &mut metric);
         metric
     });
@@ -153,6 +173,14 @@ fn label(name: &str, value: &str) -> LabelPair {
     label.set_name(name.to_owned());
     label.set_value(value.to_owned());
     label
+}
+
+/// The labels of a handler. Of the tenant `default` there is no label for the tenant: Prometheus takes that for an empty one.
+fn of_handler(id: &str) -> Vec<LabelPair> {
+    match id.split_once('/') {
+        None => vec![label("handler", id)],
+        Some((tenant, handler)) => vec![label("handler", handler), label("tenant", tenant)],
+    }
 }
 
 fn labelled(name: &str, value: &str) -> Metric {

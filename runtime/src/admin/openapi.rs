@@ -15,12 +15,13 @@ pub(super) struct ProblemResponse(Problem);
 /// The document without what derives cannot say.
 #[derive(OpenApi)]
 #[openapi(
-    info(title = "wasmill", description = "Operating a mill: streams, handlers, dead letters, workers."),
+    info(title = "wasmill", description = "Operating a mill: streams, handlers, dead letters, workers. What stands under `/v1` is that of the tenant \
+         `default`; the same stands under `/v1/tenants/TENANT` for every other one."),
     paths(
         routes::streams, routes::stream, routes::history, events::publish, routes::pending, routes::dead_letters,
         routes::dead_letter, routes::redrive, routes::drop_dead_letters, routes::replay, routes::workers,
-        routes::stats, routes::doctor, routes::doctor_fix, routes::schemas, routes::schema, routes::pause,
-        routes::resume, versions::deploy, versions::put_smoke, versions::versions, versions::rollback,
+        routes::stats, routes::audit, routes::doctor, routes::doctor_fix, routes::schemas, routes::schema, routes::pause,
+        routes::resume, routes::tenants, routes::usage, versions::deploy, versions::put_smoke, versions::versions, versions::rollback,
         versions::component, versions::gc, reload::reload,
     ),
     components(responses(ProblemResponse), schemas(Problem)),

@@ -15,7 +15,7 @@ pub(super) async fn reload(state: AdminState) -> Result<Json<ReloadReport>, Prob
         let detail = "this process does not read its configuration again on request: only `wasmill run` does";
         return Err(Problem::new(409, "conflict", detail));
     };
-    let report = reload.now().await.map_err(|error| {
+    let report = reload.now(state.operator.actor().clone()).await.map_err(|error| {
         let status = if matches!(*error, ReloadError::Ended) { 503 } else { 422 };
         Problem::new(status, "not-reloaded", error.to_string())
     })?;

@@ -1,15 +1,15 @@
 //! Requests -> operations. Each function is one operation; its comment is its description in the OpenAPI document.
 
 use axum::Json;
-use axum::extract::{Path, Query};
+use axum::extract::{Path, Query, State};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::{AdminState, Problem};
+use super::{Admin, AdminState, Problem};
 use crate::ops::{
-    DeadLetterPage, DeadLetterQuery, DeadLetterReport, DoctorReport, HistoryPage, HistoryQuery, MovedReport,
-    PauseReport, PendingQuery, PendingReport, ReplayReport, ReplayRequest, SchemaDocument, SchemaQuery, SchemaReport,
-    Selection, StatsReport, StreamReport, WorkerStatus,
+    AuditPage, AuditQuery, DeadLetterPage, DeadLetterQuery, DeadLetterReport, DoctorReport, HistoryPage, HistoryQuery,
+    MovedReport, PauseReport, PendingQuery, PendingReport, ReplayReport, ReplayRequest, SchemaDocument, SchemaQuery,
+    SchemaReport, Selection, StatsReport, StreamReport, TenantReport, UsageReport, WorkerStatus,
 };
 
 /// An answer, or why there is none.
@@ -135,6 +135,20 @@ pub(super) async fn resume(state: AdminState, Path(handler): Path<String>) -> An
     Ok(Json(state.operator.set_paused(&handler, false).await?))
 }
 
+/// The tenants that are served
+#[utoipa::path(get, path = "/v1/tenants", tag = "fleet",
+    responses((status = 200, body = Vec<TenantReport>), (status = "default", response = super::openapi::ProblemResponse)))]
+pub(super) async fn tenants(State(admin): State<Admin>) -> Json<Vec<TenantReport>> {
+    Json(admin.operators.borrow().reports())
+}
+
+/// What the tenant uses of what it may
+#[utoipa::path(get, path = "/v1/usage", tag = "fleet",
+    responses((status = 200, body = UsageReport), (status = "default", response = super::openapi::ProblemResponse)))]
+pub(super) async fn usage(state: AdminState) -> Answer<UsageReport> {
+    Ok(Json(state.operator.usage().await?))
+}
+
 /// The workers that are alive
 #[utoipa::path(get, path = "/v1/workers", tag = "fleet",
     responses((status = 200, body = Vec<WorkerStatus>), (status = "default", response = super::openapi::ProblemResponse)))]
@@ -147,6 +161,13 @@ pub(super) async fn workers(state: AdminState) -> Answer<Vec<WorkerStatus>> {
     responses((status = 200, body = StatsReport), (status = "default", response = super::openapi::ProblemResponse)))]
 pub(super) async fn stats(state: AdminState) -> Answer<StatsReport> {
     Ok(Json(state.operator.stats().await?))
+}
+
+/// Who has changed what; of `default`, also what concerns the worker itself
+#[utoipa::path(get, path = "/v1/audit", tag = "fleet", params(AuditQuery),
+    responses((status = 200, body = AuditPage), (status = "default", response = super::openapi::ProblemResponse)))]
+pub(super) async fn audit(state: AdminState, Query(query): Query<AuditQuery>) -> Answer<AuditPage> {
+    Ok(Json(state.operator.audit(&query).await?))
 }
 
 /// Is everything as it should be?

@@ -4,6 +4,7 @@
 use axum::extract::Request;
 use axum::http::{Extensions, Uri};
 
+use super::Problem;
 use crate::broker::keys::DEFAULT_TENANT;
 
 /// What the path of a request begins with that names a tenant.
@@ -15,7 +16,17 @@ struct Named(String);
 
 /// The tenant of a request that has come through [`take_out`].
 pub(super) fn of(extensions: &Extensions) -> &str {
-    extensions.get::<Named>().map_or(DEFAULT_TENANT, |named| &named.0)
+    named(extensions).unwrap_or(DEFAULT_TENANT)
+}
+
+/// The tenant that a request names, if it names one.
+pub(super) fn named(extensions: &Extensions) -> Option<&str> {
+    extensions.get::<Named>().map(|named| &*named.0)
+}
+
+/// What is answered for a tenant that is not there, or is not to be seen: nothing tells which.
+pub(super) fn unknown() -> Problem {
+    Problem::new(404, "unknown-tenant", "there is no such tenant")
 }
 
 /// Takes the tenant out of the path, and keeps it beside the request.

@@ -25,7 +25,7 @@ use super::keys::Namespace;
 use super::pubsub::{Heard, Lease, Position, PubSub};
 use super::{
     Broker, BrokerError, Claimed, ConsumerInfo, Cursor, DelayedMoved, Entry, EntryId, Fields, Inspect, PendingEntry,
-    Replay, Replayed, ServerInfo, Settled, Source, StreamInfo, Trimmed,
+    Replay, Replayed, ServerInfo, Settled, Source, StreamInfo, Trimmed, acl,
 };
 use crate::outcome::{Publication, Settlement};
 
@@ -250,6 +250,14 @@ impl PubSub for MemoryBroker {
 
 #[async_trait]
 impl Inspect for MemoryBroker {
+    async fn user_may_not(
+        &self,
+        _user: &str,
+        _commands: &[acl::Command],
+    ) -> Result<Option<Vec<Option<String>>>, BrokerError> {
+        Ok(None)
+    }
+
     async fn stream(&self, key: &str) -> Result<Option<StreamInfo>, BrokerError> {
         Ok(self.state().stream_info(key))
     }

@@ -6,12 +6,16 @@
 mod delayed;
 mod inspect;
 mod link;
+mod look;
+mod pool;
 mod publish;
 mod pubsub;
 mod reply;
 mod script;
+mod seats;
 mod settle;
 mod store;
+mod users;
 mod watcher;
 
 use std::collections::BTreeSet;
@@ -21,9 +25,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use self::link::Link;
-pub use self::link::{InvalidSettings, RedisSettings};
+pub use self::link::{InvalidSettings, Login, RedisSettings};
 use self::reply::{claimed, entries};
 use self::script::Script;
+pub use self::users::{MAX_USER_CONNECTIONS, RedisUsers, USER_IDLE};
 use self::watcher::TrackingWatcher;
 use super::keys::Namespace;
 use super::watcher::Watcher;
@@ -49,6 +54,8 @@ pub struct Warning(pub String);
 /// one that may block. Both are opened again when they break; nothing is retried here.
 pub struct RedisBroker {
     requests: Link,
+    /// For what belongs to the worker: as its own user. The same connection, unless this is the broker of a tenant's user.
+    own: Link,
     waits: Link,
     transactions: publish::Transactions,
 }
@@ -56,8 +63,20 @@ pub struct RedisBroker {
 impl RedisBroker {
     /// A broker that connects when it is first used.
     pub fn new(settings: RedisSettings) -> RedisBroker {
+        let requests = Link::new(settings.clone());
+        RedisBroker::with_links(requests.clone(), requests, settings)
+    }
+
+    /// The same for a tenant's user. What belongs to the worker is done as `settings` say, on a connection of its own.
+    pub fn for_user(settings: RedisSettings, login: Login) -> RedisBroker {
+        let requests = Link::as_user(settings.clone(), login);
+        RedisBroker::with_links(requests, Link::new(settings.clone()), settings)
+    }
+
+    fn with_links(requests: Link, own: Link, settings: RedisSettings) -> RedisBroker {
         RedisBroker {
-            requests: Link::new(settings.clone()),
+            requests,
+            own,
             waits: Link::new(settings.for_waiting()),
             transactions: publish::Transactions::new(),
         }
@@ -66,8 +85,7 @@ impl RedisBroker {
     /// Connects; fails if the server cannot be reached or refuses.
     pub async fn connect(settings: RedisSettings) -> Result<RedisBroker, BrokerError> {
         let broker = RedisBroker::new(settings);
-        // A server that wants a password lets anybody connect.
-        broker.requests.query::<String>(&::redis::cmd("PING")).await?;
+        broker.check_login().await?;
         Ok(broker)
     }
 
@@ -84,8 +102,17 @@ impl RedisBroker {
         }
     }
 
+    /// Fails if the server cannot be reached or refuses.
+    pub async fn check_login(&self) -> Result<(), BrokerError> {
+        // A server that wants a password lets anybody connect.
+        self.requests.query::<(u64, u64)>(&::redis::cmd("TIME")).await.map(drop)
+    }
+
     /// Whether each of the keys is there.
-    async fn exist(&self, keys: impl ExactSizeIterator<Item: ::redis::ToRedisArgs>) -> Result<Vec<bool>, BrokerError> {
+    async fn exist(
+        link: &Link,
+        keys: impl ExactSizeIterator<Item: ::redis::ToRedisArgs>,
+    ) -> Result<Vec<bool>, BrokerError> {
         if keys.len() == 0 {
             return Ok(Vec::new());
         }
@@ -93,12 +120,12 @@ impl RedisBroker {
         for key in keys {
             pipeline.cmd("EXISTS").arg(key);
         }
-        self.requests.pipeline(&pipeline).await
+        link.pipeline(&pipeline).await
     }
 
     /// Checks that the server is one that wasmill can keep its promises on.
     pub async fn check_server(&self) -> Result<Vec<Warning>, BrokerError> {
-        let info: String = self.requests.query(&::redis::cmd("INFO")).await?;
+        let info: String = self.own.query(&::redis::cmd("INFO")).await?;
         let field = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).unwrap_or("");
         let version = field("redis_version").to_owned();
         let mut numbers = version.split('.').map(|number| number.parse().unwrap_or(0));
@@ -131,6 +158,9 @@ fn create_group(source: &Source) -> ::redis::Cmd {
 #[async_trait]
 impl Broker for RedisBroker {
     async fn create_group(&self, source: &Source) -> Result<bool, BrokerError> {
+        if self.requests.is_quiet() && self.has_group(source).await? {
+            return Ok(false);
+        }
         self.was_created(source, self.requests.query(&create_group(source)).await).await
     }
 
@@ -150,9 +180,15 @@ impl Broker for RedisBroker {
         let mut command = ::redis::cmd("XREADGROUP");
         command.arg("GROUP").arg(&*source.group).arg(consumer).arg("COUNT").arg(count);
         command.arg("STREAMS").arg(&*source.key).arg(">");
-        let reply = self.requests.query(&command).await?;
+        if self.requests.is_quiet() && !self.may_have_news(source).await? {
+            return Ok(Vec::new());
+        }
+        let reply = self.requests.looking().query(&command).await?;
         match reply::streams(reply)?.pop() {
-            Some((_, list)) => entries(list, 1),
+            Some((_, list)) => {
+                self.requests.was_of_use();
+                entries(list, 1)
+            }
             None => Ok(Vec::new()),
         }
     }
@@ -177,7 +213,7 @@ impl Broker for RedisBroker {
         let mut newest = Vec::with_capacity(woken.len());
         for (key, _) in woken {
             let Some(cursor) = cursors.iter().find(|cursor| cursor.key.as_bytes() == key) else { continue };
-            let after = self.last_id(&cursor.key).await?.unwrap_or(EntryId::MIN);
+            let after = RedisBroker::last_id(&self.own, &cursor.key).await?.unwrap_or(EntryId::MIN);
             newest.push(Cursor { key: cursor.key.clone(), after });
         }
         Ok(newest)
@@ -185,11 +221,11 @@ impl Broker for RedisBroker {
 
     async fn interrupt_wait(&self) -> Result<(), BrokerError> {
         let Some(id) = self.waits.client_id() else { return Ok(()) };
-        self.requests.query::<i64>(::redis::cmd("CLIENT").arg("UNBLOCK").arg(id)).await.map(|_| ())
+        self.own.query::<i64>(::redis::cmd("CLIENT").arg("UNBLOCK").arg(id)).await.map(|_| ())
     }
 
     async fn watcher(&self) -> Result<Option<Box<dyn Watcher>>, BrokerError> {
-        match TrackingWatcher::open(self.requests.settings()).await {
+        match TrackingWatcher::open(self.own.settings()).await {
             Ok(watcher) => Ok(Some(Box::new(watcher))),
             // A user without these permissions, or a server that does not have it.
             Err(BrokerError::Refused { refusal: Refusal::NoPermission | Refusal::Other, message }) => {
@@ -205,12 +241,22 @@ impl Broker for RedisBroker {
     }
 
     async fn claim_due(&self, source: &Source, consumer: &str, limit: usize) -> Result<Claimed, BrokerError> {
+        if self.requests.is_quiet()
+            && let Some(first) = self.first_due(&source.due_key).await?
+            && let Some(nothing) = first.nothing_to_claim()
+        {
+            return Ok(nothing);
+        }
         let reply = Script::ClaimDue
-            .run(&self.requests, &[&source.key, &source.due_key], |command| {
+            .run(&self.requests.looking(), &[&source.key, &source.due_key], |command| {
                 command.arg(&*source.group).arg(consumer).arg(keys::PARKED_CONSUMER).arg(limit);
             })
             .await?;
-        claimed(reply)
+        let claimed = claimed(reply)?;
+        if !claimed.entries.is_empty() || claimed.trimmed > 0 {
+            self.requests.was_of_use();
+        }
+        Ok(claimed)
     }
 
     async fn claim_from(
@@ -234,7 +280,7 @@ impl Broker for RedisBroker {
     async fn consumers(&self, source: &Source) -> Result<Vec<ConsumerInfo>, BrokerError> {
         let mut command = ::redis::cmd("XINFO");
         command.arg("CONSUMERS").arg(&*source.key).arg(&*source.group);
-        let reply = self.requests.query(&command).await?;
+        let reply = self.own.query(&command).await?;
         reply::maps(reply)?
             .into_iter()
             .map(|map| {
@@ -261,7 +307,7 @@ impl Broker for RedisBroker {
         let arguments = |command: &mut ::redis::Cmd| {
             command.arg(ttl).arg(worker).arg(report);
         };
-        Script::Heartbeat.run(&self.requests, &[&key, keys::WORKERS], arguments).await.map(drop)
+        Script::Heartbeat.run(&self.own, &[&key, keys::WORKERS], arguments).await.map(drop)
     }
 
     async fn stay_alive(&self, worker: &str, ttl: Duration) -> Result<bool, BrokerError> {
@@ -269,7 +315,7 @@ impl Broker for RedisBroker {
         let arguments = |command: &mut ::redis::Cmd| {
             command.arg(ttl.as_millis() as u64).arg(worker);
         };
-        let reply = Script::Heartbeat.run(&self.requests, &[&key, keys::WORKERS], arguments).await?;
+        let reply = Script::Heartbeat.run(&self.own, &[&key, keys::WORKERS], arguments).await?;
         Ok(reply::integer(&reply)? == 1)
     }
 
@@ -277,15 +323,15 @@ impl Broker for RedisBroker {
         let mut pipeline = ::redis::pipe();
         pipeline.cmd("DEL").arg(keys::heartbeat(worker)).ignore();
         pipeline.cmd("ZREM").arg(keys::WORKERS).arg(worker).ignore();
-        self.requests.pipeline(&pipeline).await
+        self.own.pipeline(&pipeline).await
     }
 
     async fn alive(&self, workers: &[String]) -> Result<Vec<bool>, BrokerError> {
-        self.exist(workers.iter().map(|worker| keys::heartbeat(worker))).await
+        RedisBroker::exist(&self.own, workers.iter().map(|worker| keys::heartbeat(worker))).await
     }
 
     async fn living(&self) -> Result<BTreeSet<String>, BrokerError> {
-        let known: Vec<String> = self.requests.query(::redis::cmd("ZRANGE").arg(keys::WORKERS).arg(0).arg(-1)).await?;
+        let known: Vec<String> = self.own.query(::redis::cmd("ZRANGE").arg(keys::WORKERS).arg(0).arg(-1)).await?;
         let alive = self.alive(&known).await?;
         Ok(known.into_iter().zip(alive).filter_map(|(worker, alive)| alive.then_some(worker)).collect())
     }
@@ -294,17 +340,17 @@ impl Broker for RedisBroker {
         let mut filled = Vec::with_capacity(sets.len());
         for sets in sets.chunks(MAX_PIPELINE) {
             // Redis keeps no empty sets.
-            filled.extend(self.exist(sets.iter().map(|set| &**set)).await?);
+            filled.extend(RedisBroker::exist(&self.own, sets.iter().map(|set| &**set)).await?);
         }
         Ok(filled)
     }
 
     async fn paused(&self) -> Result<Vec<String>, BrokerError> {
-        self.requests.query(::redis::cmd("HKEYS").arg(keys::PAUSED)).await
+        self.own.query(::redis::cmd("HKEYS").arg(keys::PAUSED)).await
     }
 
     async fn seen(&self, marks: &[Arc<str>]) -> Result<Vec<bool>, BrokerError> {
-        self.exist(marks.iter().map(|mark| &**mark)).await
+        RedisBroker::exist(&self.requests, marks.iter().map(|mark| &**mark)).await
     }
 
     async fn publish(&self, publications: &[Publication]) -> Result<Vec<Option<EntryId>>, BrokerError> {
@@ -315,6 +361,16 @@ impl Broker for RedisBroker {
     }
 
     async fn move_delayed(&self, namespace: &Namespace, limit: usize) -> Result<DelayedMoved, BrokerError> {
-        delayed::move_delayed(&self.requests, namespace, limit).await
+        if self.requests.is_quiet()
+            && let Some(first) = self.first_due(&namespace.delayed()).await?
+            && let Some(Claimed { next_due, .. }) = first.nothing_to_claim()
+        {
+            return Ok(DelayedMoved { next_due, ..DelayedMoved::default() });
+        }
+        let moved = delayed::move_delayed(&self.requests.looking(), namespace, limit).await?;
+        if moved.moved > 0 {
+            self.requests.was_of_use();
+        }
+        Ok(moved)
     }
 }

@@ -1,16 +1,20 @@
-//! What the fleet shares about versions: the components, and a record per handler of which one serves.
+//! What the fleet shares about versions: the components, and a record per handler of which one serves. And the log of who
+//! has changed what.
 
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 
-use super::BrokerError;
+use super::{BrokerError, EntryId, Fields};
 
 /// A place for components and records that all workers see. Digests are 64 hexadecimal digits.
 #[async_trait]
 pub trait Store: Send + Sync {
     /// The time that all workers go by, in milliseconds since the Unix epoch.
     async fn time_ms(&self) -> Result<u64, BrokerError>;
+
+    /// Appends a line to the audit log of a tenant, also when memory is full; it keeps about [`crate::audit::max_lines`].
+    async fn write_audit(&self, tenant: &str, line: &Fields) -> Result<EntryId, BrokerError>;
 
     /// Keeps the bytes of a component. Keeping them twice changes nothing.
     async fn put_component(&self, digest: &str, bytes: &[u8]) -> Result<(), BrokerError>;

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use serde_json::json;
+use wasmill::access::Tokens;
 use wasmill::app::{self, BuildError};
 use wasmill::broker::keys::DEFAULT_TENANT;
 use wasmill::config::{Config, SchemasConfig, environment};
@@ -61,8 +62,11 @@ fn find(context: &Context) -> Result<Findings, Report> {
     if let Err(error) = app::redis_settings(&config) {
         findings.faults.push(format!("{}: {error}", file.display()));
     }
-    if let Err(error) = config.admin.token() {
-        findings.faults.push(format!("{}: {error}", file.display()));
+    let mut tokens = Tokens::default();
+    for tenant in config.tenant_names() {
+        if let Err(error) = config.add_tokens_of(tenant, &mut tokens, &Tokens::default()) {
+            findings.faults.push(format!("{}: {error}", file.display()));
+        }
     }
     let cache = app::cache(&config).unwrap_or_else(|error| {
         findings.faults.push(format!("{}: worker.cache_dir: {error}", file.display()));

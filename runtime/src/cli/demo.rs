@@ -84,7 +84,7 @@ pub fn run(context: &Context, args: &Args) -> Result<ExitCode, Report> {
             Some(url) => {
                 let settings = RedisSettings::new(url).map_err(Report::usage)?;
                 let broker = Arc::new(RedisBroker::connect(settings.clone()).await?);
-                let shop = Shop { config, deployments, backend: Backend::Redis(Box::new(settings)), broker };
+                let shop = Shop { config, deployments, backend: Backend::redis(settings), broker };
                 let result = shop.open(context, args).await;
                 shop.remove_streams().await?;
                 result

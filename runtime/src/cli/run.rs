@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use clap::Parser;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use wasmill::admin::{Admin, Place, Token};
+use wasmill::access::{Actor, Tokens};
+use wasmill::admin::{Admin, Gate, Place};
 use wasmill::broker::Operate;
 use wasmill::broker::keys::DEFAULT_TENANT;
 use wasmill::broker::memory::MemoryBroker;
@@ -70,6 +71,8 @@ struct Start<'a> {
 struct Tenants {
     changes: Vec<Change>,
     schemas: BTreeMap<String, Arc<Schemas>>,
+    /// Who is let in by the HTTP API.
+    tokens: Arc<Tokens>,
     /// The configuration without the tenants that cannot be served.
     config: Config,
 }
@@ -83,11 +86,17 @@ impl Start<'_> {
             tracing::error!(alarm = "tenant_faulty", tenant, "the tenant is not served: {why}");
         };
         config.faulty_tenants.iter().for_each(|tenant| faulty(&tenant.name, &tenant.faults.to_string()));
-        let (mut changes, mut all_schemas) = (Vec::new(), BTreeMap::new());
+        let (mut changes, mut all_schemas, mut tokens) = (Vec::new(), BTreeMap::new(), Tokens::default());
         for own in self.config.of_all_tenants() {
             let name = own.tenant.name.clone();
             let loaded = app::deployments(&own, &self.engine, self.cache.as_ref());
-            match loaded.and_then(|deployments| Ok((deployments, app::schemas(&own)?))) {
+            let loaded = loaded.and_then(|deployments| Ok((deployments, app::schemas(&own)?))).map_err(Report::usage);
+            // Last, so that nobody is let in for a tenant that is not served.
+            let admitted = |loaded| match self.config.add_tokens_of(&name, &mut tokens, &Tokens::default()) {
+                Ok(()) => Ok(loaded),
+                Err(error) => Err(Report::usage(error)),
+            };
+            match loaded.and_then(admitted) {
                 Ok((deployments, schemas)) => {
                     changes.push(app::serving(&own, deployments));
                     all_schemas.insert(name, schemas);
@@ -96,21 +105,21 @@ impl Start<'_> {
                     faulty(&name, &error.to_string());
                     config.tenants.remove(&name);
                 }
-                Err(error) => return Err(Report::usage(error)),
+                Err(error) => return Err(error),
             }
         }
-        Ok(Tenants { changes, schemas: all_schemas, config })
+        Ok(Tenants { changes, schemas: all_schemas, tokens: Arc::new(tokens), config })
     }
 
     async fn serve(self, hangup: Signal) -> Result<ExitCode, Report> {
-        let Tenants { changes, schemas, config } = self.tenants()?;
+        let Tenants { changes, schemas, tokens, config } = self.tenants()?;
         let Start { context, args, engine, cache, .. } = self;
         let (backend, broker): (Backend, Arc<dyn Operate>) = if args.embedded {
             let broker = MemoryBroker::new();
             (Backend::Memory(broker.clone()), Arc::new(broker))
         } else {
             let settings = app::redis_settings(&config).map_err(Report::usage)?;
-            (Backend::Redis(Box::new(settings.clone())), Arc::new(RedisBroker::new(settings)))
+            (Backend::redis(settings.clone()), Arc::new(RedisBroker::new(settings)))
         };
         let keys = app::public_keys(&config).map_err(Report::usage)?;
         let worker = Worker { cache: cache.clone(), keys: keys.clone(), ..app::worker(&config) };
@@ -127,7 +136,9 @@ impl Start<'_> {
             let file = file.clone();
             Arc::new(move || Config::load_or_default(file.as_deref(), environment()))
         };
-        let parts = Parts { read, engine, cache, keys, roster: roster.clone(), broker };
+        let (tokens, gate) = tokio::sync::watch::channel(tokens);
+        let users = backend.users().cloned();
+        let parts = Parts { read, engine, cache, keys, roster: roster.clone(), broker, users, tokens };
         let (reloader, reload, operators) = Reloader::new(parts, config.clone(), &schemas);
         let readiness = Arc::new(Readiness::default());
         let (stop, stopped) = tokio::sync::watch::channel(false);
@@ -135,7 +146,7 @@ impl Start<'_> {
             roster,
             readiness: readiness.clone(),
             operators,
-            token: config.admin.token().map_err(Report::usage)?.map(|token| Token::new(&token)),
+            gate: Gate::new(gate),
             reload: Some(reload.clone()),
         };
         let place = config.admin.address().map(Place::Address);
@@ -184,7 +195,7 @@ fn shutdown() -> Result<impl Future<Output = ()>, Report> {
 /// Asks for a reload on each signal, until the future is dropped.
 async fn reload_on(mut signal: Signal, reload: &Reload) {
     while signal.recv().await.is_some() {
-        reload.ask();
+        reload.ask(Actor::Signal);
     }
     std::future::pending().await
 }

@@ -13,10 +13,10 @@ use wasmill::broker::keys::DEFAULT_TENANT;
 use wasmill::envelope::{format_time, structured};
 use wasmill::event::Event;
 use wasmill::ops::{
-    DeadLetterPage, DeadLetterQuery, DeadLetterReport, DeployQuery, DoctorReport, GcReport, HistoryEvent, HistoryPage,
-    HistoryQuery, MovedReport, Operator, OpsError, PauseReport, PendingQuery, PendingReport, PublishReport,
-    ReplayReport, ReplayRequest, RollbackRequest, SchemaDocument, SchemaQuery, SchemaReport, Selection, SmokeReport,
-    StatsReport, StreamReport, VersionsReport, WorkerStatus,
+    AuditPage, AuditQuery, DeadLetterPage, DeadLetterQuery, DeadLetterReport, DeployQuery, DoctorReport, GcReport,
+    HistoryEvent, HistoryPage, HistoryQuery, MovedReport, Operator, OpsError, PauseReport, PendingQuery, PendingReport,
+    PublishReport, ReplayReport, ReplayRequest, RollbackRequest, SchemaDocument, SchemaQuery, SchemaReport, Selection,
+    SmokeReport, StatsReport, StreamReport, TenantReport, UsageReport, VersionsReport, WorkerStatus,
 };
 use wasmill::outcome::Due;
 use wasmill::reload::ReloadReport;
@@ -135,6 +135,11 @@ impl Client {
         self.answer(self.http.post(self.url(path)?).json(body)).await
     }
 
+    /// The tenants that the worker serves.
+    pub async fn tenants(&self) -> Result<Vec<TenantReport>, Report> {
+        self.answer(self.http.get(self.url_of_worker(&["tenants"])?)).await
+    }
+
     /// Has the worker read its configuration again.
     pub async fn reload(&self) -> Result<ReloadReport, Report> {
         self.answer(self.http.post(self.url_of_worker(&["reload"])?).timeout(RELOAD_TIMEOUT + SPARE)).await
@@ -174,7 +179,7 @@ impl Client {
             ) => Report::failure(detail),
             (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, _) => self.failure(&detail),
             _ if status.is_client_error() => Report::usage(detail),
-            (_, "broker-refuses") => self.failure(&detail),
+            (_, "broker-refuses" | "not-audited") => self.failure(&detail),
             _ => self.failure(&detail).uncertain(),
         })
     }
@@ -314,6 +319,14 @@ impl Target {
         }
     }
 
+    /// What the tenant uses of what it may.
+    pub async fn usage(&self) -> Result<UsageReport, Report> {
+        match self {
+            Target::Broker(operator) => Ok(operator.usage().await?),
+            Target::Worker(client) => client.get(&["usage"], &()).await,
+        }
+    }
+
     /// The workers that are alive.
     pub async fn workers(&self) -> Result<Vec<WorkerStatus>, Report> {
         match self {
@@ -399,6 +412,14 @@ impl Target {
         }
     }
 
+    /// Who has changed what.
+    pub async fn audit(&self, query: &AuditQuery) -> Result<AuditPage, Report> {
+        match self {
+            Target::Broker(operator) => Ok(operator.audit(query).await?),
+            Target::Worker(client) => client.get(&["audit"], query).await,
+        }
+    }
+
     /// Is everything as it should be?
     pub async fn doctor(&self, fix: bool) -> Result<DoctorReport, Report> {
         match (self, fix) {
@@ -451,6 +472,7 @@ impl From<OpsError> for Report {
             failed @ (OpsError::Schema { .. }
             | OpsError::UnknownComponent { .. }
             | OpsError::UnknownDeadLetter { .. }
+            | OpsError::NotAudited(_)
             | OpsError::Conflict(_)) => Report::failure(failed),
             wrong => Report::usage(wrong),
         }

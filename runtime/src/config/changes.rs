@@ -81,6 +81,7 @@ impl Config {
 /// How the events of a handler come to it, and what becomes of them.
 #[derive(PartialEq)]
 struct Lane {
+    /// Which other tenants there are is no matter of a lane.
     tenant: Tenant,
     group: String,
     streams: Vec<String>,
@@ -99,7 +100,7 @@ impl Lane {
     fn of(config: &Config, name: &str) -> Option<Lane> {
         let handler = config.handler(name)?;
         Some(Lane {
-            tenant: config.tenant.clone(),
+            tenant: Tenant { namespace: config.tenant.namespace.clone().without([]), ..config.tenant.clone() },
             group: handler.group,
             envelopes: handler.streams.iter().map(|stream| envelope(config, stream)).collect(),
             streams: handler.streams,
@@ -241,7 +242,7 @@ mod tests {
     fn every_section_is_reloaded_or_needs_a_restart() {
         let restarted = ["redis", "worker", "admin", "log", "compile", "deploy"];
         let known: BTreeSet<&str> = RELOADED.into_iter().chain(restarted).collect();
-        let there = sections(&Config::default());
+        let there = sections(&Config { tenants_dir: Some("tenants.d".into()), ..Config::default() });
         assert_eq!(there.keys().map(String::as_str).collect::<BTreeSet<_>>(), known);
     }
 }

@@ -34,7 +34,7 @@ pub enum SecretError {
 /// Where a secret is.
 pub(super) struct Secret<'a> {
     /// The section of the configuration that names it.
-    pub(super) section: &'static str,
+    pub(super) section: &'a str,
     /// What the keys begin with: `KEY_env`, `KEY_file`.
     pub(super) key: &'static str,
     pub(super) env: &'a Option<String>,

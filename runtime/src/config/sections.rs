@@ -9,7 +9,6 @@ use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
 use super::interfaces::{ConfigValue, HttpConfig};
-use super::secret::{Secret, SecretError};
 use crate::outcome::DedupBy;
 use crate::project::Lang;
 use crate::wasm::Capability;
@@ -74,17 +73,45 @@ impl WorkerConfig {
 pub struct AdminConfig {
     /// IP address and port; without a token a loopback address. Empty for none.
     pub listen: String,
-    /// The environment variable that holds the token that requests must carry.
+    /// The environment variable that holds the token of those who may do everything; without one, everybody may.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token_env: Option<String>,
     /// The file that holds it; a line break at its end does not count.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token_file: Option<PathBuf>,
+    /// The variable with the token of those who may look at what belongs to the tenant `default`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub view_env: Option<String>,
+    /// The file with it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub view_file: Option<PathBuf>,
+    /// The variable with the token of those who may publish, pause, redrive and replay there as well.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub operate_env: Option<String>,
+    /// The file with it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub operate_file: Option<PathBuf>,
+    /// The variable with the token of those who may deploy there as well.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deploy_env: Option<String>,
+    /// The file with it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deploy_file: Option<PathBuf>,
 }
 
 impl Default for AdminConfig {
     fn default() -> Self {
-        AdminConfig { listen: "127.0.0.1:9464".into(), token_env: None, token_file: None }
+        AdminConfig {
+            listen: "127.0.0.1:9464".into(),
+            token_env: None,
+            token_file: None,
+            view_env: None,
+            view_file: None,
+            operate_env: None,
+            operate_file: None,
+            deploy_env: None,
+            deploy_file: None,
+        }
     }
 }
 
@@ -92,16 +119,6 @@ impl AdminConfig {
     /// The address to listen on; `None` when the admin port is off (or the text is none, which loading refuses).
     pub fn address(&self) -> Option<std::net::SocketAddr> {
         self.listen.parse().ok()
-    }
-
-    /// The token that requests must carry; `None` if none is configured.
-    pub fn token(&self) -> Result<Option<String>, SecretError> {
-        let secret = Secret { section: "admin", key: "token", env: &self.token_env, file: &self.token_file };
-        let Some(token) = secret.read(|name| std::env::var(name).ok())? else { return Ok(None) };
-        match token.len() < MIN_TOKEN {
-            true => Err(SecretError::TooShort { key: secret.name(), bytes: token.len(), least: MIN_TOKEN }),
-            false => Ok(Some(token)),
-        }
     }
 }
 

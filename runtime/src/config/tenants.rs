@@ -3,6 +3,9 @@
 //!
 //! Everything else works on one tenant's configuration at a time: [`Config::of_tenant`] makes it.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,6 +13,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
+use super::secret::{self, SecretError};
 use super::sections::{HandlerConfig, LimitsOverride, RetryOverride};
 use super::streams::StreamConfig;
 use super::units::{duration_option, size, size_option};
@@ -141,6 +145,18 @@ pub struct TenantRedis {
     pub password_file: Option<PathBuf>,
 }
 
+impl TenantRedis {
+    /// The password, read anew at every call, so that a rotated one is found.
+    pub fn password(&self, tenant: &str) -> Result<String, SecretError> {
+        let key = |key: &str| format!("tenants.{tenant}.redis.{key}");
+        match (&self.password_env, &self.password_file) {
+            (Some(name), _) => secret::from_env(key("password_env"), name, |name| std::env::var(name).ok()),
+            (None, Some(path)) => secret::from_file(key("password_file"), path),
+            (None, None) => Ok(String::new()),
+        }
+    }
+}
+
 /// `[tenants.NAME.tokens]`: the tokens of the admin API that let do something for a tenant, each by what it lets do.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -216,7 +232,7 @@ impl Config {
     /// The configuration as it is for one tenant: the sections of the worker, and handlers, streams, limits and retry
     /// settings of the tenant. `None` if there is no such tenant.
     pub fn of_tenant(&self, name: &str) -> Option<Config> {
-        let mut view = self.of_nobody();
+        let mut view = self.general();
         if name == DEFAULT_TENANT {
             view.streams.clone_from(&self.streams);
             view.intake.clone_from(&self.intake);
@@ -258,8 +274,8 @@ impl Config {
         self.tenant_names().filter_map(|name| self.of_tenant(name))
     }
 
-    /// The sections of the worker alone.
-    fn of_nobody(&self) -> Config {
+    /// The sections of the worker alone, without anything that belongs to a tenant.
+    pub fn general(&self) -> Config {
         Config {
             redis: self.redis.clone(),
             worker: self.worker.clone(),

@@ -58,7 +58,7 @@ fn the_reference_is_equal_to_the_defaults() {
     let (read, written): (toml::Table, toml::Table) =
         (text.parse().expect("it has just been read"), written.parse().expect("it has just been written"));
     for (section, keys) in
-        written.iter().filter(|(section, _)| !["handlers", "streams", "intake"].contains(&section.as_str()))
+        written.iter().filter(|(section, _)| !["handlers", "streams", "intake", "tenants"].contains(&section.as_str()))
     {
         assert_eq!(read.get(section), Some(keys), "[{section}]");
     }
@@ -68,7 +68,8 @@ fn the_reference_is_equal_to_the_defaults() {
 fn the_handler_in_the_reference_shows_the_defaults() {
     let text = reference();
     let block = text.find("#[handlers.").expect("it has an example of a handler");
-    let config = parse(&uncommented(&text[block..])).expect("the example is right");
+    let end = text.find("\n# A tenant:").expect("tenants come after handlers");
+    let config = parse(&uncommented(&text[block..end])).expect("the example is right");
     let [(name, handler)] = &config.handlers.iter().collect::<Vec<_>>()[..] else { panic!("one example") };
     assert_eq!(handler.dead_letter, Some(crate::broker::keys::default_dead_letter(name)));
     let general = Config::default();
@@ -108,6 +109,10 @@ fn the_reference_names_every_key() {
         "schemas",
         "streams.orders",
         "intake.prices",
+        "tenants.acme",
+        "tenants.acme.quotas",
+        "tenants.acme.redis",
+        "tenants.acme.tokens",
         &handler,
     ];
     let below = ["build", "reuse", "limits", "retry", "http"].map(|section| format!("{handler}.{section}"));
@@ -118,7 +123,7 @@ fn the_reference_names_every_key() {
         let errors = parse(&format!("[{section}]\nqqq = 1")).expect_err("there is no such key");
         let remedy = errors.0.iter().find(|e| e.field.ends_with("qqq")).and_then(|e| e.remedy.clone());
         for key in remedy.expect("it lists the keys").split('`').skip(1).step_by(2) {
-            let there = body.contains(&format!("\n{key} =")) || text.contains(&format!("\n[{section}.{key}]"));
+            let there = body.contains(&format!("\n{key} =")) || text.contains(&format!("[{section}.{key}"));
             assert!(there, "{section}.{key} is missing in the reference");
         }
     }

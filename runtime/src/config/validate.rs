@@ -1,12 +1,12 @@
 //! What types cannot say: bounds, and keys that must fit each other. Works on a configuration that has the right shape.
 
+mod admin;
 mod interfaces;
 mod tenants;
 
 pub(super) use tenants::{sharing, tenant};
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytesize::ByteSize;
@@ -20,8 +20,7 @@ use super::parse::Document;
 use super::redis::{SCHEMES, without_password};
 use super::schemas::SchemasConfig;
 use super::sections::{
-    AdminConfig, BuildConfig, HandlerConfig, Limits, LimitsOverride, LogConfig, RetryConfig, RetryOverride,
-    WorkerConfig,
+    BuildConfig, HandlerConfig, Limits, LimitsOverride, LogConfig, RetryConfig, RetryOverride, WorkerConfig,
 };
 use super::streams::StreamConfig;
 use super::units::{format_duration, format_size};
@@ -186,29 +185,6 @@ impl Check<'_, '_> {
         if name.is_some_and(|name| name.is_empty() || name.contains(['=', '\0'])) {
             let remedy = format!("write the name of the variable, not the {what} itself");
             self.fault(path, "not the name of an environment variable", remedy);
-        }
-    }
-
-    fn admin(&mut self, admin: &AdminConfig) {
-        if admin.token_env.is_some() && admin.token_file.is_some() {
-            let problem = "the token is given twice, by `token_env` and by `token_file`";
-            self.fault(&["admin", "token_file"], problem, "leave one of the two out");
-        }
-        self.variable(&["admin", "token_env"], admin.token_env.as_deref(), "token");
-        let path = ["admin", "listen"];
-        let listen = &admin.listen;
-        match listen.parse::<SocketAddr>() {
-            _ if listen.is_empty() => {}
-            Ok(address) if address.ip().is_loopback() => {}
-            Ok(_) if admin.token_env.is_some() || admin.token_file.is_some() => {}
-            Ok(_) => {
-                let problem = format!("`{listen}` can be reached from other machines, and there is no token");
-                self.fault(&path, problem, "use 127.0.0.1 or [::1], or set admin.token_env or admin.token_file");
-            }
-            Err(_) => {
-                let problem = format!("`{listen}` is not an IP address and a port");
-                self.fault(&path, problem, "for example \"127.0.0.1:9464\", or \"\" to turn it off");
-            }
         }
     }
 

@@ -9,6 +9,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::pins::Pinning;
 use super::versions::name;
 use super::{Operator, OpsError, about};
+use crate::audit::Verb;
 use crate::broker::dead_letter::{self, StoredDeadLetter};
 use crate::broker::{BrokerError, EntryId, keys};
 use crate::envelope::structured;
@@ -176,20 +177,25 @@ impl Operator {
                 Pinning::Waiting(waiting) => return Ok(MovedReport { waiting, ..report }),
             },
         };
-        for (text, id) in chosen {
-            if self.is_foreign(handler, &key, id).await? {
-                report.absent.push(text);
-                continue;
+        let to = version.as_ref().map(|digest| format!(", to sha256:{digest}"));
+        let what = format!("{}{}", ids(&chosen), to.unwrap_or_default());
+        let work = async {
+            for (text, id) in chosen {
+                if self.is_foreign(handler, &key, id).await? {
+                    report.absent.push(text);
+                    continue;
+                }
+                match self.broker.redrive(&key, id, &inbox, version.as_deref()).await {
+                    Ok(true) => report.done.push(text),
+                    Ok(false) => report.absent.push(text),
+                    // The others can be redriven all the same.
+                    Err(error @ BrokerError::NotRedrivable { .. }) => report.refused.push(error.to_string()),
+                    Err(error) => return Err(error.into()),
+                }
             }
-            match self.broker.redrive(&key, id, &inbox, version.as_deref()).await {
-                Ok(true) => report.done.push(text),
-                Ok(false) => report.absent.push(text),
-                // The others can be redriven all the same.
-                Err(error @ BrokerError::NotRedrivable { .. }) => report.refused.push(error.to_string()),
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(report)
+            Ok(report)
+        };
+        self.audited((Verb::Redrive, handler), what, work, moved).await
     }
 
     /// Deletes dead letters for good.
@@ -201,12 +207,17 @@ impl Operator {
         }
         let key = self.dead_key(handler)?;
         let mut report = MovedReport::default();
-        for (text, id) in parsed(selection)? {
-            let foreign = self.is_foreign(handler, &key, id).await?;
-            let deleted = !foreign && self.broker.delete(&key, &[id]).await? == 1;
-            if deleted { &mut report.done } else { &mut report.absent }.push(text);
-        }
-        Ok(report)
+        let chosen = parsed(selection)?;
+        let what = ids(&chosen);
+        let work = async {
+            for (text, id) in chosen {
+                let foreign = self.is_foreign(handler, &key, id).await?;
+                let deleted = !foreign && self.broker.delete(&key, &[id]).await? == 1;
+                if deleted { &mut report.done } else { &mut report.absent }.push(text);
+            }
+            Ok(report)
+        };
+        self.audited((Verb::Drop, handler), what, work, moved).await
     }
 
     fn dead_key(&self, handler: &str) -> Result<std::sync::Arc<str>, OpsError> {
@@ -257,6 +268,17 @@ impl Operator {
 
 fn entry_id(text: &str) -> Result<EntryId, OpsError> {
     text.parse().map_err(|error: crate::broker::InvalidEntryId| OpsError::Invalid(error.to_string()))
+}
+
+/// Which dead letters, in short: the audit log has room for some of their ids.
+fn ids(chosen: &[(String, EntryId)]) -> String {
+    let ids = chosen.iter().map(|(_, id)| id.to_string()).collect::<Vec<_>>();
+    format!("{} dead letters: {}", ids.len(), super::join(ids.iter().map(String::as_str)))
+}
+
+fn moved(report: &MovedReport) -> String {
+    let MovedReport { done, absent, refused, .. } = report;
+    format!("{} done, {} absent, {} refused", done.len(), absent.len(), refused.len())
 }
 
 fn parsed(selection: &Selection) -> Result<Vec<(String, EntryId)>, OpsError> {

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{Operator, OpsError};
+use crate::audit::Verb;
 use crate::broker::{BrokerError, ServerInfo, Source, keys};
 use crate::clock::now_ms;
 use crate::config::StreamConfig;
@@ -27,6 +28,7 @@ const SLOW_COMMAND: Duration = Duration::from_millis(50);
 #[serde(rename_all = "kebab-case")]
 pub enum Check {
     Connection,
+    User,
     Version,
     Persistence,
     EvictionPolicy,
@@ -80,12 +82,12 @@ pub struct DoctorReport {
 }
 
 impl Finding {
-    fn ok(check: Check, message: impl Into<String>) -> Finding {
+    pub(super) fn ok(check: Check, message: impl Into<String>) -> Finding {
         let (message, remedy) = (message.into(), String::new());
         Finding { check, level: Level::Ok, message, remedy, fixable: false, fixed: false }
     }
 
-    fn bad(check: Check, level: Level, message: impl Into<String>, remedy: impl Into<String>) -> Finding {
+    pub(super) fn bad(check: Check, level: Level, message: impl Into<String>, remedy: impl Into<String>) -> Finding {
         let (message, remedy) = (message.into(), remedy.into());
         Finding { check, level, message, remedy, fixable: false, fixed: false }
     }
@@ -101,6 +103,21 @@ struct Orphan {
 impl Operator {
     /// Looks at everything. With `fix`, mends what can be mended without any risk.
     pub async fn doctor(&self, fix: bool) -> Result<DoctorReport, OpsError> {
+        if !fix {
+            return self.look(false).await;
+        }
+        let told = |report: &DoctorReport| {
+            let fixed = report.findings.iter().filter(|finding| finding.fixed).count();
+            format!("{fixed} findings mended")
+        };
+        match self.audited((Verb::DoctorFix, ""), String::new(), self.look(true), told).await {
+            // That is what there is to find.
+            Err(OpsError::Broker(BrokerError::Unreachable { .. })) => self.look(false).await,
+            result => result,
+        }
+    }
+
+    async fn look(&self, fix: bool) -> Result<DoctorReport, OpsError> {
         let mut findings = match self.broker.server().await {
             Ok(Some(server)) => server_findings(&server, now_ms()),
             Ok(None) => {
@@ -114,6 +131,11 @@ impl Operator {
                 return Ok(DoctorReport { level: Level::Error, findings: vec![finding] });
             }
         };
+        let (of_user, can_work) = self.user_findings().await?;
+        findings.extend(of_user);
+        if !can_work {
+            return Ok(DoctorReport { level: Level::Error, findings });
+        }
         findings.extend(self.worker_findings().await?);
         findings.extend(self.orphan_findings(fix).await?);
         findings.extend(self.parked_findings(fix).await?);

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{Operator, OpsError};
+use crate::audit::Verb;
 use crate::broker::{BrokerError, StreamInfo};
 use crate::clock::now_ms;
 use crate::fleet::{HandlerReport, WorkerReport};
@@ -100,7 +101,10 @@ impl Operator {
     /// Pauses a handler on all workers, or lets it go on. It is told within a second, and stays so over restarts.
     pub async fn set_paused(&self, handler: &str, paused: bool) -> Result<PauseReport, OpsError> {
         self.handler(handler)?;
-        let changed = self.broker.set_paused(&self.id(handler), paused).await?;
+        let verb = if paused { Verb::Pause } else { Verb::Resume };
+        let work = async { Ok(self.broker.set_paused(&self.id(handler), paused).await?) };
+        let told = |changed: &bool| if *changed { String::new() } else { "it was so before".to_owned() };
+        let changed = self.audited((verb, handler), String::new(), work, told).await?;
         Ok(PauseReport { handler: handler.to_owned(), paused, changed })
     }
 

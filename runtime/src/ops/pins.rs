@@ -1,6 +1,7 @@
 //! Versions that workers hold besides the one that serves, so that dead letters can run on them.
 
 use super::{Operator, OpsError};
+use crate::audit::Verb;
 use crate::deploy::record::{KnownVersion, PIN_MS, TooManyPins};
 use crate::fleet::PinState;
 
@@ -24,7 +25,8 @@ impl Operator {
         let is_fresh = |until_ms: u64| until_ms + RENEW_MS > now_ms + PIN_MS;
         if !record.pins.get(&digest).is_some_and(|pin| is_fresh(pin.until_ms)) {
             let conflict = |error: TooManyPins| OpsError::Conflict(error.to_string());
-            self.change(handler, |record| record.pin(&digest, by, now_ms).map_err(conflict)).await?;
+            let work = self.change(handler, |record| record.pin(&digest, by, now_ms).map_err(conflict));
+            self.audited((Verb::Pin, handler), format!("sha256:{digest}"), work, |()| String::new()).await?;
         }
         let mut waiting = Vec::new();
         for status in self.workers().await? {

@@ -4,7 +4,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{Operator, OpsError};
-use crate::broker::Replay;
+use crate::audit::Verb;
+use crate::broker::{Replay, Replayed};
 use crate::config::ResolvedHandler;
 
 /// The most entries of one request.
@@ -101,7 +102,14 @@ impl Operator {
         }
         let stream = &request.stream;
         let replay = Replay { stream, key: &key, inbox: &inbox.key, from, to, count, run: &report.run };
-        let replayed = self.broker.replay(&replay).await?;
+        let what = match report.run.as_str() {
+            "" => format!("stream {stream}, with the same ids"),
+            run => format!("stream {stream}, run {run}"),
+        };
+        let work = async { Ok(self.broker.replay(&replay).await?) };
+        // The pages of a replay are one change, which is told with the first of them.
+        let told = |replayed: &Replayed| format!("{} from {from} to {to} on, as far as yet", replayed.appended);
+        let replayed = self.audited_once((Verb::Replay, handler), what, work, told).await?;
         report.appended = replayed.appended;
         report.skipped = replayed.skipped;
         report.backlog += replayed.appended;

@@ -76,8 +76,7 @@ impl Operator {
                 let prefix = self.namespace.prefix();
                 let keys = self.broker.stream_keys(prefix, MAX_STREAMS).await?;
                 let names = keys.iter().filter_map(|key| key.strip_prefix(prefix));
-                let mut names: Vec<String> =
-                    names.filter(|name| self.namespace.is_own(name)).map(str::to_owned).collect();
+                let mut names: Vec<String> = names.filter(|name| self.may_see(name)).map(str::to_owned).collect();
                 names.sort();
                 names
             }

@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::{Operator, OpsError};
+use crate::audit::Verb;
+use crate::broker::keys::DEFAULT_TENANT;
 use crate::deploy::canary::{
     Canary, MAX_ERROR_RATE, MAX_PROMOTE_AFTER_MS, MIN_PROMOTE_AFTER_MS, PROMOTE_AFTER_MS, Percent, Tally,
 };
@@ -229,12 +231,19 @@ impl Operator {
         };
         let terms = Begin { prepare, canary, smoke: self.smoke(query.smoke.as_deref()).await? };
         begin(&record, version.clone(), &terms)?;
-        self.broker.put_component(&digest, bytes).await?;
-        self.change(handler, |record| begin(record, version.clone(), &terms)).await?;
-        // As long as no record named it, `gc` took it for one that nobody needs.
-        if !self.broker.components().await?.contains_key(&digest) {
+        let canary = canary.map_or_else(String::new, |canary| format!(", canary on {}", canary.share));
+        let what = format!("sha256:{digest}{canary}");
+        let work = async {
+            self.check_deploy(&digest, version.size, version.deployed_ms).await?;
             self.broker.put_component(&digest, bytes).await?;
-        }
+            self.change(handler, |record| begin(record, version.clone(), &terms)).await?;
+            // As long as no record named it, `gc` took it for one that nobody needs.
+            if !self.broker.components().await?.contains_key(&digest) {
+                self.broker.put_component(&digest, bytes).await?;
+            }
+            Ok(())
+        };
+        self.audited((Verb::Deploy, handler), what, work, rollout_begun).await?;
         self.versions(handler).await
     }
 
@@ -242,7 +251,8 @@ impl Operator {
     pub async fn put_smoke(&self, document: &[u8]) -> Result<SmokeReport, OpsError> {
         let tests = SmokeTests::parse(document).map_err(|error| OpsError::Invalid(error.to_string()))?;
         let digest = Digest::of(document).hex();
-        self.broker.put_component(&digest, document).await?;
+        let work = async { Ok(self.broker.put_component(&digest, document).await?) };
+        self.audited((Verb::SmokeTests, ""), format!("sha256:{digest}"), work, |()| String::new()).await?;
         Ok(SmokeReport { digest, tests: tests.tests.len() })
     }
 
@@ -271,7 +281,9 @@ impl Operator {
             let now_ms = self.broker.time_ms().await?;
             let ended =
                 || OpsError::Conflict(format!("the rollout has ended meanwhile: see `wasmill versions {handler}`"));
-            self.change(handler, |record| record.cancel(&by, now_ms).ok_or_else(ended)).await?;
+            let work = self.change(handler, |record| record.cancel(&by, now_ms).ok_or_else(ended));
+            let what = "the rollout that goes on".to_owned();
+            self.audited((Verb::Rollback, handler), what, work, |()| "it has ended".to_owned()).await?;
             return self.versions(handler).await;
         }
         // Whoever wanted to end a rollout, and came too late for that, does not mean the version before the one that serves.
@@ -291,7 +303,9 @@ impl Operator {
         };
         let known = self.kept_version(handler, wanted).await?;
         let version = KnownVersion { by, deployed_ms: self.broker.time_ms().await?, ..known };
-        self.change(handler, |record| begin(record, version.clone(), &Begin::default())).await?;
+        let work = self.change(handler, |record| begin(record, version.clone(), &Begin::default()));
+        let what = format!("to sha256:{}", version.digest);
+        self.audited((Verb::Rollback, handler), what, work, rollout_begun).await?;
         self.versions(handler).await
     }
 
@@ -328,22 +342,45 @@ impl Operator {
         })
     }
 
-    /// The bytes of a component that is kept, by its digest.
+    /// The bytes of a component that was deployed to a handler of this tenant and is kept, by its digest.
     pub async fn component(&self, digest: &str) -> Result<Vec<u8>, OpsError> {
         let digest = digest.strip_prefix("sha256:").unwrap_or(digest);
         if Digest::parse(digest).is_none() {
             return Err(OpsError::Invalid(format!("`{digest}` is no digest: it has 64 hexadecimal digits")));
         }
-        let bytes = self.broker.component(digest).await?;
-        bytes.ok_or_else(|| OpsError::UnknownComponent { digest: digest.to_owned() })
+        let unknown = || OpsError::UnknownComponent { digest: digest.to_owned() };
+        if !self.own_digests().await?.contains(digest) {
+            return Err(unknown());
+        }
+        self.broker.component(digest).await?.ok_or_else(unknown)
     }
 
-    /// Deletes components that no handler serves, has served before, is about to serve, or holds for dead letters. With
-    /// `keep_last`, the newest so many of each handler stay as well.
+    /// The digests of all versions of this tenant's handlers.
+    pub(super) async fn own_digests(&self) -> Result<BTreeSet<String>, OpsError> {
+        let mut digests = BTreeSet::new();
+        for (id, text) in self.broker.records().await? {
+            if self.namespace.unqualified(&id).is_some() {
+                digests.extend(parse(&text)?.versions.into_iter().map(|version| version.digest));
+            }
+        }
+        Ok(digests)
+    }
+
+    /// Deletes components that no handler of any tenant serves, has served before, is about to serve, or holds for dead
+    /// letters. With `keep_last`, the newest so many of each handler stay as well. The tenant `default` is the operator:
+    /// it deletes for all; others delete what they deployed themselves.
     pub async fn gc(&self, keep_last: usize) -> Result<GcReport, OpsError> {
+        let work = self.collect(keep_last);
+        let told = |report: &GcReport| format!("{} components, {} bytes", report.removed.len(), report.bytes);
+        self.audited((Verb::Gc, ""), format!("keep the last {keep_last}"), work, told).await
+    }
+
+    async fn collect(&self, keep_last: usize) -> Result<GcReport, OpsError> {
         let mut report = GcReport::default();
         let wanted = self.wanted(keep_last).await?;
-        for (digest, bytes) in self.broker.components().await? {
+        let own = if self.is_operator() { None } else { Some(self.own_digests().await?) };
+        let is_own = |digest: &String| own.as_ref().is_none_or(|own| own.contains(digest));
+        for (digest, bytes) in self.broker.components().await?.into_iter().filter(|(digest, _)| is_own(digest)) {
             // Looked at again: it may be deployed at this moment.
             if wanted.contains(&digest) || self.wanted(keep_last).await?.contains(&digest) {
                 report.kept += 1;
@@ -355,11 +392,19 @@ impl Operator {
         Ok(report)
     }
 
+    /// Whether it works for the tenant `default`, whose operators look after all.
+    fn is_operator(&self) -> bool {
+        &**self.namespace.tenant() == DEFAULT_TENANT
+    }
+
     /// The digests of what some handler needs.
     async fn wanted(&self, keep_last: usize) -> Result<BTreeSet<String>, OpsError> {
         let (mut wanted, now_ms) = (BTreeSet::new(), self.broker.time_ms().await?);
-        for text in self.broker.records().await?.into_values() {
+        for (id, text) in self.broker.records().await? {
             let record = parse(&text)?;
+            // What another tenant has deployed as well is its own matter.
+            let is_asked = self.is_operator() || self.namespace.unqualified(&id).is_some();
+            let keep_last = if is_asked { keep_last } else { usize::MAX };
             wanted.extend(record.pins.into_iter().filter(|(_, pin)| now_ms < pin.until_ms).map(|(digest, _)| digest));
             wanted.extend(record.versions.iter().take(keep_last).map(|version| version.digest.clone()));
             let of_rollout = record.rollout.map(|rollout| [Some(rollout.digest), rollout.smoke]);
@@ -417,7 +462,11 @@ impl Operator {
     }
 }
 
-fn parse(text: &str) -> Result<Record, OpsError> {
+fn rollout_begun((): &()) -> String {
+    "the rollout has begun".to_owned()
+}
+
+pub(super) fn parse(text: &str) -> Result<Record, OpsError> {
     Record::parse(text).map_err(|error| OpsError::Invalid(format!("the record in `wasmill:deployments`: {error}")))
 }
 

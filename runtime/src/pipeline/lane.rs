@@ -78,6 +78,8 @@ pub(super) struct Ready {
 /// A handler on a thread.
 pub(super) struct Lane {
     pub(super) deployment: Arc<Deployment>,
+    /// On which its decisions are written.
+    pub(super) way: usize,
     /// The versions that deliveries begin with.
     pub(super) version: InUse,
     pub(super) stats: Arc<HandlerStats>,
@@ -169,10 +171,17 @@ impl LaneSource {
 
 impl Lane {
     /// A lane that reads nothing yet: see [`Lane::renew`].
-    pub(super) fn new(deployment: Arc<Deployment>, stats: Arc<HandlerStats>, paused: bool, runs: Runs) -> Lane {
+    pub(super) fn new(
+        deployment: Arc<Deployment>,
+        stats: Arc<HandlerStats>,
+        paused: bool,
+        way: usize,
+        runs: Runs,
+    ) -> Lane {
         let version = deployment.slot.hold(&stats);
         Lane {
             deployment,
+            way,
             version,
             stats,
             sources: Vec::new(),

@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::brokers::Brokers;
 use super::roster::{Roster, Served};
 use super::shard::backoff;
 use super::threads::Threads;
-use super::{Backend, Command, PipelineError, Worker};
-use crate::broker::keys::Namespace;
-use crate::broker::redis::{RedisBroker, RedisSettings};
+use super::{Backend, Command, Deployment, PipelineError, Worker};
+use crate::broker::redis::RedisBroker;
 use crate::broker::{Broker, BrokerError, Operate, Refusal, Source};
 use crate::readiness::{Phase, Readiness};
 
@@ -29,7 +29,7 @@ const DELAYED_POLL: Duration = Duration::from_secs(1);
 /// The broker.
 pub(super) struct Prepared {
     /// For events.
-    pub(super) broker: Arc<dyn Broker>,
+    pub(super) brokers: Brokers,
     /// For everything else; by the same connection, if there is one.
     pub(super) operate: Arc<dyn Operate>,
     /// The handlers that are paused.
@@ -74,8 +74,8 @@ fn is_permanent(error: &BrokerError) -> bool {
 
 async fn try_set_up(worker: &Worker, backend: &Backend, roster: &Roster) -> Result<Prepared, BrokerError> {
     let (broker, operate): (Arc<dyn Broker>, Arc<dyn Operate>) = match backend {
-        Backend::Redis(settings) => {
-            let redis = Arc::new(RedisBroker::connect(RedisSettings::clone(settings)).await?);
+        Backend::Redis(users) => {
+            let redis = Arc::new(RedisBroker::connect(users.settings().clone()).await?);
             for warning in redis.check_server().await? {
                 tracing::warn!("{}", warning.0);
             }
@@ -85,17 +85,46 @@ async fn try_set_up(worker: &Worker, backend: &Backend, roster: &Roster) -> Resu
     };
     broker.heartbeat(&worker.id, "{}", worker.heartbeat_ttl).await?;
     let served = roster.now();
-    let sources: Vec<Arc<Source>> = served.sources().map(|(_, source)| source.clone()).collect();
-    create_groups(&*broker, &sources).await?;
-    let paused = broker.paused().await?.into_iter().collect();
-    Ok(Prepared { broker, operate, paused })
+    let brokers = Brokers { own: broker, users: backend.users().cloned() };
+    create_groups(&brokers, served.deployments()).await?;
+    let paused = brokers.own.paused().await?.into_iter().collect();
+    Ok(Prepared { brokers, operate, paused })
 }
 
-/// Creates the consumer groups that are not there.
-pub(super) async fn create_groups(broker: &dyn Broker, sources: &[Arc<Source>]) -> Result<(), BrokerError> {
-    let created = broker.create_groups(sources).await?;
-    for (source, _) in sources.iter().zip(created).filter(|(_, is_new)| *is_new) {
-        tracing::info!(stream = source.stream, group = &*source.group, "consumer group created");
+/// Creates the consumer groups of handlers that are not there.
+pub(super) async fn create_groups(
+    brokers: &Brokers,
+    deployments: impl Iterator<Item = &Arc<Deployment>>,
+) -> Result<(), BrokerError> {
+    let (users, own): (Vec<_>, Vec<_>) = deployments.partition(|deployment| deployment.login.is_some());
+    let sources: Vec<Arc<Source>> = own.into_iter().flat_map(|deployment| &deployment.sources).cloned().collect();
+    let created = brokers.own.create_groups(&sources).await?;
+    sources.iter().zip(created).filter(|(_, is_new)| *is_new).for_each(|(source, _)| tell_created(source));
+    for deployment in users {
+        create_groups_as_user(brokers, deployment).await?;
+    }
+    Ok(())
+}
+
+fn tell_created(source: &Source) {
+    tracing::info!(stream = source.stream, group = &*source.group, "consumer group created");
+}
+
+/// The same for a handler of a tenant with a user. What is refused to that user is no matter of the others: the readers try
+/// again.
+async fn create_groups_as_user(brokers: &Brokers, deployment: &Deployment) -> Result<(), BrokerError> {
+    let broker = brokers.of(deployment.login.as_ref());
+    for source in &deployment.sources {
+        match (broker.create_group(source).await, &deployment.login) {
+            (Ok(true), _) => tell_created(source),
+            (Ok(false), _) => {}
+            (Err(error @ BrokerError::Refused { .. }), Some(login)) => {
+                let (tenant, user) = (&*login.tenant, &*login.username);
+                tracing::error!(alarm = "user_refused", tenant, user, "the tenant's user cannot work: {error}");
+                return Ok(());
+            }
+            (Err(error), _) => return Err(error),
+        }
     }
     Ok(())
 }
@@ -175,16 +204,16 @@ pub(super) async fn find_parked(broker: &dyn Broker, roster: &Roster, threads: &
 }
 
 /// Moves delayed events into their streams when their time has come, until the future is dropped.
-pub(super) async fn move_delayed(broker: &dyn Broker, roster: &Roster) {
+pub(super) async fn move_delayed(brokers: &Brokers, roster: &Roster) {
     let mut failures = 0u32;
     loop {
         let mut pause = DELAYED_POLL;
         let served = roster.now();
-        let sets: Vec<Arc<str>> = served.namespaces().iter().map(Namespace::delayed).collect();
+        let sets: Vec<Arc<str>> = served.namespaces().iter().map(|(namespace, _)| namespace.delayed()).collect();
         // If that cannot be seen, looking for the events says why.
-        let filled = broker.filled(&sets).await.unwrap_or_else(|_| vec![true; sets.len()]);
-        for (namespace, _) in served.namespaces().iter().zip(filled).filter(|(_, is_filled)| *is_filled) {
-            match broker.move_delayed(namespace, MAX_MOVED).await {
+        let filled = brokers.own.filled(&sets).await.unwrap_or_else(|_| vec![true; sets.len()]);
+        for ((namespace, login), _) in served.namespaces().iter().zip(filled).filter(|(_, is_filled)| *is_filled) {
+            match brokers.of(login.as_ref()).move_delayed(namespace, MAX_MOVED).await {
                 Ok(moved) => {
                     failures = 0;
                     let reasons: BTreeSet<&String> = moved.refused.iter().collect();

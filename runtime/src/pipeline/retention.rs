@@ -4,8 +4,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::brokers::Brokers;
 use super::roster::Roster;
-use crate::broker::{BrokerError, Inspect};
+use crate::broker::redis::Login;
+use crate::broker::{BrokerError, Operate};
 use crate::stats::Counter;
 
 /// How much of a stream is kept.
@@ -15,6 +17,8 @@ pub struct Retention {
     pub stream: String,
     /// Its Redis key.
     pub key: Arc<str>,
+    /// The Redis user of the tenant, if it has one.
+    pub login: Option<Login>,
     /// The most entries to keep.
     pub max_length: Option<usize>,
     /// Entries older than this are removed.
@@ -31,7 +35,7 @@ struct Told {
 }
 
 /// Trims the streams of the roster again and again, until the future is dropped.
-pub(super) async fn run(broker: &dyn Inspect, roster: &Roster, interval: Duration) {
+pub(super) async fn run(brokers: &Brokers, own: &Arc<dyn Operate>, roster: &Roster, interval: Duration) {
     let mut told: HashMap<String, Told> = HashMap::new();
     loop {
         // Spread over the workers, so that they do not all look at the same moment.
@@ -40,12 +44,13 @@ pub(super) async fn run(broker: &dyn Inspect, roster: &Roster, interval: Duratio
         told.retain(|stream, _| served.retention.iter().any(|retention| retention.stream == *stream));
         // Most inboxes are empty: those cost no more than asking for that. What cannot be looked at, trimming has to say.
         let keys: Vec<_> = served.retention.iter().map(|retention| retention.key.clone()).collect();
-        let lengths = broker.lengths(&keys).await.unwrap_or_else(|_| vec![None; keys.len()]);
+        let lengths = own.lengths(&keys).await.unwrap_or_else(|_| vec![None; keys.len()]);
         for (retention, length) in served.retention.iter().zip(lengths) {
             let before = told.entry(retention.stream.clone()).or_default();
+            let broker = brokers.operate(own, retention.login.as_ref());
             let now = match length {
                 Some(0) => Ok(None),
-                _ => trim(broker, retention).await,
+                _ => trim(&*broker, retention).await,
             };
             let now = match now {
                 Ok(held_back_by) => Told { held_back_by, error: None },
@@ -58,7 +63,7 @@ pub(super) async fn run(broker: &dyn Inspect, roster: &Roster, interval: Duratio
 }
 
 /// Removes what may be removed now; the group that holds back the rest, if one does.
-async fn trim(broker: &dyn Inspect, retention: &Retention) -> Result<Option<String>, BrokerError> {
+async fn trim(broker: &dyn Operate, retention: &Retention) -> Result<Option<String>, BrokerError> {
     let mut removed = 0;
     loop {
         let trimmed = broker.trim(&retention.key, retention.max_length, retention.max_age).await?;

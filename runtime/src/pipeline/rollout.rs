@@ -4,28 +4,30 @@
 //! rollout, in one step that succeeds once. So it does not matter who dies in between, this worker included.
 
 mod change;
+mod job;
 mod prepare;
 mod records;
+mod turns;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::task;
-
+use self::job::{Job, Wish};
 pub(crate) use self::prepare::beside;
-use self::prepare::{Exam, Recipe, prepare};
 use self::records::{Records, Workers};
+use self::turns::Turns;
+use super::brokers::Brokers;
 use super::roster::Member;
 use super::threads::Threads;
 use super::{Deployment, Orders, Worker};
-use crate::broker::{Broker, BrokerError, Operate, Refusal};
+use crate::broker::{BrokerError, Operate, Refusal};
 use crate::clock::now_ms;
 use crate::deploy::canary::{Canary, Tally};
 use crate::deploy::record::{Preparation, Progress, Record, Rollout, progress_of};
 use crate::deploy::{Candidate, PublicKeys, Version};
 use crate::stats::{HandlerStats, VersionStats};
-use crate::wasm::{CompiledCache, Engine};
+use crate::wasm::CompiledCache;
 
 /// How often a worker looks whether another version is wanted: a rollback is not noticed later than that, and has switched
 /// within a tenth of a second.
@@ -50,6 +52,9 @@ pub(super) struct Rollouts {
     workers: Workers,
     /// The version that is being prepared. One at a time: more would take the cores from the events.
     job: Option<Job>,
+    /// What could be prepared next.
+    wishes: Vec<Wish>,
+    turns: Turns,
 }
 
 /// One handler.
@@ -89,31 +94,6 @@ struct Trial {
     looked: Option<Instant>,
 }
 
-/// A version in preparation.
-struct Job {
-    handler: Arc<str>,
-    digest: String,
-    /// The smoke tests that are part of it.
-    smoke: Option<String>,
-    /// The signature by which its component is verified, if it must be.
-    signature: Option<String>,
-    /// What it compiles with.
-    engine: Engine,
-    /// Nobody wants it any more: it has been told to stop.
-    is_unwanted: bool,
-    task: task::JoinHandle<Result<Version, String>>,
-}
-
-impl Job {
-    /// Stops it: compiling, and smoke tests, since others wait for their turn.
-    fn give_up(&mut self) {
-        if !std::mem::replace(&mut self.is_unwanted, true) {
-            self.engine.stop_compiling();
-            self.task.abort();
-        }
-    }
-}
-
 /// What was seen.
 struct Step {
     /// Every handler has the version that is to serve.
@@ -148,6 +128,8 @@ impl Rollouts {
             records: Records::default(),
             workers: Workers::default(),
             job: None,
+            wishes: Vec::new(),
+            turns: Turns::default(),
         }
     }
 
@@ -175,7 +157,7 @@ impl Rollouts {
 
     /// Follows, and changes what is served when that is asked for, until the future is dropped. While the broker does not
     /// answer, everything stays as it is.
-    pub(super) async fn follow(&mut self, broker: &dyn Broker, orders: &mut Orders, threads: &Threads) {
+    pub(super) async fn follow(&mut self, brokers: &Brokers, orders: &mut Orders, threads: &Threads) {
         let mut busy = 0u32;
         loop {
             let pause = match self.step().await {
@@ -200,7 +182,7 @@ impl Rollouts {
             self.begin(&orders.roster, threads);
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
-                Some(order) = orders.queue.recv() => self.obey(order, broker, &orders.roster, threads).await,
+                Some(order) = orders.queue.recv() => self.obey(order, brokers, &orders.roster, threads).await,
             }
         }
     }
@@ -210,6 +192,7 @@ impl Rollouts {
         self.take_prepared().await;
         let changed = self.records.refresh(&*self.store).await?;
         self.handlers.iter_mut().for_each(|followed| followed.is_quiet &= !changed.contains(followed.deployment.id()));
+        self.wishes.clear();
         let mut step = Step { has_all: true, is_busy: false, refused: None };
         for at in 0..self.handlers.len() {
             if self.handlers[at].is_quiet {
@@ -228,6 +211,7 @@ impl Rollouts {
             step.has_all &= is_settled;
             self.handlers[at].may_begin |= is_settled;
         }
+        self.begin_job();
         step.is_busy |= self.job.is_some();
         Ok(step)
     }
@@ -259,40 +243,6 @@ impl Rollouts {
 
     fn followed(&mut self, handler: &str) -> Option<&mut Followed> {
         self.handlers.iter_mut().find(|followed| followed.deployment.id() == handler)
-    }
-
-    /// Stops preparing what the handler has no use for any more.
-    fn stop_unwanted(&mut self, at: usize, record: &Record) {
-        if let Some(job) = &mut self.job
-            && job.handler == self.handlers[at].deployment.id
-            && !record.wants(&job.digest)
-        {
-            job.give_up();
-        }
-    }
-
-    /// Takes over what has been prepared meanwhile.
-    async fn take_prepared(&mut self) {
-        let Some(job) = self.job.take_if(|job| job.task.is_finished()) else { return };
-        let result = job.task.await.unwrap_or_else(|panic| Err(format!("preparing it ended badly: {panic}")));
-        // The handler may have gone meanwhile.
-        let Some(followed) = self.followed(&job.handler) else { return };
-        // What the handler may do may have changed meanwhile.
-        let current = followed.deployment.slot.current();
-        let fitting =
-            |version: Version| Arc::new(version).as_granted_to(&current.handler).map_err(|error| error.to_string());
-        match result.and_then(fitting) {
-            _ if job.is_unwanted => {}
-            Ok(version) => {
-                followed.hold(version);
-                followed.failed.remove(&job.digest);
-                followed.verified.extend(job.signature.map(|signature| (job.digest.clone(), signature)));
-                followed.passed = job.smoke.map(|smoke| (job.digest, smoke)).or(followed.passed.take());
-            }
-            Err(why) => {
-                followed.failed.insert(job.digest, (why, Instant::now() + RETRY));
-            }
-        }
     }
 
     /// Says whether the handler has the version that is to serve.
@@ -428,7 +378,7 @@ impl Rollouts {
         Ok(())
     }
 
-    /// A version, if it is ready; begins to prepare it otherwise.
+    /// A version, if it is ready; otherwise it is one of those that can be prepared next.
     fn want(&mut self, at: usize, digest: &str, record: &Record) -> Availability {
         let followed = &mut self.handlers[at];
         let smoke = record.smoke(digest);
@@ -447,35 +397,17 @@ impl Rollouts {
         }
         if self.job.is_none() {
             let is_new = record.rollout.as_ref().is_some_and(|rollout| rollout.digest == digest);
-            let (digest, smoke) = (digest.to_owned(), smoke.map(str::to_owned));
             followed.verified.retain(|digest, _| record.versions.iter().any(|known| known.digest == *digest));
-            let current = followed.deployment.slot.current();
-            let engine = current.handler.component.engine().apart();
-            let recipe = Recipe {
-                store: self.store.clone(),
-                cache: self.cache.clone(),
-                keys: self.keys.clone(),
-                engine: engine.clone(),
-                current,
-                digest: digest.clone(),
+            self.wishes.push(Wish {
+                at,
+                digest: digest.to_owned(),
                 size: known.map_or(0, |known| known.size),
-                signature: signature.clone(),
-            };
-            let signature = signature.filter(|_| !self.keys.is_empty());
-            let exam = smoke.clone().map(|smoke| Exam::new(smoke, &followed.deployment));
-            let handler = followed.deployment.id.clone();
-            let task = tokio::spawn(prepare(recipe, is_new, exam));
-            self.job = Some(Job { handler, digest, smoke, signature, engine, is_unwanted: false, task });
+                smoke: smoke.map(str::to_owned),
+                signature,
+                is_new,
+            });
         }
         Availability::Pending
-    }
-}
-
-impl Drop for Rollouts {
-    fn drop(&mut self) {
-        if let Some(job) = self.job.take() {
-            job.task.abort();
-        }
     }
 }
 

@@ -3,14 +3,16 @@
 //! What stands on it is only ever replaced as a whole, so that whoever looks sees one state. Handlers are few words here:
 //! a change costs no thread, no connection and nothing to those that it does not concern.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::quotas::QuotaWaits;
 use super::{Deployment, Intake, Retention, Stats};
 use crate::broker::keys::Namespace;
+use crate::broker::redis::Login;
 use crate::broker::{BrokerError, Source};
 use crate::deploy::Version;
 use crate::stats::HandlerStats;
@@ -28,17 +30,29 @@ pub struct Member {
     pub stats: Arc<HandlerStats>,
     /// Which thread gets the larger share of its concurrency.
     pub(super) turn: usize,
-    /// What the threads were last told.
+    /// An operator has paused it.
     paused: Arc<AtomicBool>,
+    /// It waits, since its tenant has used up a quota.
+    over_quota: Arc<AtomicBool>,
 }
 
 impl Member {
-    /// Whether the threads begin nothing of it.
+    /// Whether an operator has paused it.
     pub(super) fn is_paused(&self) -> bool {
         self.paused.load(Ordering::Relaxed)
     }
 
-    /// Notes what the threads are told, and says it.
+    /// Whether the threads begin nothing of it.
+    pub(super) fn is_held(&self) -> bool {
+        self.is_paused() || self.over_quota.load(Ordering::Relaxed)
+    }
+
+    /// Notes whether it waits for its tenant to be within its quotas; says whether that is a change.
+    pub(super) fn set_over_quota(&self, is_over: bool) -> bool {
+        self.over_quota.swap(is_over, Ordering::Relaxed) != is_over
+    }
+
+    /// Notes whether it is paused, and says it.
     pub(super) fn set_paused(&self, is_paused: bool) {
         if self.paused.swap(is_paused, Ordering::Relaxed) == is_paused {
             return;
@@ -61,7 +75,9 @@ pub struct Served {
     pub retention: Arc<[Retention]>,
     /// The messages that become events.
     pub intakes: Arc<[Arc<Intake>]>,
-    namespaces: Vec<Namespace>,
+    /// How often tenants came to wait since they had used up a quota.
+    pub quota_waits: Arc<QuotaWaits>,
+    namespaces: Vec<(Namespace, Option<Login>)>,
     /// The streams and the intakes of each tenant.
     of_tenants: BTreeMap<Arc<str>, (Vec<Retention>, Vec<Arc<Intake>>)>,
     /// Counts the handlers that ever were on it.
@@ -84,9 +100,9 @@ impl Served {
         self.deployments().flat_map(|deployment| deployment.sources.iter().map(move |source| (deployment, source)))
     }
 
-    /// Where the streams of those served lie, each once. That of the tenant `default` is always among them: events may be
+    /// Where the streams of those served lie, each once, with the tenant's user. That of the tenant `default` is always among them: events may be
     /// published for later where no handler is.
-    pub(super) fn namespaces(&self) -> &[Namespace] {
+    pub(super) fn namespaces(&self) -> &[(Namespace, Option<Login>)] {
         &self.namespaces
     }
 
@@ -100,8 +116,8 @@ impl Served {
             Some(member) => member.deployment = deployment,
             None => {
                 let id = deployment.id.clone();
-                let (stats, paused) = (Arc::default(), Arc::default());
-                self.members.insert(id, Member { deployment, stats, turn: self.turns, paused });
+                let (stats, paused, over_quota) = (Arc::default(), Arc::default(), Arc::default());
+                self.members.insert(id, Member { deployment, stats, turn: self.turns, paused, over_quota });
                 self.turns += 1;
             }
         }
@@ -125,9 +141,11 @@ impl Served {
         next.intakes = next.of_tenants.values().flat_map(|(_, intakes)| intakes).cloned().collect();
         let stats = next.members().map(|member| (member.deployment.id().to_owned(), member.stats.clone()));
         next.stats = Arc::new(stats.collect());
-        let namespaces = next.deployments().map(|deployment| deployment.namespace.clone());
-        let namespaces: BTreeSet<Namespace> = namespaces.chain([Namespace::default()]).collect();
-        next.namespaces = namespaces.into_iter().collect();
+        let namespaces = next.deployments().map(|deployment| (deployment.namespace.clone(), deployment.login.clone()));
+        let by_prefix = [(Namespace::default(), None)].into_iter().chain(namespaces);
+        let by_prefix: BTreeMap<String, (Namespace, Option<Login>)> =
+            by_prefix.map(|(namespace, login)| (namespace.prefix().to_owned(), (namespace, login))).collect();
+        next.namespaces = by_prefix.into_values().collect();
         next
     }
 }

@@ -3,42 +3,52 @@
 //! They are polled when their lane has its turn and not before, so that guests that never wait share the thread as fairly
 //! as those that do.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 
-use futures::stream::{FuturesUnordered, StreamExt as _};
 use futures::task::AtomicWaker;
+use slab::Slab;
 
 use super::run::Finished;
 
 /// A delivery that has been begun.
 pub(super) type Run = Pin<Box<dyn Future<Output = Finished> + Send>>;
 
-/// The lanes with deliveries that can go on, by their numbers.
+/// The deliveries that can go on, of all lanes of a thread.
 #[derive(Default)]
 pub(super) struct Woken {
-    lanes: Mutex<Vec<usize>>,
+    runs: Mutex<Vec<Place>>,
     shard: AtomicWaker,
 }
 
+/// Where a delivery is found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    /// The number of its lane.
+    pub(super) lane: usize,
+    /// Its number there.
+    run: usize,
+}
+
 impl Woken {
-    fn add(&self, lane: usize) {
-        self.lanes.lock().unwrap_or_else(PoisonError::into_inner).push(lane);
+    fn add(&self, place: Place) {
+        self.runs.lock().unwrap_or_else(PoisonError::into_inner).push(place);
         self.shard.wake();
     }
 
     /// Takes all of them.
-    pub(super) fn take(&self) -> Vec<usize> {
-        std::mem::take(&mut *self.lanes.lock().unwrap_or_else(PoisonError::into_inner))
+    pub(super) fn take(&self) -> Vec<Place> {
+        std::mem::take(&mut *self.runs.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Waits until there is one.
     pub(super) async fn any(&self) {
         std::future::poll_fn(|context| {
             self.shard.register(context.waker());
-            match self.lanes.lock().unwrap_or_else(PoisonError::into_inner).is_empty() {
+            match self.runs.lock().unwrap_or_else(PoisonError::into_inner).is_empty() {
                 true => Poll::Pending,
                 false => Poll::Ready(()),
             }
@@ -47,73 +57,81 @@ impl Woken {
     }
 }
 
-/// Says that a lane can go on, once until it does.
-struct LaneWaker {
-    lane: usize,
+/// Says that a delivery can go on, once until it does.
+struct RunWaker {
+    place: Place,
     is_woken: AtomicBool,
     woken: Arc<Woken>,
 }
 
-impl Wake for LaneWaker {
+impl Wake for RunWaker {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
         if !self.is_woken.swap(true, Ordering::AcqRel) {
-            self.woken.add(self.lane);
+            self.woken.add(self.place);
         }
     }
 }
 
 /// The deliveries of one lane that have been begun and wait.
 pub(super) struct Runs {
-    futures: FuturesUnordered<Run>,
-    lane_waker: Arc<LaneWaker>,
+    lane: usize,
+    waiting: Slab<Waiting>,
+    /// Those that can go on, in the order in which they were woken. One that has ended since may be among them.
+    able: VecDeque<usize>,
+    woken: Arc<Woken>,
+}
+
+struct Waiting {
+    run: Run,
+    state: Arc<RunWaker>,
     waker: Waker,
-    /// One of them can go on.
-    can_go_on: bool,
 }
 
 impl Runs {
-    /// Those of the lane with this number: it is found in `woken` when one of them can go on.
+    /// Those of the lane with this number: they are found in `woken` when they can go on.
     pub(super) fn new(lane: usize, woken: &Arc<Woken>) -> Runs {
-        let lane_waker = Arc::new(LaneWaker { lane, is_woken: AtomicBool::new(false), woken: woken.clone() });
-        Runs { futures: FuturesUnordered::new(), waker: lane_waker.clone().into(), lane_waker, can_go_on: false }
+        Runs { lane, waiting: Slab::new(), able: VecDeque::new(), woken: woken.clone() }
     }
 
     /// Takes in one that has been begun. It can go on: it has told nobody yet what it waits for.
     pub(super) fn push(&mut self, run: Run) {
-        self.futures.push(run);
-        self.can_go_on = true;
+        let entry = self.waiting.vacant_entry();
+        let place = Place { lane: self.lane, run: entry.key() };
+        let state = Arc::new(RunWaker { place, is_woken: AtomicBool::new(true), woken: self.woken.clone() });
+        entry.insert(Waiting { run, waker: state.clone().into(), state });
+        self.able.push_back(place.run);
     }
 
-    /// The lane was woken.
-    pub(super) fn wake(&mut self) {
-        self.can_go_on = true;
+    /// This one was woken.
+    pub(super) fn wake(&mut self, place: Place) {
+        self.able.push_back(place.run);
     }
 
     /// Whether one of them can go on.
     pub(super) fn can_go_on(&self) -> bool {
-        self.can_go_on
+        !self.able.is_empty()
     }
 
-    /// Lets them go on, none of them twice, and no more than two that only gave up the thread; the one that has finished.
+    /// Lets the one go on that was woken first, for one stretch; it, if it has finished.
     pub(super) fn go_on(&mut self) -> Option<Finished> {
-        // From now on it is to be said again.
-        self.lane_waker.is_woken.store(false, Ordering::Release);
-        match self.futures.poll_next_unpin(&mut Context::from_waker(&self.waker)) {
-            // Others may be able to go on as well.
-            Poll::Ready(Some(finished)) => Some(finished),
-            Poll::Ready(None) | Poll::Pending => {
-                self.can_go_on = false;
-                None
-            }
+        while let Some(at) = self.able.pop_front() {
+            // Another one may have its place by now, which was not woken.
+            let known = self.waiting.get_mut(at).filter(|run| run.state.is_woken.swap(false, Ordering::AcqRel));
+            let Some(Waiting { run, waker, .. }) = known else { continue };
+            let Poll::Ready(finished) = run.as_mut().poll(&mut Context::from_waker(waker)) else { return None };
+            self.waiting.remove(at);
+            return Some(finished);
         }
+        None
     }
 
     /// Ends all of them.
     pub(super) fn clear(&mut self) {
-        self.futures.clear();
+        self.able.clear();
+        self.waiting.clear();
     }
 }

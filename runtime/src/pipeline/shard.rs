@@ -6,8 +6,9 @@
 mod agenda;
 mod io;
 mod members;
+mod ways;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -22,13 +23,15 @@ use self::agenda::Agenda;
 use self::io::IoDone;
 pub(super) use self::io::backoff;
 use self::members::Tenants;
-use super::batch::{Batch, Counted, Note, SettleDone, settle_until_written};
+use self::ways::{Load, Ways};
+use super::batch::{Counted, Note, SettleDone, settle_until_written};
+use super::brokers::Brokers;
 use super::lane::{Lane, LaneSource, Standing};
 use super::run::{Finished, Prepared};
 use super::runs::{Run, Woken};
 use super::watch::Watch;
-use super::{Command, LEAVE_TIME, MAX_INSTANCES, MAX_SETTLES, Worker};
-use crate::broker::{Broker, Settled, Source};
+use super::{Command, LEAVE_TIME, MAX_INSTANCES, Worker};
+use crate::broker::{BrokerError, Settled, Source};
 use crate::outcome::{Decision, Settlement};
 use crate::schedule::Schedule;
 
@@ -44,7 +47,7 @@ const HELD_PAUSE: Duration = Duration::from_secs(1);
 /// The state of the thread.
 pub(super) struct Shard {
     worker: Arc<Worker>,
-    broker: Arc<dyn Broker>,
+    ways: Ways,
     consumer: Arc<str>,
     lanes: Slab<Lane>,
     /// The lanes by the names of their handlers.
@@ -68,9 +71,6 @@ pub(super) struct Shard {
     /// The same as the lanes want it.
     shares: usize,
     io: FuturesUnordered<BoxFuture<'static, IoDone>>,
-    batch: Batch,
-    /// Batches on their way, without those that only repeat what was refused.
-    settles: usize,
     commands: mpsc::UnboundedReceiver<Command>,
     own_commands: mpsc::UnboundedSender<Command>,
     watch: Arc<Watch>,
@@ -83,7 +83,7 @@ pub(super) struct Shard {
 impl Shard {
     pub(super) fn new(
         worker: Arc<Worker>,
-        broker: Arc<dyn Broker>,
+        brokers: Brokers,
         consumer: Arc<str>,
         commands: mpsc::UnboundedReceiver<Command>,
         own_commands: mpsc::UnboundedSender<Command>,
@@ -92,7 +92,7 @@ impl Shard {
         let most_running = (MAX_INSTANCES / 2).div_ceil(worker.threads.max(1));
         Shard {
             worker,
-            broker,
+            ways: Ways::new(brokers),
             consumer,
             lanes: Slab::new(),
             by_name: HashMap::new(),
@@ -107,8 +107,6 @@ impl Shard {
             most_running,
             shares: 0,
             io: FuturesUnordered::new(),
-            batch: Batch::default(),
-            settles: 0,
             commands,
             own_commands,
             watch,
@@ -153,10 +151,10 @@ impl Shard {
     }
 
     fn take_woken(&mut self) {
-        for lane in self.woken.take() {
-            if let Some(known) = self.lanes.get_mut(lane) {
-                known.runs.wake();
-                self.schedule.activate(lane);
+        for place in self.woken.take() {
+            if let Some(known) = self.lanes.get_mut(place.lane) {
+                known.runs.wake(place);
+                self.schedule.activate(place.lane);
             }
         }
     }
@@ -192,7 +190,7 @@ impl Shard {
             next = next.min(until);
         }
         // Only what can be done at that time: else the thread would wake up for nothing, again and again.
-        if let Some(due) = self.batch.due().filter(|_| self.settles < MAX_SETTLES) {
+        if let Some(due) = self.ways.next_due() {
             next = next.min(due);
         }
         if self.drain_until.is_none() {
@@ -245,7 +243,7 @@ impl Shard {
 
     fn is_drained(&self) -> bool {
         let Some(until) = self.drain_until else { return false };
-        let quiet = self.lanes.iter().all(|(_, lane)| lane.may_leave()) && self.batch.is_empty() && self.settles == 0;
+        let quiet = self.lanes.iter().all(|(_, lane)| lane.may_leave()) && self.ways.is_empty();
         quiet || Instant::now() >= until
     }
 
@@ -259,12 +257,10 @@ impl Shard {
                 self.look(lane, now);
             }
         }
-        let has_next = self.schedule.has_next(|lane| self.lanes.get(lane).is_some_and(Lane::can_run));
-        let nothing_to_run = self.settles == 0 && !has_next;
-        if self.settles < MAX_SETTLES && self.batch.is_ready(now, nothing_to_run) {
-            let (settlements, notes) = self.batch.take();
-            self.settles += 1;
-            self.start_settle(settlements, notes, None);
+        let has_next = self.schedule.next(|lane| self.lanes.get(lane).is_some_and(Lane::can_run)).is_some();
+        for Load { way, settlements, notes } in self.ways.take_ready(now, !has_next) {
+            self.start_settle(way, settlements, notes, None);
+            self.ways.take_held_back(way).into_iter().for_each(|lane| self.schedule.activate(lane));
         }
         self.io.len() > before
     }
@@ -286,21 +282,21 @@ impl Shard {
         self.let_go(lane);
     }
 
-    fn start_settle(&mut self, settlements: Vec<Settlement>, notes: Vec<Note>, after: Option<Duration>) {
-        let (broker, consumer) = (self.broker.clone(), self.consumer.clone());
+    fn start_settle(&mut self, way: usize, settlements: Vec<Settlement>, notes: Vec<Note>, after: Option<Duration>) {
+        let (broker, consumer) = (self.ways.broker(way).clone(), self.consumer.clone());
         let repeated = after.is_some();
         self.io.push(Box::pin(async move {
             if let Some(pause) = after {
                 tokio::time::sleep(pause).await;
             }
-            IoDone::Settled(settle_until_written(&*broker, &consumer, settlements, notes, repeated).await)
+            let done = settle_until_written(&*broker, &consumer, settlements, notes, repeated).await;
+            IoDone::Settled { way, done }
         }));
     }
 
-    /// Whether the thread may begin one more delivery: there is an instance for it, and room for its decision.
+    /// Whether the thread may begin one more delivery: there is an instance for it.
     fn may_begin(&self) -> bool {
-        let has_room = self.running < self.shares.clamp(1, self.most_running);
-        has_room && !(self.settles >= MAX_SETTLES && self.batch.is_full())
+        self.running < self.shares.clamp(1, self.most_running)
     }
 
     /// Runs some of what is ready; says whether there was any.
@@ -311,17 +307,23 @@ impl Shard {
         }
         for ran in 0..RUNS_PER_TURN {
             let may_begin = self.may_begin();
-            let Shard { lanes, schedule, held_back, .. } = &mut *self;
+            let Shard { lanes, schedule, held_back, ways, .. } = &mut *self;
             let next = schedule.next(|at| {
                 let Some(lane) = lanes.get(at) else { return false };
-                if lane.runs.can_go_on() || (may_begin && lane.can_begin()) {
+                let has_room = ways.has_room(lane.way);
+                if lane.runs.can_go_on() || (may_begin && has_room && lane.can_begin()) {
                     return true;
                 }
                 // It leaves its place until then.
-                held_back.extend(lane.can_begin().then_some(at));
+                match lane.can_begin() {
+                    true if !has_room => ways.hold_back(lane.way, at),
+                    true => held_back.push(at),
+                    false => {}
+                }
                 false
             });
             let Some(lane) = next else { return ran > 0 };
+            let may_begin = may_begin && self.ways.has_room(self.lanes[lane].way);
             if self.run_next(lane, may_begin).duration_since(start) >= TURN {
                 return true;
             }
@@ -339,6 +341,8 @@ impl Shard {
             if let Some(finished) = lane.runs.go_on() {
                 self.finish(finished);
             }
+            // One that only gave up the thread can go on again: its lane keeps its place.
+            self.take_woken();
         } else if can_begin {
             self.begin(lane_at);
         }
@@ -355,7 +359,7 @@ impl Shard {
         match super::run::prepare(&self.worker, lane, ready) {
             Prepared::Decided { decision, ticket } => {
                 lane.unsettled += 1;
-                self.batch.push(lane_at, ticket, decision);
+                self.ways.push(lane.way, lane_at, ticket, decision);
             }
             Prepared::Delivery(delivery) => {
                 let warm = lane.take_warm(delivery.version());
@@ -381,17 +385,15 @@ impl Shard {
         lane.saw_duration(finished.execution.wall);
         let (decision, ticket, warm) = super::run::conclude(&self.worker, lane, finished);
         lane.warm.extend(warm);
-        self.batch.push(lane_at, ticket, decision);
+        self.ways.push(lane.way, lane_at, ticket, decision);
         self.touch(lane_at);
     }
 
     /// A batch has been answered.
-    fn settled(&mut self, done: SettleDone) {
-        if !done.repeated {
-            self.settles -= 1;
-        }
-        let mut refused: Vec<(Settlement, Note)> = Vec::new();
-        for ((settlement, note), settled) in done.settlements.into_iter().zip(done.notes).zip(done.results) {
+    fn settled(&mut self, way: usize, done: SettleDone) {
+        let mut refused: BTreeMap<usize, (Vec<Settlement>, Vec<Note>)> = BTreeMap::new();
+        let done_all = done.settlements.into_iter().zip(done.notes).zip(done.results);
+        for ((settlement, note), settled) in done_all {
             let lane = &mut self.lanes[note.lane];
             match settled {
                 Settled::Refused(why) => {
@@ -403,7 +405,10 @@ impl Shard {
                         lane.stats.blocked.fetch_add(u64::from(lane.held == 0), Ordering::Relaxed);
                         lane.held += 1;
                     }
-                    refused.push((settlement, note));
+                    // The tenant may have got another user meanwhile.
+                    let (settlements, notes) = refused.entry(lane.way).or_default();
+                    settlements.push(settlement);
+                    notes.push(note);
                     continue;
                 }
                 Settled::Applied => count(lane, &settlement, &note),
@@ -420,20 +425,25 @@ impl Shard {
             lane.suspects -= usize::from(note.suspect);
             self.touch(note.lane);
         }
-        if !refused.is_empty() {
+        for (way, (settlements, notes)) in refused {
             // The lanes concerned stand still until it is written.
-            let (settlements, notes) = refused.into_iter().unzip();
-            self.start_settle(settlements, notes, Some(HELD_PAUSE));
+            self.start_settle(way, settlements, notes, Some(HELD_PAUSE));
+        }
+        if !done.repeated {
+            self.ways.settled(way);
         }
     }
 
     /// Leaves no empty consumer behind.
     async fn remove_consumers(self) {
-        let sources = self.lanes.iter().flat_map(|(_, lane)| &lane.sources);
-        for source in sources.filter(|source| source.standing != Standing::Gone) {
-            if let Err(error) = self.broker.remove_consumer(&source.source, &self.consumer).await {
+        let sources = self.lanes.iter().flat_map(|(_, lane)| lane.sources.iter().map(|source| (lane.way, source)));
+        for (way, source) in sources.filter(|(_, source)| source.standing != Standing::Gone) {
+            if let Err(error) = self.ways.broker(way).remove_consumer(&source.source, &self.consumer).await {
                 tracing::debug!("cannot remove the consumer: {error}");
-                return;
+                // What is refused for one is no reason to leave others behind.
+                if matches!(error, BrokerError::Unreachable { .. }) {
+                    return;
+                }
             }
         }
     }

@@ -7,10 +7,11 @@ use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::brokers::Brokers;
 use super::roster::Roster;
 use super::threads::Threads;
 use super::{Command, Deployment, Heirloom, Worker};
-use crate::broker::{Broker, BrokerError, ConsumerInfo, Source, keys};
+use crate::broker::{BrokerError, ConsumerInfo, Source, keys};
 
 /// Streams that are asked with each heartbeat though no worker has gone. So with the default heartbeat of two seconds and N
 /// streams (inboxes included), what other programs have left idle is found within N/50 seconds, at least two.
@@ -18,7 +19,7 @@ const LOOK: usize = 100;
 
 /// What a look begins with.
 struct Takeover<'a> {
-    broker: &'a dyn Broker,
+    brokers: &'a Brokers,
     worker: &'a Worker,
     threads: &'a Threads,
     /// The workers that were alive when it was last looked.
@@ -32,10 +33,10 @@ struct Takeover<'a> {
 }
 
 /// Looks for dead workers and has their entries taken over, until the future is dropped.
-pub(super) async fn run(broker: &dyn Broker, worker: &Worker, roster: &Roster, threads: &Threads) {
+pub(super) async fn run(brokers: &Brokers, worker: &Worker, roster: &Roster, threads: &Threads) {
     // Workers may have died before this one began.
     let (alive, again) = (BTreeSet::new(), HashSet::new());
-    let mut takeover = Takeover { broker, worker, threads, alive, is_thorough: true, next: 0, again };
+    let mut takeover = Takeover { brokers, worker, threads, alive, is_thorough: true, next: 0, again };
     loop {
         // Spread over the workers, so that they do not all look at the same moment.
         tokio::time::sleep(worker.heartbeat.mul_f64(0.5 + rand::random::<f64>())).await;
@@ -49,7 +50,7 @@ pub(super) async fn run(broker: &dyn Broker, worker: &Worker, roster: &Roster, t
 
 impl Takeover<'_> {
     async fn look(&mut self, roster: &Roster) -> Result<(), BrokerError> {
-        let alive = self.broker.living().await?;
+        let alive = self.brokers.own.living().await?;
         self.is_thorough |= !self.alive.is_subset(&alive);
         self.alive = alive;
         let served = roster.now();
@@ -75,7 +76,7 @@ impl Takeover<'_> {
         deployment: &'d Arc<Deployment>,
         source: &'d Arc<Source>,
     ) -> Result<Vec<Found<'d>>, BrokerError> {
-        let consumers = match self.broker.consumers(source).await {
+        let consumers = match self.brokers.own.consumers(source).await {
             Ok(consumers) => consumers,
             // The readers notice it too, and create the group again.
             Err(BrokerError::NoGroup { .. }) => return Ok(Vec::new()),
@@ -106,12 +107,12 @@ impl Takeover<'_> {
     async fn take(&mut self, found: Vec<Found<'_>>) -> Result<(), BrokerError> {
         let owners: BTreeSet<&String> = found.iter().map(|found| &found.owner).collect();
         let owners: Vec<String> = owners.into_iter().cloned().collect();
-        let alive = self.broker.alive(&owners).await?;
+        let alive = self.brokers.own.alive(&owners).await?;
         let dead = owners.into_iter().zip(alive).filter_map(|(owner, alive)| (!alive).then_some(owner));
         let dead: BTreeSet<String> = dead.collect();
         for Found { deployment, source, owner, consumer } in found.iter().filter(|found| dead.contains(&found.owner)) {
             if consumer.pending == 0 {
-                self.broker.remove_consumer(source, &consumer.name).await?;
+                self.brokers.of(deployment.login.as_ref()).remove_consumer(source, &consumer.name).await?;
                 continue;
             }
             tracing::info!(

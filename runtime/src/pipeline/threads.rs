@@ -45,7 +45,7 @@ impl Threads {
         let Member { deployment, stats, turn, .. } = member;
         for (number, thread) in self.0.iter().enumerate() {
             let share = share(deployment.concurrency.max(1), self.0.len(), turn + number);
-            let (deployment, stats, paused) = (deployment.clone(), stats.clone(), member.is_paused());
+            let (deployment, stats, paused) = (deployment.clone(), stats.clone(), member.is_held());
             let _ = thread.send(Command::Serve { deployment, stats, share, paused });
         }
     }
@@ -66,7 +66,7 @@ pub(super) fn start(
             let runtime = runtime.expect("a runtime needs nothing but an epoll descriptor");
             runtime.block_on(async move {
                 let consumer = format!("{}.{number}", worker.id).into();
-                Shard::new(worker, backend.broker(), consumer, receiver, sender, watch).run().await;
+                Shard::new(worker, backend.brokers(), consumer, receiver, sender, watch).run().await;
             });
             // All has been settled or given up; a name that is still being looked up would hold up the end.
             runtime.shutdown_background();

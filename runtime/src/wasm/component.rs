@@ -182,7 +182,7 @@ impl Component {
         let compiled = match cached {
             Some(compiled) => compiled,
             None => {
-                let code = engine.compiler.compile(&engine.engine, bytes, &engine.stop_compiling)?;
+                let code = engine.compiler.compile(&engine.engine, bytes, &engine.tenant, &engine.stop_compiling)?;
                 if let Some(cache) = cache {
                     cache.store(engine, &digest, &code);
                 }

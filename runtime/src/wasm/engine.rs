@@ -67,6 +67,8 @@ pub struct Engine {
     pub(super) compiler: Compiler,
     pub(super) stop_compiling: Arc<AtomicBool>,
     pub(super) loaded: Arc<Loaded>,
+    /// For whom it compiles, empty unless that was said: tenants take turns.
+    pub(super) tenant: Arc<str>,
     _ticker: Arc<Ticker>,
 }
 
@@ -82,6 +84,7 @@ impl Engine {
             compiler: Compiler::default(),
             stop_compiling: Arc::default(),
             loaded: Arc::default(),
+            tenant: "".into(),
             _ticker: Arc::new(ticker),
         })
     }
@@ -89,6 +92,12 @@ impl Engine {
     /// The same engine, which compiles elsewhere.
     pub fn compiling_in(self, compiler: Compiler) -> Engine {
         Engine { compiler, ..self }
+    }
+
+    /// The same engine, which takes the turns of this tenant when it compiles in child processes: there is one at a time,
+    /// and a tenant that asks for much waits behind others that ask for little.
+    pub fn for_tenant(self, tenant: Arc<str>) -> Engine {
+        Engine { tenant, ..self }
     }
 
     /// The same engine for one piece of work: what it compiles can be stopped without stopping others.

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use redis::AsyncConnectionConfig;
 use redis::aio::MultiplexedConnection;
+use wasmill::broker::acl::UserGrants;
 use wasmill::broker::keys::Namespace;
 use wasmill::broker::memory::MemoryBroker;
 use wasmill::broker::pubsub::PubSub;
-use wasmill::broker::redis::{RedisBroker, RedisSettings};
+use wasmill::broker::redis::{Login, RedisBroker, RedisSettings, RedisUsers};
 use wasmill::broker::{Broker, Claimed, Entry, EntryId, Fields, Inspect, Settled, Source, Store};
 use wasmill::envelope;
 use wasmill::event::Event;
@@ -35,7 +36,7 @@ enum Backend {
 }
 
 struct OnRedis {
-    broker: RedisBroker,
+    broker: Arc<RedisBroker>,
     raw: MultiplexedConnection,
     server: RedisServer,
 }
@@ -49,6 +50,27 @@ impl Fixture {
         let server = RedisServer::start();
         let settings = RedisSettings::new(&server.url()).expect("a valid URL");
         let broker = RedisBroker::connect(settings).await.expect("the server answers");
+        Fixture::on(server, Arc::new(broker)).await
+    }
+
+    /// The broker of a tenant's user that may do what the line of `wasmill tenants acl` says and nothing else, but on all
+    /// keys: the tests of the contract have no prefix.
+    pub async fn user() -> Fixture {
+        let server = RedisServer::start();
+        let grants = UserGrants { username: "tenant".to_owned(), ..UserGrants::default() };
+        let client = redis::Client::open(server.url()).expect("a valid URL");
+        let mut admin = client.get_multiplexed_async_connection().await.expect("the server answers");
+        let mut command = redis::cmd("ACL");
+        command.arg("SETUSER").arg(grants.arguments(">secret"));
+        let () = command.query_async(&mut admin).await.expect("the line is one that Redis takes");
+        let password = Arc::new(|| Ok("secret".to_owned()));
+        let login = Login { tenant: "tenant".into(), username: "tenant".into(), place: "this test".into(), password };
+        let settings = RedisSettings::new(&server.url()).expect("a valid URL");
+        let users = RedisUsers::new(settings, tokio::runtime::Handle::current());
+        Fixture::on(server, users.broker(&login)).await
+    }
+
+    async fn on(server: RedisServer, broker: Arc<RedisBroker>) -> Fixture {
         let config = AsyncConnectionConfig::new().set_response_timeout(Some(DEADLINE));
         let client = redis::Client::open(server.url()).expect("a valid URL");
         let raw = client.get_multiplexed_async_connection_with_config(&config).await.expect("the server answers");
@@ -58,28 +80,28 @@ impl Fixture {
     pub fn store(&self) -> &dyn Store {
         match &self.backend {
             Backend::Memory(broker) => broker,
-            Backend::Redis(redis) => &redis.broker,
+            Backend::Redis(redis) => &*redis.broker,
         }
     }
 
     pub fn broker(&self) -> &dyn Broker {
         match &self.backend {
             Backend::Memory(broker) => broker,
-            Backend::Redis(redis) => &redis.broker,
+            Backend::Redis(redis) => &*redis.broker,
         }
     }
 
     pub fn pubsub(&self) -> &dyn PubSub {
         match &self.backend {
             Backend::Memory(broker) => broker,
-            Backend::Redis(redis) => &redis.broker,
+            Backend::Redis(redis) => &*redis.broker,
         }
     }
 
     pub fn inspect(&self) -> &dyn Inspect {
         match &self.backend {
             Backend::Memory(broker) => broker,
-            Backend::Redis(redis) => &redis.broker,
+            Backend::Redis(redis) => &*redis.broker,
         }
     }
 
@@ -117,7 +139,13 @@ impl Fixture {
     }
 
     pub async fn delete_stream(&self, key: &str) {
-        self.inspect().remove_streams(&[key]).await.expect("a stream is deleted");
+        match &self.backend {
+            Backend::Memory(broker) => broker.remove_streams(&[key]).await.expect("a stream is deleted"),
+            Backend::Redis(redis) => {
+                let deleted = redis::cmd("DEL").arg(key).query_async(&mut redis.raw.clone()).await;
+                let () = deleted.expect("a stream is deleted");
+            }
+        }
     }
 
     /// A stream with a group that reads it.

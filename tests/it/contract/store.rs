@@ -2,7 +2,10 @@
 
 use futures::future::join_all;
 
-use super::fixture::Fixture;
+use wasmill::audit::max_lines;
+use wasmill::broker::keys::{DEFAULT_TENANT, audit};
+
+use super::fixture::{Fixture, fields};
 
 const DIGEST: &str = "ab12";
 
@@ -63,4 +66,28 @@ pub async fn reports_are_replaced_and_forgotten_by_worker(f: &Fixture) {
     assert_eq!(store.reports("h").await.expect("an answer").into_keys().collect::<Vec<_>>(), ["b"]);
     let (earlier, later) = (store.time_ms().await.expect("a time"), store.time_ms().await.expect("a time"));
     assert!(earlier > 1_700_000_000_000 && later >= earlier);
+}
+
+pub async fn each_audit_log_keeps_its_newest_lines(f: &Fixture) {
+    const MORE: usize = 500;
+    let write = async |tenant: &str, verb: usize| {
+        let line = fields(&[(b"verb", verb.to_string().as_bytes())]);
+        f.store().write_audit(tenant, &line).await.expect("it is written")
+    };
+    write("quiet", 7).await;
+    for tenant in ["acme", DEFAULT_TENANT] {
+        let (most, mut last) = (max_lines(tenant), None);
+        for number in 0..most + MORE {
+            let id = Some(write(tenant, number).await);
+            assert!(last < id, "ids ascend");
+            last = id;
+        }
+        let lines = f.all(&audit(tenant)).await;
+        // Redis removes whole nodes of a hundred entries.
+        assert!((most..most + 200).contains(&lines.len()), "{tenant}: {}", lines.len());
+        let newest = lines.last().expect("there are lines");
+        assert_eq!(newest.fields, fields(&[(b"verb", (most + MORE - 1).to_string().as_bytes())]));
+        assert_eq!(Some(newest.id), last);
+    }
+    assert_eq!(f.all(&audit("quiet")).await.len(), 1);
 }

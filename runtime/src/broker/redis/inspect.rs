@@ -7,9 +7,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::super::{
-    BrokerError, Entry, EntryId, GroupInfo, Inspect, PendingEntry, Replay, Replayed, ServerInfo, Source, StreamInfo,
-    Trimmed, dead_letter, keys,
+    BrokerError, Entry, EntryId, GroupInfo, Inspect, PendingEntry, Refusal, Replay, Replayed, ServerInfo, Source,
+    StreamInfo, Trimmed, acl, dead_letter, keys,
 };
+use super::link::Link;
 use super::script::Script;
 use super::{MAX_PIPELINE, RedisBroker, reply};
 
@@ -22,12 +23,12 @@ const PARKED_LIMIT: usize = 1_000;
 
 impl RedisBroker {
     /// The newest id ever given out in the stream; `None` if there is no stream.
-    pub(super) async fn last_id(&self, key: &str) -> Result<Option<EntryId>, BrokerError> {
-        self.stream_map(key).await?.map(|map| map.id("last-generated-id")).transpose()
+    pub(super) async fn last_id(link: &Link, key: &str) -> Result<Option<EntryId>, BrokerError> {
+        RedisBroker::stream_map(link, key).await?.map(|map| map.id("last-generated-id")).transpose()
     }
 
-    async fn stream_map(&self, key: &str) -> Result<Option<reply::Map>, BrokerError> {
-        match self.requests.query(::redis::cmd("XINFO").arg("STREAM").arg(key)).await {
+    async fn stream_map(link: &Link, key: &str) -> Result<Option<reply::Map>, BrokerError> {
+        match link.query(::redis::cmd("XINFO").arg("STREAM").arg(key)).await {
             Ok(value) => Ok(Some(reply::Map::new(value)?)),
             Err(BrokerError::NoGroup { .. }) => Ok(None),
             Err(error) => Err(error),
@@ -38,7 +39,7 @@ impl RedisBroker {
 #[async_trait]
 impl Inspect for RedisBroker {
     async fn stream(&self, key: &str) -> Result<Option<StreamInfo>, BrokerError> {
-        let Some(map) = self.stream_map(key).await? else { return Ok(None) };
+        let Some(map) = RedisBroker::stream_map(&self.requests, key).await? else { return Ok(None) };
         let groups = match self.requests.query(::redis::cmd("XINFO").arg("GROUPS").arg(key)).await {
             Ok(value) => reply::maps(value)?,
             // Deleted between the two requests.
@@ -62,16 +63,39 @@ impl Inspect for RedisBroker {
     }
 
     async fn server(&self) -> Result<Option<ServerInfo>, BrokerError> {
-        let info: String = self.requests.query(&::redis::cmd("INFO")).await?;
-        let (seconds, micros): (u64, u64) = self.requests.query(&::redis::cmd("TIME")).await?;
+        let info: String = self.own.query(&::redis::cmd("INFO")).await?;
+        let (seconds, micros): (u64, u64) = self.own.query(&::redis::cmd("TIME")).await?;
         let info = info.lines().filter_map(|line| line.split_once(':'));
         let info = info.map(|(name, value)| (name.to_owned(), value.trim_end().to_owned())).collect();
-        let slow = match self.requests.query(::redis::cmd("SLOWLOG").arg("GET").arg(SLOW_ENTRIES)).await {
+        let slow = match self.own.query(::redis::cmd("SLOWLOG").arg("GET").arg(SLOW_ENTRIES)).await {
             Ok(value) => Some(reply::slow_log(value)?),
             Err(BrokerError::Refused { .. }) => None,
             Err(error) => return Err(error),
         };
         Ok(Some(ServerInfo { info, now_ms: seconds * 1000 + micros / 1000, slow }))
+    }
+
+    async fn user_may_not(
+        &self,
+        user: &str,
+        commands: &[acl::Command],
+    ) -> Result<Option<Vec<Option<String>>>, BrokerError> {
+        let mut pipeline = ::redis::Pipeline::with_capacity(commands.len());
+        for command in commands {
+            pipeline.cmd("ACL").arg("DRYRUN").arg(user).arg(command);
+        }
+        let mut answers = Vec::with_capacity(commands.len());
+        for reply in self.own.pipeline_each(&pipeline).await? {
+            match reply {
+                Ok(::redis::Value::Okay) => answers.push(None),
+                Ok(reply) => answers.push(Some(reply::text(reply)?)),
+                Err(BrokerError::Refused { refusal: Refusal::NoPermission, .. }) => return Ok(None),
+                // No such user: it may nothing.
+                Err(BrokerError::Refused { message, .. }) => answers.push(Some(message)),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Some(answers))
     }
 
     async fn stream_keys(&self, prefix: &str, limit: usize) -> Result<Vec<String>, BrokerError> {
@@ -83,7 +107,7 @@ impl Inspect for RedisBroker {
                 // There are no characters in it that mean something in a pattern.
                 command.arg("MATCH").arg(format!("{prefix}*"));
             }
-            let (next, page): (String, Vec<Vec<u8>>) = self.requests.query(&command).await?;
+            let (next, page): (String, Vec<Vec<u8>>) = self.own.query(&command).await?;
             // A key that is not UTF-8 cannot be named in a configuration.
             keys.extend(page.into_iter().filter_map(|key| String::from_utf8(key).ok()));
             if next == "0" || keys.len() >= limit {
@@ -145,14 +169,14 @@ impl Inspect for RedisBroker {
     }
 
     async fn workers(&self) -> Result<Vec<(String, String)>, BrokerError> {
-        let ids: Vec<String> = self.requests.query(::redis::cmd("ZRANGE").arg(keys::WORKERS).arg(0).arg(-1)).await?;
+        let ids: Vec<String> = self.own.query(::redis::cmd("ZRANGE").arg(keys::WORKERS).arg(0).arg(-1)).await?;
         let mut pipeline = ::redis::pipe();
         for id in &ids {
             pipeline.cmd("GET").arg(keys::heartbeat(id));
         }
         let reports: Vec<Option<String>> = match ids.is_empty() {
             true => Vec::new(),
-            false => self.requests.pipeline(&pipeline).await?,
+            false => self.own.pipeline(&pipeline).await?,
         };
         Ok(ids.into_iter().zip(reports).filter_map(|(id, report)| Some((id, report?))).collect())
     }
@@ -185,13 +209,13 @@ impl Inspect for RedisBroker {
 
     async fn set_paused(&self, handler: &str, paused: bool) -> Result<bool, BrokerError> {
         if !paused {
-            let removed: i64 = self.requests.query(::redis::cmd("HDEL").arg(keys::PAUSED).arg(handler)).await?;
+            let removed: i64 = self.own.query(::redis::cmd("HDEL").arg(keys::PAUSED).arg(handler)).await?;
             return Ok(removed == 1);
         }
-        let (seconds, micros): (u64, u64) = self.requests.query(&::redis::cmd("TIME")).await?;
+        let (seconds, micros): (u64, u64) = self.own.query(&::redis::cmd("TIME")).await?;
         let mut command = ::redis::cmd("HSETNX");
         command.arg(keys::PAUSED).arg(handler).arg(seconds * 1000 + micros / 1000);
-        Ok(self.requests.query::<i64>(&command).await? == 1)
+        Ok(self.own.query::<i64>(&command).await? == 1)
     }
 
     async fn remove_streams(&self, keys: &[&str]) -> Result<(), BrokerError> {
@@ -206,7 +230,7 @@ impl Inspect for RedisBroker {
         for keys in keys.chunks(MAX_PIPELINE) {
             let mut pipeline = ::redis::pipe();
             keys.iter().for_each(|key| _ = pipeline.cmd("XLEN").arg(&**key));
-            let answers = self.requests.pipeline_each(&pipeline).await?.into_iter();
+            let answers = self.own.pipeline_each(&pipeline).await?.into_iter();
             lengths.extend(answers.map(|answer| usize::try_from(reply::integer(&answer.ok()?).ok()?).ok()));
         }
         Ok(lengths)
@@ -218,6 +242,11 @@ impl Inspect for RedisBroker {
         max_length: Option<usize>,
         older_than: Option<Duration>,
     ) -> Result<Trimmed, BrokerError> {
+        if self.requests.is_quiet()
+            && let Some(nothing) = self.needs_no_trim(key, max_length, older_than).await?
+        {
+            return Ok(nothing);
+        }
         let text = |number: Option<u128>| number.map_or_else(String::new, |number| number.to_string());
         let reply = Script::Trim
             .run(&self.requests, &[key], |command| {

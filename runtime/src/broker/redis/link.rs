@@ -11,8 +11,10 @@ use ::redis::{
     AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, IntoConnectionInfo, Pipeline, ProtocolVersion,
     RedisError, ServerErrorKind, TlsCertificates, Value,
 };
+use tokio::runtime::Handle;
 
 use super::super::{BrokerError, Refusal};
+use super::pool::{Lease, Place, Pool};
 
 /// Unanswered bytes older than this break the connection: a peer that has vanished is noticed without a response.
 const USER_TIMEOUT: Duration = Duration::from_secs(20);
@@ -102,6 +104,19 @@ impl RedisSettings {
         self.response_timeout
     }
 
+    /// The same as another user. Its connections do not say which library they use: that needs a permission more.
+    fn with_user(&self, username: &str, password: &str) -> Result<RedisSettings, RedisError> {
+        let info = self.client.get_connection_info();
+        let redis = info.redis_settings().clone().set_username(username).set_password(password);
+        let client = Client::open(info.clone().set_redis_settings(redis.set_skip_set_lib_name()))?;
+        Ok(RedisSettings { client, ..self.clone() })
+    }
+
+    /// The number of the database.
+    pub fn database(&self) -> i64 {
+        self.client.get_connection_info().redis_settings().db()
+    }
+
     /// The same for a connection whose requests block until there is something to say.
     pub(super) fn for_waiting(mut self) -> RedisSettings {
         self.response_timeout = None;
@@ -109,14 +124,53 @@ impl RedisSettings {
     }
 }
 
+/// The user of a tenant, and where its password is.
+#[derive(Clone)]
+pub struct Login {
+    /// The tenant that it works for.
+    pub tenant: Arc<str>,
+    /// The name of the user.
+    pub username: Arc<str>,
+    /// What tells this way to log in from others: where the password is.
+    pub place: Arc<str>,
+    /// Reads the password, whenever a connection is opened; the error says what is missing.
+    pub password: Arc<dyn Fn() -> Result<String, String> + Send + Sync>,
+}
+
+/// The same user of the same tenant, with the password in the same place.
+impl PartialEq for Login {
+    fn eq(&self, other: &Login) -> bool {
+        (&self.tenant, &self.username, &self.place) == (&other.tenant, &other.username, &other.place)
+    }
+}
+
+impl Eq for Login {}
+
+impl std::fmt::Debug for Login {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Login { tenant, username, place, .. } = self;
+        let mut shown = f.debug_struct("Login");
+        shown.field("tenant", tenant).field("username", username).field("place", place).finish_non_exhaustive()
+    }
+}
+
 /// One connection that is opened when needed and again after it broke.
+#[derive(Clone)]
 pub(super) struct Link {
     shared: Arc<Shared>,
+    /// Requests are looks whether there is something to do.
+    looks: bool,
 }
 
 /// What requests, and the task that opens the connection for them, have in common.
-struct Shared {
+pub(super) struct Shared {
     settings: RedisSettings,
+    /// As whom to log in, if not as the settings say.
+    login: Mutex<Option<Login>>,
+    /// The threads that the connection lives on; those of whoever opens it if there are none.
+    runtime: Option<Handle>,
+    /// If it is one of a bounded number.
+    place: Option<Place>,
     connection: Mutex<Option<MultiplexedConnection>>,
     /// Held while the connection is being opened, so that concurrent requests share one.
     opening: tokio::sync::Mutex<()>,
@@ -125,8 +179,34 @@ struct Shared {
 }
 
 impl Shared {
+    fn new(settings: RedisSettings) -> Shared {
+        Shared {
+            settings,
+            login: Mutex::new(None),
+            runtime: None,
+            place: None,
+            connection: Mutex::new(None),
+            opening: tokio::sync::Mutex::new(()),
+            client_id: AtomicU64::new(0),
+        }
+    }
+
     fn current(&self) -> std::sync::MutexGuard<'_, Option<MultiplexedConnection>> {
         self.connection.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    pub(super) fn place(&self) -> Option<&Place> {
+        self.place.as_ref()
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.current().is_some()
+    }
+
+    /// Drops the connection; the next request opens another one.
+    pub(super) fn forget(&self) {
+        *self.current() = None;
+        self.client_id.store(0, Ordering::Relaxed);
     }
 
     /// Opens the connection unless somebody else just did.
@@ -135,17 +215,30 @@ impl Shared {
         if let Some(connection) = &*self.current() {
             return Ok(connection.clone());
         }
+        let settings = self.settings()?;
         let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(self.settings.connect_timeout))
-            .set_response_timeout(self.settings.response_timeout);
-        let opened = self.settings.client.get_multiplexed_async_connection_with_config(&config).await;
+            .set_connection_timeout(Some(settings.connect_timeout))
+            .set_response_timeout(settings.response_timeout);
+        let opened = settings.client.get_multiplexed_async_connection_with_config(&config).await;
         let mut connection = opened.map_err(classify)?;
-        if self.settings.response_timeout.is_none() {
+        if settings.response_timeout.is_none() {
             let id = ::redis::cmd("CLIENT").arg("ID").query_async(&mut connection).await.map_err(classify)?;
             self.client_id.store(id, Ordering::Relaxed);
         }
         *self.current() = Some(connection.clone());
         Ok(connection)
+    }
+
+    fn login(&self) -> std::sync::MutexGuard<'_, Option<Login>> {
+        self.login.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// How to log in now.
+    fn settings(&self) -> Result<RedisSettings, BrokerError> {
+        let Some(login) = self.login().clone() else { return Ok(self.settings.clone()) };
+        let refused = |message| BrokerError::Refused { refusal: Refusal::NotAuthenticated, message };
+        let password = (login.password)().map_err(refused)?;
+        self.settings.with_user(&login.username, &password).map_err(classify)
     }
 }
 
@@ -156,22 +249,75 @@ impl Link {
     }
 
     pub(super) fn new(settings: RedisSettings) -> Link {
-        let shared = Shared {
-            settings,
-            connection: Mutex::new(None),
-            opening: tokio::sync::Mutex::new(()),
-            client_id: AtomicU64::new(0),
-        };
-        Link { shared: Arc::new(shared) }
+        Link { shared: Arc::new(Shared::new(settings)), looks: false }
+    }
+
+    /// A connection that lives on these threads, whoever opens it.
+    pub(super) fn living_on(settings: RedisSettings, runtime: Handle) -> Link {
+        Link { shared: Arc::new(Shared { runtime: Some(runtime), ..Shared::new(settings) }), looks: false }
+    }
+
+    /// The same as another user, as one of the connections of a pool.
+    pub(super) fn of_user(settings: RedisSettings, runtime: Handle, login: Login, pool: &Arc<Pool>) -> Link {
+        let shared = pool.join(|place| Shared {
+            login: Mutex::new(Some(login)),
+            runtime: Some(runtime),
+            place: Some(place),
+            ..Shared::new(settings)
+        });
+        Link { shared, looks: false }
+    }
+
+    /// The same as another user, as the only connection of it.
+    pub(super) fn as_user(settings: RedisSettings, login: Login) -> Link {
+        Link { shared: Arc::new(Shared { login: Mutex::new(Some(login)), ..Shared::new(settings) }), looks: false }
+    }
+
+    /// Logs in this way from now on. What is under way is finished as before.
+    pub(super) fn log_in_as(&self, login: &Login) {
+        if self.shared.login().replace(login.clone()).as_ref() != Some(login) {
+            self.forget();
+        }
+    }
+
+    /// The same connection, for looking whether there is something to do; if so, [`Link::was_of_use`] has to be told.
+    pub(super) fn looking(&self) -> Link {
+        Link { looks: true, ..self.clone() }
+    }
+
+    /// A look has found something.
+    pub(super) fn was_of_use(&self) {
+        if let Some(place) = &self.shared.place {
+            place.used();
+        }
+    }
+
+    /// The connection is one of few, and has not been of use for a moment: whether there is something to do is to be
+    /// asked on another way.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.shared.place.as_ref().is_some_and(|place| !place.is_fresh())
+    }
+
+    /// Waits for the connection, if it is one of few.
+    async fn enter(&self) -> Option<Lease> {
+        match &self.shared.place {
+            Some(place) => Some(place.enter(&self.shared, !self.looks).await),
+            None => None,
+        }
     }
 
     /// The connection, opened if there is none. A task of its own opens it (and ends by itself after the connect
     /// timeout), so that a request which is put aside or dropped meanwhile holds up no other.
-    pub(super) async fn connection(&self) -> Result<MultiplexedConnection, BrokerError> {
+    async fn connection(&self) -> Result<MultiplexedConnection, BrokerError> {
         if let Some(connection) = &*self.shared.current() {
             return Ok(connection.clone());
         }
-        tokio::spawn(self.shared.clone().open()).await.unwrap_or_else(|error| {
+        let opening = self.shared.clone().open();
+        let opening = match &self.shared.runtime {
+            Some(runtime) => runtime.spawn(opening),
+            None => tokio::spawn(opening),
+        };
+        opening.await.unwrap_or_else(|error| {
             Err(BrokerError::Unreachable { message: format!("opening the connection failed: {error}"), cause: None })
         })
     }
@@ -194,6 +340,7 @@ impl Link {
     }
 
     pub(super) async fn query<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, BrokerError> {
+        let _lease = self.enter().await;
         let mut connection = self.connection().await?;
         let reply = connection.send_packed_command(command).await.and_then(Value::extract_error);
         let value = reply.map_err(|error| self.failed(error))?;
@@ -202,6 +349,7 @@ impl Link {
 
     /// Sends a pipeline; the first error of any of its commands is the answer.
     pub(super) async fn pipeline<T: FromRedisValue>(&self, pipeline: &Pipeline) -> Result<T, BrokerError> {
+        let _lease = self.enter().await;
         let mut connection = self.connection().await?;
         pipeline.query_async(&mut connection).await.map_err(|error| self.failed(error))
     }
@@ -211,6 +359,7 @@ impl Link {
         &self,
         pipeline: &Pipeline,
     ) -> Result<Vec<Result<Value, BrokerError>>, BrokerError> {
+        let _lease = self.enter().await;
         let mut connection = self.connection().await?;
         let replies = connection.send_packed_commands(pipeline, 0, pipeline.len()).await;
         let replies = replies.map_err(|error| self.failed(error))?;
@@ -234,8 +383,7 @@ impl Link {
 
     /// Drops the connection; the next request opens another one.
     pub(super) fn forget(&self) {
-        *self.shared.current() = None;
-        self.shared.client_id.store(0, Ordering::Relaxed);
+        self.shared.forget();
     }
 }
 
@@ -272,6 +420,8 @@ pub(super) fn classify(error: RedisError) -> BrokerError {
         "ERR" if message.contains("no such key") || message.contains("The XGROUP subcommand requires") => {
             BrokerError::NoGroup { message }
         }
+        // So a script is told what its user may not do.
+        "ERR" if message.contains("The user executing the script can't") => refused(Refusal::NoPermission),
         _ if message.contains("used memory > 'maxmemory'") => refused(Refusal::OutOfMemory),
         _ => refused(Refusal::Other),
     }

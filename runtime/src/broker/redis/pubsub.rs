@@ -16,7 +16,7 @@ use crate::outcome::Publication;
 impl PubSub for RedisBroker {
     async fn listen(&self, channel: &str, intake: &str) -> Result<BoxStream<'static, Heard>, BrokerError> {
         let marks = keys::intake_marks(intake);
-        let mut connection = self.requests.open_pubsub().await?;
+        let mut connection = self.own.open_pubsub().await?;
         let subscribed = async {
             connection.subscribe(&marks).await?;
             match is_pattern(channel) {
@@ -40,13 +40,13 @@ impl PubSub for RedisBroker {
     }
 
     async fn publish_message(&self, channel: &str, payload: &[u8]) -> Result<u64, BrokerError> {
-        self.requests.query(::redis::cmd("PUBLISH").arg(channel).arg(payload)).await
+        self.own.query(::redis::cmd("PUBLISH").arg(channel).arg(payload)).await
     }
 
     async fn lease(&self, intake: &str, owner: &str, ttl: Duration) -> Result<Lease, BrokerError> {
         let ttl = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
         let reply = Script::Lease
-            .run(&self.requests, &[intake, &keys::intake_position(intake)], |command| {
+            .run(&self.own, &[intake, &keys::intake_position(intake)], |command| {
                 command.arg(owner).arg(ttl);
             })
             .await?;
@@ -72,7 +72,7 @@ impl PubSub for RedisBroker {
             command.arg(owner).arg(u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX)).arg(position.to_string());
             events.iter().for_each(|event| settle::write_publication(command, event, &mut keys));
         };
-        let reply = Script::TakeIn.run(&self.requests, &[&first.key, intake, &position_key], write).await?;
+        let reply = Script::TakeIn.run(&self.own, &[&first.key, intake, &position_key], write).await?;
         Ok(reply::integer(&reply)? == 1)
     }
 }

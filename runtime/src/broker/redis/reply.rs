@@ -29,7 +29,8 @@ fn bytes(value: Value) -> Result<Vec<u8>, BrokerError> {
     }
 }
 
-fn text(value: Value) -> Result<String, BrokerError> {
+/// A text.
+pub(super) fn text(value: Value) -> Result<String, BrokerError> {
     String::from_utf8(bytes(value)?).map_err(unexpected)
 }
 

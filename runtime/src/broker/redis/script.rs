@@ -25,6 +25,7 @@ pub(super) enum Script {
     TakeIn,
     DueDelayed,
     MoveDelayed,
+    Audit,
     /// The last one: there is room for as many.
     ChangeRecord,
 }
@@ -56,6 +57,7 @@ impl Script {
             Script::Trim => include_str!("trim.lua"),
             Script::DueDelayed => include_str!("due_delayed.lua"),
             Script::MoveDelayed => include_str!("move_delayed.lua"),
+            Script::Audit => include_str!("audit.lua"),
             Script::ChangeRecord => include_str!("change_record.lua"),
         }
     }

@@ -6,9 +6,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use tokio::sync::watch;
-use wasmill::admin::{Admin, Place, Token};
+use wasmill::access::Tokens;
+use wasmill::admin::{Admin, Gate, Place};
 use wasmill::app;
 use wasmill::broker::Operate;
+use wasmill::broker::keys::DEFAULT_TENANT;
 use wasmill::broker::memory::MemoryBroker;
 use wasmill::broker::redis::RedisBroker;
 use wasmill::deploy::{Slot, Version};
@@ -57,7 +59,7 @@ impl Session {
             Some(broker) => (Backend::Memory(broker.clone()), Arc::new(broker.clone())),
             None => {
                 let settings = app::redis_settings(config).map_err(Report::usage)?;
-                (Backend::Redis(Box::new(settings.clone())), Arc::new(RedisBroker::new(settings)))
+                (Backend::redis(settings.clone()), Arc::new(RedisBroker::new(settings)))
             }
         };
         let worker = pipeline::Worker { observer: Some(window), ..app::worker(config) };
@@ -65,12 +67,14 @@ impl Session {
         let readiness = Arc::new(Readiness::default());
         let operator = Operator::new(broker, config, app::schemas(config).map_err(Report::usage)?);
         let operators = [(config.tenant.name.clone(), operator.clone())].into();
+        let mut tokens = Tokens::default();
+        config.add_tokens_of(DEFAULT_TENANT, &mut tokens, &Tokens::default()).map_err(Report::usage)?;
         let admin = Admin {
             roster,
             readiness: readiness.clone(),
             operators: watch::Sender::new(Operators::new(operators)).subscribe(),
             reload: None,
-            token: config.admin.token().map_err(Report::usage)?.map(|token| Token::new(&token)),
+            gate: Gate::new(watch::channel(Arc::new(tokens)).1),
         };
         let (stop, mut stopped) = watch::channel(false);
         let admin = AdminThread::start(Place::Listener(listener), admin, stopped.clone())?;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
+use wasmill::access::Actor;
 use wasmill::config::{Config, environment};
 use wasmill::reload::Reload;
 
@@ -47,7 +48,7 @@ async fn watch(file: &Path, mut config: Config, reload: &Reload) -> Result<(), R
             Ok(now) => {
                 look = now;
                 // The log says how it ended.
-                let _ = reload.now().await;
+                let _ = reload.now(Actor::Files).await;
             }
             Err(problem) => tracing::warn!("{problem}"),
         }

@@ -1,6 +1,6 @@
 //! Tenants: each for itself, and what they have to do with one another.
 
-use super::super::tenants::{MAX_WEIGHT, Sharing, TenantConfig, TenantQuotas, TenantRedis, TenantTokens};
+use super::super::tenants::{MAX_WEIGHT, Sharing, TenantConfig, TenantQuotas, TenantRedis};
 use super::super::units::format_duration;
 use super::super::{Config, ConfigError};
 use super::{Check, Document};
@@ -86,7 +86,8 @@ impl Check<'_, '_> {
         self.retry(&["retry"], &tenant.retry, &tenant.retry.over(&general.retry));
         self.quotas(&tenant.quotas);
         self.tenant_redis(&tenant.redis);
-        self.tokens(&tenant.tokens);
+        let is_open = general.admin.token_env.is_none() && general.admin.token_file.is_none();
+        self.tokens(&["tokens"], tenant.tokens.places(), is_open);
         for (stream, settings) in &tenant.streams {
             self.stream(stream, settings);
         }
@@ -196,24 +197,12 @@ impl Check<'_, '_> {
         if redis.username.is_none() && (redis.password_env.is_some() || redis.password_file.is_some()) {
             self.fault(&at("username"), "is missing", "a tenant has a user of its own, or none and no password");
         }
+        if redis.username.is_some() && redis.password_env.is_none() && redis.password_file.is_none() {
+            self.fault(&at("username"), "has no password", "name its place by `password_env` or `password_file`");
+        }
         if redis.username.as_deref().is_some_and(|user| user.is_empty() || user.contains(char::is_whitespace)) {
             self.fault(&at("username"), "is not the name of a user", "write a name without white space");
         }
         self.variable(&at("password_env"), redis.password_env.as_deref(), "password");
-    }
-
-    fn tokens(&mut self, tokens: &TenantTokens) {
-        let pairs = [
-            ("view_env", &tokens.view_env, "view_file", &tokens.view_file),
-            ("operate_env", &tokens.operate_env, "operate_file", &tokens.operate_file),
-            ("deploy_env", &tokens.deploy_env, "deploy_file", &tokens.deploy_file),
-        ];
-        for (env_key, env, file_key, file) in pairs {
-            if env.is_some() && file.is_some() {
-                let problem = format!("the token is given twice, by `{env_key}` and by `{file_key}`");
-                self.fault(&["tokens", file_key], problem, "leave one of the two out");
-            }
-            self.variable(&["tokens", env_key], env.as_deref(), "token");
-        }
     }
 }

@@ -2,19 +2,20 @@
 
 use std::sync::Arc;
 
+use super::super::brokers::Brokers;
 use super::super::recover::create_groups;
 use super::super::roster::{Change, ChangeError, Order, Roster, Wanted};
 use super::super::threads::Threads;
 use super::super::{Command, Deployment};
 use super::{Followed, Rollouts};
-use crate::broker::{Broker, BrokerError, Refusal};
+use crate::broker::{BrokerError, Refusal};
 use crate::deploy::Version;
 
 impl Rollouts {
     /// Makes a change that is asked for.
-    pub(super) async fn obey(&mut self, order: Order, broker: &dyn Broker, roster: &Roster, threads: &Threads) {
+    pub(super) async fn obey(&mut self, order: Order, brokers: &Brokers, roster: &Roster, threads: &Threads) {
         let Order { change, answer } = order;
-        let result = self.change(change, broker, roster, threads).await;
+        let result = self.change(change, brokers, roster, threads).await;
         // Whoever asked may have gone.
         let _ = answer.send(result);
     }
@@ -23,7 +24,7 @@ impl Rollouts {
     async fn change(
         &mut self,
         change: Change,
-        broker: &dyn Broker,
+        brokers: &Brokers,
         roster: &Roster,
         threads: &Threads,
     ) -> Result<(), ChangeError> {
@@ -34,10 +35,9 @@ impl Rollouts {
         };
         let others: Vec<Arc<Deployment>> =
             change.handlers.iter().map(|wanted| &wanted.deployment).filter(is_other).cloned().collect();
-        let sources: Vec<_> = others.iter().flat_map(|deployment| &deployment.sources).cloned().collect();
-        create_groups(broker, &sources).await?;
+        create_groups(brokers, others.iter()).await?;
         let is_new = |deployment: &Arc<Deployment>| served.member(deployment.id()).is_none();
-        let paused = if others.iter().any(is_new) { broker.paused().await? } else { Vec::new() };
+        let paused = if others.iter().any(is_new) { brokers.own.paused().await? } else { Vec::new() };
 
         for (wanted, version) in change.handlers.iter().zip(versions) {
             if let Some(version) = version {
@@ -58,6 +58,10 @@ impl Rollouts {
             }
             threads.tell_all(&Command::Leave { handler: name });
         }
+        let is_of = |followed: &Followed, tenant: &str, handler: &str| {
+            *followed.deployment.tenant == *tenant && followed.deployment.name() == handler
+        };
+        self.turns.keep(|tenant, handler| self.handlers.iter().any(|followed| is_of(followed, tenant, handler)));
         for member in others.iter().filter_map(|deployment| now.member(deployment.id())) {
             if is_new(&member.deployment) {
                 member.set_paused(paused.iter().any(|name| name == member.deployment.id()));

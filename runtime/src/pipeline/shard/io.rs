@@ -6,7 +6,7 @@ use super::super::batch::SettleDone;
 use super::super::lane::{ReadState, Standing};
 use super::super::{Heirloom, dedup};
 use super::Shard;
-use crate::broker::{BrokerError, Claimed, Entry, EntryId, Source};
+use crate::broker::{BrokerError, Claimed, Entry, EntryId, Refusal, Source};
 
 /// The first pause after a failed request; doubles up to [`MAX_PAUSE`], with jitter.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -51,7 +51,11 @@ pub(super) enum IoDone {
         source: usize,
         result: Result<bool, BrokerError>,
     },
-    Settled(SettleDone),
+    /// A batch, on its way.
+    Settled {
+        way: usize,
+        done: SettleDone,
+    },
     /// A consumer that is not needed any more has been removed.
     Left,
 }
@@ -65,7 +69,7 @@ impl IoDone {
             | IoDone::Heirlooms { lane, .. }
             | IoDone::Found { lane, .. }
             | IoDone::Group { lane, .. } => Some(*lane),
-            IoDone::Settled(_) | IoDone::Left => None,
+            IoDone::Settled { .. } | IoDone::Left => None,
         }
     }
 }
@@ -77,9 +81,10 @@ impl Shard {
         if count == 0 {
             return;
         }
+        let broker = self.ways.broker(lane.way);
         for (at, source) in lane.sources.iter_mut().enumerate().filter(|(_, source)| source.may_read(now)) {
             source.state = ReadState::Busy;
-            let (broker, consumer, stream) = (self.broker.clone(), self.consumer.clone(), source.source.clone());
+            let (broker, consumer, stream) = (broker.clone(), self.consumer.clone(), source.source.clone());
             let deployment = lane.deployment.clone();
             self.io.push(Box::pin(async move {
                 let result = broker.read(&stream, &consumer, count).await;
@@ -99,10 +104,11 @@ impl Shard {
         if count == 0 || !lane.may_search() {
             return;
         }
+        let broker = self.ways.broker(lane.way);
         let lost = lane.sources.iter_mut().enumerate().filter(|(_, source)| source.lost && source.is_ready(now));
         for (at, source) in lost {
             source.state = ReadState::Busy;
-            let (broker, consumer, stream) = (self.broker.clone(), self.consumer.clone(), source.source.clone());
+            let (broker, consumer, stream) = (broker.clone(), self.consumer.clone(), source.source.clone());
             self.io.push(Box::pin(async move {
                 let result = broker.claim_from(&stream, &consumer, &consumer, None, count).await;
                 IoDone::Found { lane: lane_at, source: at, result }
@@ -117,9 +123,10 @@ impl Shard {
         if count == 0 {
             return;
         }
+        let broker = self.ways.broker(lane.way);
         let members = lane.sources.iter_mut().enumerate().filter(|(_, source)| source.standing == Standing::Member);
         for (at, source) in members {
-            let (broker, consumer, stream) = (self.broker.clone(), self.consumer.clone(), source.source.clone());
+            let (broker, consumer, stream) = (broker.clone(), self.consumer.clone(), source.source.clone());
             if source.due_at.is_some_and(|due| now >= due) {
                 source.due_at = None;
                 source.claims += 1;
@@ -213,7 +220,7 @@ impl Shard {
                 self.lanes[lane].sources[source].state = ReadState::Ready;
             }
             IoDone::Group { lane, source, result: Err(error) } => self.failed(lane, source, error),
-            IoDone::Settled(done) => self.settled(done),
+            IoDone::Settled { way, done } => self.settled(way, done),
             IoDone::Left => {}
         }
     }
@@ -284,7 +291,7 @@ impl Shard {
             );
             source.lost = false;
             source.state = ReadState::Busy;
-            let (broker, stream) = (self.broker.clone(), source.source.clone());
+            let (broker, stream) = (self.ways.broker(lane.way).clone(), source.source.clone());
             self.io.push(Box::pin(async move {
                 let result = broker.create_group(&stream).await;
                 IoDone::Group { lane: lane_at, source: source_at, result }
@@ -294,7 +301,13 @@ impl Shard {
         source.failures = source.failures.saturating_add(1);
         let pause = backoff(source.failures);
         if source.failures.is_power_of_two() {
-            tracing::warn!(handler, stream = source.source.stream, ?pause, "cannot read: {error}");
+            let stream = &source.source.stream;
+            match &error {
+                BrokerError::Refused { refusal: Refusal::NotAuthenticated | Refusal::NoPermission, .. } => {
+                    tracing::error!(alarm = "read_refused", handler, stream, ?pause, "cannot read: {error}");
+                }
+                _ => tracing::warn!(handler, stream, ?pause, "cannot read: {error}"),
+            }
         }
         source.state = ReadState::Paused(Instant::now() + pause);
     }

@@ -50,14 +50,19 @@ impl Tenants {
 impl Shard {
     /// Serves the handler as the deployment says from now on.
     pub(super) fn serve(&mut self, deployment: Arc<Deployment>, stats: Arc<HandlerStats>, share: usize, paused: bool) {
+        let way = self.ways.enter(&deployment);
         let at = match self.by_name.get(&deployment.id) {
-            Some(&at) => at,
-            None => self.admit(&deployment, stats.clone(), paused),
+            Some(&at) => {
+                self.ways.leave(std::mem::replace(&mut self.lanes[at].way, way));
+                at
+            }
+            None => self.admit(&deployment, stats.clone(), paused, way),
         };
         let (lane, left) = (&mut self.lanes[at], &self.left);
         self.shares = self.shares + share - lane.share;
         lane.renew(deployment, stats, share, |source| left.contains(source));
         lane.paused = paused;
+        self.schedule.set_weight(at, lane.deployment.weight);
         for source in &lane.sources {
             self.left.remove(&source.source);
             let readers = self.readers.entry(source.source.key.clone()).or_default();
@@ -68,10 +73,10 @@ impl Shard {
         self.touch(at);
     }
 
-    fn admit(&mut self, deployment: &Arc<Deployment>, stats: Arc<HandlerStats>, paused: bool) -> usize {
+    fn admit(&mut self, deployment: &Arc<Deployment>, stats: Arc<HandlerStats>, paused: bool, way: usize) -> usize {
         let entry = self.lanes.vacant_entry();
         let at = entry.key();
-        entry.insert(Lane::new(deployment.clone(), stats, paused, Runs::new(at, &self.woken)));
+        entry.insert(Lane::new(deployment.clone(), stats, paused, way, Runs::new(at, &self.woken)));
         self.by_name.insert(deployment.id.clone(), at);
         let tenant = self.tenants.enter(&deployment.tenant);
         self.schedule.enter(at, tenant, deployment.weight);
@@ -102,7 +107,8 @@ impl Shard {
                     self.readers.remove(&source.source.key);
                 }
             }
-            let (broker, consumer, source) = (self.broker.clone(), self.consumer.clone(), source.source.clone());
+            let (broker, consumer, source) =
+                (self.ways.broker(lane.way).clone(), self.consumer.clone(), source.source.clone());
             self.io.push(Box::pin(async move {
                 // One that still has entries stays.
                 if let Err(error) = broker.remove_consumer(&source, &consumer).await {
@@ -115,6 +121,7 @@ impl Shard {
             let lane = self.lanes.remove(at);
             self.schedule.leave(at);
             self.tenants.leave(&lane.deployment.tenant);
+            self.ways.leave(lane.way);
             self.shares -= lane.share;
             self.by_name.remove(&lane.deployment.id);
         }

@@ -1,0 +1,101 @@
+//! `wasmill tenants`: who shares the workers.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use serde_json::json;
+use wasmill::config::Config;
+use wasmill::ops::{QuotaUsage, TenantReport};
+
+use super::table::{self, count, plain};
+use super::{Context, Report, block_on, print_json};
+
+/// Arguments of `tenants`.
+#[derive(Parser)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Args {
+    #[command(subcommand)]
+    verb: Option<Verb>,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Show what a tenant uses of what it may
+    Show {
+        /// The tenant
+        tenant: String,
+    },
+}
+
+/// Lists them, or shows one.
+pub fn run(context: Context, args: &Args) -> Result<ExitCode, Report> {
+    match &args.verb {
+        None => list(&context),
+        Some(Verb::Show { tenant }) => show(Context { tenant: tenant.clone(), ..context }),
+    }
+}
+
+fn list(context: &Context) -> Result<ExitCode, Report> {
+    let tenants = match context.worker()? {
+        Some(worker) => block_on(worker.tenants())?,
+        None => configured(&context.whole_config()?),
+    };
+    if context.is_json() {
+        print_json(&json!(tenants));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut table = table::new(["TENANT", "PREFIX", "WEIGHT", "HANDLERS", "REDIS USER", ""]);
+    for tenant in &tenants {
+        table.add_row([
+            plain(&tenant.tenant),
+            plain(&tenant.prefix),
+            tenant.weight.to_string(),
+            count(tenant.handlers.len()),
+            plain(tenant.redis_user.as_deref().unwrap_or("-")),
+            plain(tenant.fault.as_deref().unwrap_or_default()),
+        ]);
+    }
+    say!("{table}");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The tenants of the configuration, those with faults at the end.
+fn configured(config: &Config) -> Vec<TenantReport> {
+    let tenants = config.of_all_tenants().map(|own| TenantReport {
+        tenant: own.tenant.name.clone(),
+        prefix: own.tenant.namespace.prefix().to_owned(),
+        weight: own.tenant.weight,
+        redis_user: own.tenant.redis.username.clone(),
+        handlers: own.handlers.keys().cloned().collect(),
+        fault: None,
+    });
+    let faulty = config.faulty_tenants.iter().map(|tenant| TenantReport {
+        tenant: tenant.name.clone(),
+        fault: Some(tenant.faults.to_string()),
+        ..TenantReport::default()
+    });
+    tenants.chain(faulty).collect()
+}
+
+fn show(context: Context) -> Result<ExitCode, Report> {
+    let config = context.config_with_log()?;
+    let usage = block_on(async { context.target(&config).await?.usage().await })?;
+    if context.is_json() {
+        print_json(&json!(usage));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let TenantReport { tenant, prefix, weight, redis_user, handlers, .. } = &usage.tenant;
+    say!("tenant {}, keys {}*, weight {weight}", plain(tenant), plain(prefix));
+    say!("Redis user: {}", plain(redis_user.as_deref().unwrap_or("that of the workers")));
+    say!("handlers: {}", plain(&handlers.join(", ")));
+    let mut table = table::new(["QUOTA", "USED", "OF"]);
+    for QuotaUsage { quota, unit, used, limit } in &usage.quotas {
+        let amount = |amount: u64| match unit.as_str() {
+            "bytes" => bytesize::ByteSize(amount).display().iec().to_string(),
+            unit => format!("{} {}", count(amount as usize), plain(unit)),
+        };
+        table.add_row([plain(quota), used.map_or("-".to_owned(), amount), limit.map_or("no bound".to_owned(), amount)]);
+    }
+    say!("{table}");
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,242 @@
+//! Whole workers whose tenants have users of their own.
+
+use std::time::Duration;
+
+use redis::Connection;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use wasmill::broker::acl::UserGrants;
+use wasmill_tests::mill::Mill;
+use wasmill_tests::redis_server::RedisServer;
+use wasmill_tests::{eventually, guests};
+
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// A server with users for tenants.
+struct Site {
+    server: RedisServer,
+    secrets: TempDir,
+}
+
+impl Site {
+    fn new() -> Site {
+        Site { server: RedisServer::start(), secrets: tempfile::tempdir().unwrap() }
+    }
+
+    /// Sets up the user of a tenant, and gives the section that says so.
+    fn user(&self, tenant: &str, grants: UserGrants) -> String {
+        let arguments = grants.arguments(&format!(">{tenant}-secret"));
+        let () = redis::cmd("ACL").arg("SETUSER").arg(arguments).query(&mut self.redis()).unwrap();
+        self.section(tenant, "secret")
+    }
+
+    /// The section of a tenant whose password is `TENANT-SECRET`.
+    fn section(&self, tenant: &str, secret: &str) -> String {
+        let file = self.secrets.path().join(format!("{tenant}-{secret}"));
+        std::fs::write(&file, format!("{tenant}-{secret}\n")).unwrap();
+        let file = file.display();
+        format!("[tenants.{tenant}.redis]\nusername = \"{tenant}\"\npassword_file = \"{file}\"\n")
+    }
+
+    fn redis(&self) -> Connection {
+        redis::Client::open(self.server.url()).unwrap().get_connection().unwrap()
+    }
+}
+
+/// A handler `faults` of a tenant.
+fn handler(tenant: &str, settings: &str) -> String {
+    let component = guests::component("faults");
+    format!(
+        "[tenants.{tenant}.retry]\nmax_attempts = 3\nbase = \"10ms\"\ncap = \"50ms\"\n\
+         [tenants.{tenant}.handlers.faults]\ncomponent = \"{}\"\nstreams = [\"faults.in\"]\npublishes = [\"faults.out\"]\n\
+         {settings}\n",
+        component.display()
+    )
+}
+
+fn grants(tenant: &str) -> UserGrants {
+    super::grants(tenant)
+}
+
+/// Publishes an event for a tenant by HTTP.
+#[track_caller]
+fn publish(mill: &Mill, tenant: &str, id: &str, r#type: &str, data: &str) {
+    let event = json!({
+        "specversion": "1.0", "id": id, "source": "/t", "type": r#type, "datacontenttype": "text/plain", "data": data,
+    });
+    let head = ["content-type: application/cloudevents+json"];
+    let path = format!("/v1/tenants/{tenant}/streams/faults.in/events");
+    let answer = mill.http("POST", &path, &head, event.to_string().as_bytes());
+    assert_eq!(answer.status, 201, "{answer:?}");
+}
+
+/// The types of the events of a tenant's stream.
+fn types(mill: &Mill, tenant: &str, stream: &str) -> Vec<String> {
+    let answer = mill.http("GET", &format!("/v1/tenants/{tenant}/streams/{stream}/events?count=1000"), &[], b"");
+    if answer.status == 404 {
+        return Vec::new();
+    }
+    let events = answer.json()["events"].as_array().unwrap_or_else(|| panic!("{answer:?}")).clone();
+    events.iter().map(|item| item["event"]["type"].as_str().unwrap_or("?").to_owned()).collect()
+}
+
+#[track_caller]
+fn wait_for(mill: &Mill, tenant: &str, stream: &str, expected: &[&str]) {
+    let what = format!("{expected:?} in {stream} of {tenant}; the worker said {}", mill.worker.stderr_text());
+    let end = std::time::Instant::now() + DEADLINE;
+    loop {
+        let mut seen = types(mill, tenant, stream);
+        seen.sort();
+        if seen == expected {
+            return;
+        }
+        assert!(std::time::Instant::now() < end, "waited in vain for {what}: {seen:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn stats(mill: &Mill, tenant: &str) -> Value {
+    mill.http("GET", &format!("/v1/tenants/{tenant}/stats"), &[], b"").json()["handlers"]["faults"].clone()
+}
+
+/// What Redis has refused to whom, since its log was last emptied.
+fn refused(redis: &mut Connection) -> Vec<String> {
+    let log: Vec<Vec<redis::Value>> = redis::cmd("ACL").arg("LOG").query(redis).unwrap();
+    log.iter().map(|entry| format!("{entry:?}")).collect()
+}
+
+/// All that a worker and its operators do for two tenants, under their users; Redis has nothing to refuse, and both have
+/// the same names for everything.
+#[test]
+fn everything_works_under_the_users_of_the_tenants() {
+    let site = Site::new();
+    let settings = "dedup = { by = \"id\", ttl = \"1h\" }\n";
+    let trims = |tenant: &str| format!("[tenants.{tenant}.streams.\"faults.out\"]\nmax_length = 2\n");
+    let dedup = "dedup = \"1h\"\n";
+    let tenants = ["acme", "beta"].map(|tenant| [site.user(tenant, grants(tenant)), handler(tenant, dedup)].concat());
+    let mut redis = site.redis();
+    let mill = Mill::start_on(site.server, &tenants.concat());
+    for tenant in ["acme", "beta"] {
+        // Follow-ups, an event that was there already, retries, one for later, and dead letters.
+        publish(&mill, tenant, "1", "echo", "1");
+        wait_for(&mill, tenant, "faults.out", &["echoed"]);
+        publish(&mill, tenant, "1", "echo", "1");
+        publish(&mill, tenant, "2", "retry", "");
+        wait_for(&mill, tenant, "faults.out", &["echoed", "retried"]);
+        publish(&mill, tenant, "3", "later", "300");
+        wait_for(&mill, tenant, "faults.out", &["echoed", "late", "retried"]);
+        publish(&mill, tenant, "4", "panic", "");
+        wait_for(&mill, tenant, "faults.dead", &["panic"]);
+        assert_eq!(stats(&mill, tenant)["duplicate"], 1, "{:#}", stats(&mill, tenant));
+        // By operators on Redis itself, and by the worker.
+        let dlq = mill.json(&["--tenant", tenant, "dlq", "ls", "faults"]);
+        assert_eq!(dlq.as_array().map(Vec::len), Some(1), "{dlq:#}");
+        mill.text(&["--tenant", tenant, "dlq", "redrive", "faults", "--all"]);
+        wait_for(&mill, tenant, "faults.dead", &["panic"]);
+        mill.text(&["--tenant", tenant, "replay", "faults.in", "--handler", "faults", "--from", "0"]);
+        eventually("the replay to have run", DEADLINE, || {
+            let stats = stats(&mill, tenant);
+            (stats["pending"] == 0 && stats["lag"] == 0 && stats["dead_letters"] == 2).then_some(())
+        });
+        // What lay in the inbox is trimmed when it has been settled.
+        let inbox = format!("{tenant}:wasmill:inbox:faults");
+        eventually("the inbox to be trimmed", DEADLINE, || {
+            let length: usize = redis::cmd("XLEN").arg(&inbox).query(&mut redis).unwrap();
+            (length == 0).then_some(())
+        });
+        for verb in [&["stats"][..], &["streams"], &["pending", "faults"], &["workers"], &["doctor"]] {
+            mill.run(&[&["--tenant", tenant], verb].concat());
+        }
+        let path = format!("/v1/tenants/{tenant}/handlers/faults/dead-letters/drop");
+        let answer = mill.http("POST", &path, &["content-type: application/json"], br#"{"all": true}"#);
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+    let refused = refused(&mut redis);
+    assert!(refused.is_empty(), "{refused:#?}");
+    let list: String = redis::cmd("CLIENT").arg("LIST").query(&mut redis).unwrap();
+    for tenant in ["acme", "beta"] {
+        let count = list.lines().filter(|line| line.contains(&format!(" user={tenant} "))).count();
+        assert_eq!(count, 1, "one connection of {tenant} for all threads: {list}");
+    }
+    let keys: Vec<String> = redis::cmd("KEYS").arg("*").query(&mut redis).unwrap();
+    let strange = |key: &&String| !["acme:", "beta:", "wasmill:"].iter().any(|prefix| key.starts_with(prefix));
+    assert_eq!(keys.iter().filter(strange).count(), 0, "{keys:?}");
+}
+
+/// A host that asks for the wrong keys is stopped by Redis: nothing is written there, nothing is lost, somebody is told, and
+/// others go on.
+#[test]
+fn redis_itself_refuses_what_a_tenant_may_not_touch() {
+    let site = Site::new();
+    // All that acme does would be on keys of `acme:`, and its user may touch those of `other:` alone.
+    let wrong = UserGrants { prefix: "other:".into(), ..grants("acme") };
+    let sections =
+        [site.user("acme", wrong), handler("acme", ""), site.user("beta", grants("beta")), handler("beta", "")]
+            .concat();
+    let mut redis = site.redis();
+    let fields = ["ce_id", "1", "ce_source", "/t", "ce_type", "echo", "data", "1"];
+    let () = redis::cmd("XADD").arg("acme:faults.in").arg("*").arg(&fields).query(&mut redis).unwrap();
+    let mill = Mill::start_on(site.server, &sections);
+    publish(&mill, "beta", "1", "echo", "1");
+    wait_for(&mill, "beta", "faults.out", &["echoed"]);
+    eventually("the alarm", DEADLINE, || {
+        let text = mill.worker.stderr_text();
+        let line = text.lines().find(|line| line.contains("user_refused"))?.to_owned();
+        (line.contains("acme") && line.contains("no permission") && !line.contains("acme-secret")).then_some(())
+    });
+    assert!(refused(&mut redis).iter().any(|entry| entry.contains("acme")));
+    let event = json!({"specversion": "1.0", "id": "2", "source": "/t", "type": "echo"}).to_string();
+    let head = ["content-type: application/cloudevents+json"];
+    let answer = mill.http("POST", "/v1/tenants/acme/streams/faults.in/events", &head, event.as_bytes());
+    assert_eq!(answer.status, 503, "{answer:?}");
+    // As soon as the user may, all is done that was asked for.
+    let arguments = grants("acme").arguments(">acme-secret");
+    let () = redis::cmd("ACL").arg("SETUSER").arg(arguments).query(&mut redis).unwrap();
+    wait_for(&mill, "acme", "faults.out", &["echoed"]);
+    assert!(mill.worker.stderr_text().contains("read_refused"), "{}", mill.worker.stderr_text());
+}
+
+/// What was run and cannot be written stands still, alone, until it can be.
+#[test]
+fn an_effect_that_is_refused_is_kept_and_holds_up_its_tenant_alone() {
+    let site = Site::new();
+    let tenants = ["acme", "beta"].map(|tenant| [site.user(tenant, grants(tenant)), handler(tenant, "")].concat());
+    let mut redis = site.redis();
+    let mill = Mill::start_on(site.server, &tenants.concat());
+    publish(&mill, "acme", "1", "echo", "1");
+    wait_for(&mill, "acme", "faults.out", &["echoed"]);
+    let mut set_user = |rules: &[&str]| {
+        let () = redis::cmd("ACL").arg("SETUSER").arg("acme").arg(rules).query(&mut redis).unwrap();
+    };
+    set_user(&["-zadd"]);
+    publish(&mill, "acme", "2", "retry", "");
+    eventually("the alarm", DEADLINE, || mill.worker.stderr_text().contains("settle_refused").then_some(()));
+    for at in 0..50 {
+        publish(&mill, "beta", &at.to_string(), "echo", "1");
+    }
+    wait_for(&mill, "beta", "faults.out", &["echoed"; 50]);
+    assert_eq!(types(&mill, "acme", "faults.out"), ["echoed"]);
+    set_user(&["+zadd"]);
+    wait_for(&mill, "acme", "faults.out", &["echoed", "retried"]);
+}
+
+/// A wrong password is one tenant's matter, at the start, while the worker runs, and until a reload mends it.
+#[test]
+fn a_wrong_password_is_one_tenants_matter() {
+    let site = Site::new();
+    let acme = site.user("acme", grants("acme"));
+    let wrong = site.section("acme", "guess");
+    let beta = [site.user("beta", grants("beta")), handler("beta", "")].concat();
+    let (mut redis, mended) = (site.redis(), [acme, handler("acme", ""), beta.clone()].concat());
+    let fields = ["ce_id", "1", "ce_source", "/t", "ce_type", "echo", "data", "1"];
+    let () = redis::cmd("XADD").arg("acme:faults.in").arg("*").arg(&fields).query(&mut redis).unwrap();
+    let mill = Mill::start_on(site.server, &[wrong, handler("acme", ""), beta].concat());
+    publish(&mill, "beta", "1", "echo", "1");
+    wait_for(&mill, "beta", "faults.out", &["echoed"]);
+    let text = mill.worker.stderr_text();
+    assert!(text.contains("user_refused") && text.contains("not authenticated"), "{text}");
+    assert!(!text.contains("acme-guess"), "{text}");
+    mill.reconfigure(&mended);
+    mill.text(&["reload", "--admin", &mill.admin_url()]);
+    wait_for(&mill, "acme", "faults.out", &["echoed"]);
+}
