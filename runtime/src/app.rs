@@ -261,6 +261,7 @@ pub fn deployment(config: &Config, resolved: &ResolvedHandler, (slot, pinned): (
         take_over_idle: resolved.take_over_idle,
         dead_key: namespace.stream(&resolved.dead_letter),
         concurrency: resolved.limits.concurrency.max(1),
+        quotas: tenant.quotas.clone().map(Arc::new),
         reading,
     }
 }

@@ -12,6 +12,7 @@ mod pending;
 mod pins;
 mod position;
 mod publish;
+mod quotas;
 mod replay;
 mod schemas;
 mod streams;
@@ -19,7 +20,7 @@ mod tenants;
 mod users;
 mod versions;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 pub use audit::{AuditPage, AuditQuery, MAX_AUDIT_PAGE};
@@ -46,6 +47,7 @@ use crate::broker::keys::{self, Namespace};
 use crate::broker::{BrokerError, Operate};
 use crate::config::{Config, ResolvedHandler, StreamConfig, Tenant};
 use crate::envelope::Envelopes;
+use crate::quota::{Counted, Sampler};
 use crate::schema::{SchemaViolation, Schemas};
 
 /// An operation that could not be done.
@@ -79,6 +81,9 @@ pub enum OpsError {
     /// More than a limit allows.
     #[error("{0}")]
     TooLarge(String),
+    /// A quota of the tenant is used up.
+    #[error("quotas.{quota} of the tenant {tenant}: {text}")]
+    Quota { tenant: String, quota: &'static str, text: String },
     /// Something else is going on that must end first.
     #[error("{0}")]
     Conflict(String),
@@ -101,6 +106,9 @@ impl OpsError {
             OpsError::Invalid(_) => 400,
             OpsError::Schema { .. } => 422,
             OpsError::TooLarge(_) => 413,
+            // Insufficient storage: waiting alone does not help.
+            OpsError::Quota { quota: "component_bytes", .. } => 507,
+            OpsError::Quota { .. } => 429,
             OpsError::Conflict(_) => 409,
             OpsError::NotAudited(_) => 503,
             OpsError::Broker(BrokerError::Unreachable { .. } | BrokerError::Refused { .. }) => 503,
@@ -120,6 +128,7 @@ impl OpsError {
             OpsError::Invalid(_) => "invalid",
             OpsError::Schema { .. } => "schema",
             OpsError::TooLarge(_) => "too-large",
+            OpsError::Quota { .. } => "quota",
             OpsError::Conflict(_) => "conflict",
             OpsError::NotAudited(_) => "not-audited",
             OpsError::Broker(BrokerError::Unreachable { .. }) => "broker-unreachable",
@@ -144,11 +153,25 @@ pub struct Operator {
     streams: Arc<BTreeMap<String, StreamConfig>>,
     /// All that the configuration names.
     stream_names: Arc<[String]>,
-    /// What the Redis user of the tenant needs, if it has one.
-    user: Option<Arc<UserGrants>>,
     /// Who asks.
     actor: Actor,
     going_on: Arc<audit::GoingOn>,
+    /// What the Redis user of the tenant needs, if it has one.
+    user: Option<Arc<UserGrants>>,
+    /// What it uses.
+    sampler: Sampler,
+}
+
+/// What counts against the quotas of the tenant: the streams that its configuration names, and what wasmill adds for them.
+fn counted(config: &Config) -> Counted {
+    let namespace = &config.tenant.namespace;
+    let streams = config.stream_names().into_iter().filter(|name| namespace.is_own(name));
+    let handlers = config.handlers();
+    let inboxes = handlers.iter().map(|handler| namespace.inbox(&handler.name));
+    let dead: BTreeSet<Arc<str>> = handlers.iter().map(|handler| namespace.stream(&handler.dead_letter)).collect();
+    let keys = streams.map(|name| namespace.stream(&name)).chain(inboxes).chain([namespace.delayed()]);
+    let keys: BTreeSet<Arc<str>> = keys.chain(dead.iter().cloned()).collect();
+    Counted { keys: keys.into_iter().collect(), dead: dead.into_iter().collect() }
 }
 
 /// The operators of all tenants, by name. Cheap to clone.
@@ -184,9 +207,10 @@ impl Operator {
             envelopes: app::envelopes(config),
             streams: Arc::new(config.streams.clone()),
             stream_names: config.stream_names().into_iter().collect(),
-            user: config.tenant.redis.username.is_some().then(|| Arc::new(app::user_grants(config))),
             actor: Actor::default(),
             going_on: Arc::default(),
+            user: config.tenant.redis.username.is_some().then(|| Arc::new(app::user_grants(config))),
+            sampler: Sampler::new(counted(config)),
             event_bytes: usize::try_from(config.limits.event_bytes.as_u64()).unwrap_or(usize::MAX),
         }
     }

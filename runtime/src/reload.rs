@@ -125,10 +125,10 @@ pub struct Parts {
     pub roster: Roster,
     /// The broker of the operators.
     pub broker: Arc<dyn Operate>,
-    /// The Redis users of tenants.
-    pub users: Option<Arc<RedisUsers>>,
     /// Where those look for the tokens that let in.
     pub tokens: watch::Sender<Arc<Tokens>>,
+    /// The Redis users of tenants.
+    pub users: Option<Arc<RedisUsers>>,
 }
 
 /// Does the reloads, one at a time.

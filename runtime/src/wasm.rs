@@ -14,8 +14,10 @@ pub mod http;
 mod interfaces;
 mod invoke;
 mod limiter;
+mod loaded;
 mod logs;
 mod messaging;
+mod turns;
 pub mod world;
 
 pub use cache::{CacheError, CompiledCache};

@@ -83,6 +83,13 @@ pub fn handler_with(core: &str) -> Vec<u8> {
     wat::parse_str(&text).unwrap_or_else(|error| panic!("{error}"))
 }
 
+/// A handler that consists of this core module, which exports `handle`, beside a memory and what allocates in it.
+pub fn handler_of(core: &str) -> Vec<u8> {
+    let simple = r#"(func (export "handle") (param i32) (result i32) (i32.const 0))"#;
+    let text = include_str!("bad_components/handler.wat").replace(simple, "").replace(";; HERE", core);
+    wat::parse_str(&text).unwrap_or_else(|error| panic!("{error}"))
+}
+
 #[test]
 fn sixty_four_mebibytes_are_the_most() {
     let place = Place::new("");

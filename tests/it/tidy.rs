@@ -111,7 +111,7 @@ fn broker_and_wasm_do_not_know_each_other() {
 
 #[test]
 fn pure_modules_know_no_io_and_no_clock() {
-    const PURE: [&str; 12] = [
+    const PURE: [&str; 13] = [
         "access",
         "audit",
         "event",
@@ -124,6 +124,7 @@ fn pure_modules_know_no_io_and_no_clock() {
         "deploy/canary",
         "deploy/record",
         "config/changes",
+        "text",
     ];
     const IMPURE: [&str; 9] = [
         "tokio",

@@ -97,17 +97,30 @@ impl Subject {
     /// # Panics
     /// When the limits are no valid configuration.
     pub fn handler(&self, limits: &str, publishes: &[&str], isolation: Isolation) -> Handler {
-        let text = format!(
-            "[handlers.enrich]\ncomponent = \"enrich.wasm\"\nstreams = [\"orders\"]\npublishes = {publishes:?}\n\
-             [handlers.enrich.limits]\n{limits}\n"
-        );
-        let config = Config::parse(None, &text, []).unwrap_or_else(|error| panic!("{text}\n{error}"));
-        let resolved = config.handler("enrich").expect("it is configured");
-        let schemas = app::schemas(&config).expect("there are none");
-        let policy = app::policy(&resolved, &Namespace::default(), &app::envelopes(&config), schemas);
-        let policy = policy.expect("it refers to no secrets");
-        Handler::new(self.component.clone(), policy, isolation).expect("the usual grants are enough")
+        configured(&self.component, limits, publishes, isolation)
     }
+}
+
+/// Any component as a handler with these limits, as `[handlers.enrich.limits]` has them, which publishes nothing. Each
+/// delivery gets a fresh instance.
+///
+/// # Panics
+/// When the limits are no valid configuration.
+pub fn handler_of(component: &Component, limits: &str) -> Handler {
+    configured(component, limits, &[], Isolation::Fresh)
+}
+
+fn configured(component: &Component, limits: &str, publishes: &[&str], isolation: Isolation) -> Handler {
+    let text = format!(
+        "[handlers.enrich]\ncomponent = \"enrich.wasm\"\nstreams = [\"orders\"]\npublishes = {publishes:?}\n\
+         [handlers.enrich.limits]\n{limits}\n"
+    );
+    let config = Config::parse(None, &text, []).unwrap_or_else(|error| panic!("{text}\n{error}"));
+    let resolved = config.handler("enrich").expect("it is configured");
+    let schemas = app::schemas(&config).expect("there are none");
+    let policy = app::policy(&resolved, &Namespace::default(), &app::envelopes(&config), schemas);
+    let policy = policy.expect("it refers to no secrets");
+    Handler::new(component.clone(), policy, isolation).expect("the usual grants are enough")
 }
 
 /// One event of this type through a handler, at this attempt.

@@ -103,15 +103,15 @@ impl Mill {
         Mill::launch(way, &[], sections, tokens.as_slice())
     }
 
-    /// The same on a server that is there already.
-    pub fn start_on(server: RedisServer, sections: &str) -> Mill {
-        Mill::launch_on(Some(server), Way::Redis, &[], sections, &[])
-    }
-
     /// The same with a handler `faults`, and tokens of roles: `view`, `operate`, `deploy`, and `token` for everything, which
     /// the command line has. Each lies in a file of that name in [`Mill::dir`].
     pub fn start_with_tokens(way: Way, tokens: &[(&str, String)]) -> Mill {
         Mill::launch(way, &[], &faults_section(""), tokens)
+    }
+
+    /// The same on a server that is there already.
+    pub fn start_on(server: RedisServer, sections: &str) -> Mill {
+        Mill::launch_on(Some(server), Way::Redis, &[], sections, &[])
     }
 
     fn launch(way: Way, arguments: &[&str], sections: &str, tokens: &[(&str, String)]) -> Mill {

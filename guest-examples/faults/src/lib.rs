@@ -2,6 +2,8 @@
 //!
 //! The type of the event picks what happens; see [`handle`]. What is published goes to the stream `faults.out`.
 
+mod hostile;
+
 use std::{
     collections::hash_map::RandomState,
     hash::BuildHasher,
@@ -43,6 +45,15 @@ fn handle(event: &Event, delivery: &Delivery) -> Result<(), Failure> {
         "batch_denied" => batch_denied(),
         "log_flood" => log_flood(),
         "grow" => grow(),
+
+        // Guests that are after their neighbours.
+        "handles" => hostile::handles(),
+        "churn" => hostile::churn(),
+        "foreign" => hostile::foreign(event),
+        "forge" => hostile::forge(event),
+        "flood_bytes" => hostile::flood_bytes(),
+        "large" => hostile::large(),
+        "complain" => hostile::complain(),
 
         // Guests that say how their event is to be settled.
         "ok" => Ok(()),

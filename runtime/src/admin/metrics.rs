@@ -70,6 +70,7 @@ pub(super) fn render(state: &AdminState) -> String {
         .collect();
     families.push(by_version(stats));
     families.push(serving(&state.served));
+    families.push(quota_waits(&state.served));
     let blocked = "Threads on which the handler stands still because Redis refuses what it did.";
     families.push(family("wasmill_handler_blocked", blocked, MetricType::GAUGE, stats, |stats, metric| {
         let mut gauge = Gauge::default();
@@ -115,6 +116,20 @@ fn serving(served: &Served) -> MetricFamily {
     });
     let help = "1 for the version of the handler that serves.";
     with_metrics("wasmill_handler_version_info", help, MetricType::GAUGE, metrics.collect())
+}
+
+/// How often tenants came to wait, by the quota that they had used up.
+fn quota_waits(served: &Served) -> MetricFamily {
+    let metrics = served.quota_waits.all().into_iter().map(|((tenant, quota), waits)| {
+        let mut metric = Metric::default();
+        metric.set_label(vec![label("quota", quota), label("tenant", &tenant)]);
+        let mut counter = Counter::default();
+        counter.set_value(waits as f64);
+        metric.set_counter(counter);
+        metric
+    });
+    let help = "Times that the handlers of a tenant had to wait, since it had used up a quota.";
+    with_metrics("wasmill_quota_waits_total", help, MetricType::COUNTER, metrics.collect())
 }
 
 /// Outcomes by version. Only the last versions are counted, so that there are never many.

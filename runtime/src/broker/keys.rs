@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Source;
+use crate::text::is_acted_on;
 
 /// The tenant of everything that names none.
 pub const DEFAULT_TENANT: &str = "default";
@@ -30,8 +31,8 @@ pub fn check_stream_name(name: &str) -> Result<(), String> {
     if !(1..=MAX_STREAM_NAME).contains(&name.len()) {
         return Err(format!("the name of a stream has 1 to {MAX_STREAM_NAME} bytes, this one {}", name.len()));
     }
-    if name.chars().any(char::is_control) {
-        return Err(format!("{name:?} has a control character"));
+    if name.chars().any(is_acted_on) {
+        return Err(format!("{name:?} has a character that terminals act on"));
     }
     if name.starts_with(PREFIX) {
         return Err(format!("`{name}`: names that begin with `{PREFIX}` are wasmill's own"));
@@ -69,6 +70,8 @@ pub fn audit(tenant: &str) -> String {
         _ => format!("wasmill:audit:{tenant}"),
     }
 }
+/// How often one of those has changed: a number.
+pub const DEPLOYMENTS_REVISION: &str = "wasmill:deployments:rev";
 
 /// How far workers have come with a deployment: a hash, field worker.
 pub fn deployment_reports(handler: &str) -> String {

@@ -31,6 +31,9 @@ pub trait Store: Send + Sync {
     /// The records of all handlers that have one, as they were written.
     async fn records(&self) -> Result<BTreeMap<String, String>, BrokerError>;
 
+    /// A number that is another one after any record has changed.
+    async fn records_revision(&self) -> Result<u64, BrokerError>;
+
     /// Writes the record of a handler if it still is `before` (`None`: if there is none), in one step; says whether it did.
     async fn change_record(&self, handler: &str, before: Option<&str>, after: &str) -> Result<bool, BrokerError>;
 

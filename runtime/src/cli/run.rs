@@ -136,8 +136,8 @@ impl Start<'_> {
             let file = file.clone();
             Arc::new(move || Config::load_or_default(file.as_deref(), environment()))
         };
-        let users = backend.users().cloned();
         let (tokens, gate) = tokio::sync::watch::channel(tokens);
+        let users = backend.users().cloned();
         let parts = Parts { read, engine, cache, keys, roster: roster.clone(), broker, users, tokens };
         let (reloader, reload, operators) = Reloader::new(parts, config.clone(), &schemas);
         let readiness = Arc::new(Readiness::default());

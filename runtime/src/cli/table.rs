@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use comfy_table::{Table, presets};
+use wasmill::text::is_acted_on;
 
 /// A table without lines.
 pub fn new<const N: usize>(header: [&str; N]) -> Table {
@@ -32,8 +33,7 @@ pub fn plain(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
     for character in text.chars() {
         match character {
-            '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => plain.extend(character.escape_unicode()),
-            _ if character.is_control() => plain.extend(character.escape_debug()),
+            _ if is_acted_on(character) => plain.extend(character.escape_debug()),
             _ => plain.push(character),
         }
     }
@@ -66,6 +66,6 @@ mod tests {
     #[test]
     fn control_characters_are_shown() {
         assert_eq!(plain("a\u{1b}[2J\n\"b\" é"), "a\\u{1b}[2J\\n\"b\" é");
-        assert_eq!(plain("\u{202e}x"), "\\u{202e}x");
+        assert_eq!(plain("\u{202e}x\u{200e}\u{2028}"), "\\u{202e}x\\u{200e}\\u{2028}");
     }
 }

@@ -13,6 +13,7 @@ use super::expected::Expectation;
 use crate::clock::now_ms;
 use crate::envelope::structured;
 use crate::outcome::bounded;
+use crate::text::printable;
 use crate::wasm::{GuestDelivery, GuestEvent, Handler, Isolation, Policy};
 
 /// The most events of one rollout.
@@ -89,7 +90,8 @@ impl SmokeTests {
         let handler = without_effects(&version.handler);
         for test in &self.tests {
             let result = run_one(&handler, test, delivery, check_schemas).await;
-            result.map_err(|problem| bounded(format!("smoke test {}: {problem}", test.name)))?;
+            // Names and messages may be anybody's.
+            result.map_err(|problem| bounded(printable(&format!("smoke test {}: {problem}", test.name))))?;
         }
         Ok(())
     }

@@ -45,6 +45,7 @@ impl Operator {
             let count = events.len();
             return Err(OpsError::TooLarge(format!("{count} events in one request; the limit is {MAX_PUBLISH}")));
         }
+        self.check_publish(stream).await?;
         let envelope = self.envelopes.of(stream);
         let is_one = events.len() == 1;
         for (at, event) in events.iter_mut().enumerate() {

@@ -1,12 +1,10 @@
 //! Tenants, and what they use of what they may.
 
-use std::collections::BTreeSet;
-
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::quotas::begun;
 use super::{Operator, Operators, OpsError};
-use crate::broker::BrokerError;
 
 /// A tenant.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
@@ -81,60 +79,41 @@ impl Operator {
             used,
             limit,
         };
+        let records = self.own_records().await?;
+        let now_ms = self.broker.time_ms().await?;
+        let (counted, broker) = (self.sampler.counted(), &*self.broker);
         let bytes = |size: Option<bytesize::ByteSize>| size.map(|size| size.as_u64());
         let quotas = vec![
             row("cpu_per_minute", "ms", None, quotas.and_then(|q| q.cpu_per_minute).map(|cpu| cpu.as_millis() as u64)),
             row("events_in", "events/s", None, quotas.and_then(|q| q.events_in).map(u64::from)),
             row("events_out", "events/s", None, quotas.and_then(|q| q.events_out).map(u64::from)),
             row("concurrency", "deliveries", None, quotas.map(|q| q.concurrency as u64)),
-            row("stream_bytes", "bytes", self.stream_bytes().await?, bytes(quotas.and_then(|q| q.stream_bytes))),
-            row("dead_letters", "events", Some(self.dead_letter_count().await?), quotas.and_then(|q| q.dead_letters)),
+            row(
+                "stream_bytes",
+                "bytes",
+                counted.stream_bytes(broker).await?,
+                bytes(quotas.and_then(|q| q.stream_bytes)),
+            ),
+            row(
+                "dead_letters",
+                "events",
+                Some(counted.dead_letters(broker).await?),
+                quotas.and_then(|q| q.dead_letters),
+            ),
             row("state_bytes", "bytes", None, bytes(quotas.and_then(|q| q.state_bytes))),
             row(
                 "component_bytes",
                 "bytes",
-                Some(self.component_bytes().await?),
+                Some(self.kept_bytes(&records, None).await?),
                 bytes(quotas.map(|q| q.component_bytes)),
             ),
-            row("deploys_per_minute", "deployments", None, quotas.map(|q| u64::from(q.deploys_per_minute))),
+            row(
+                "deploys_per_minute",
+                "deployments",
+                Some(begun(&records, now_ms)),
+                quotas.map(|q| u64::from(q.deploys_per_minute)),
+            ),
         ];
         Ok(UsageReport { tenant: self.tenant_report(), quotas })
-    }
-
-    /// Bytes of all streams that the configuration names: handlers can write to no other ones. `None` if the broker does not
-    /// tell.
-    pub async fn stream_bytes(&self) -> Result<Option<u64>, OpsError> {
-        let own = self.stream_names.iter().filter(|name| self.namespace.is_own(name));
-        let streams = own.map(|name| self.namespace.stream(name));
-        let inboxes = self.handlers.iter().map(|handler| self.namespace.inbox(&handler.name));
-        let mut sum = Some(0);
-        for key in streams.chain(inboxes) {
-            // What is not there takes nothing.
-            if self.broker.stream(&key).await?.is_some() {
-                sum = sum.zip(self.broker.memory(&key).await?).map(|(sum, bytes)| sum + bytes);
-            }
-        }
-        Ok(sum)
-    }
-
-    /// Dead letters of all handlers.
-    pub async fn dead_letter_count(&self) -> Result<u64, OpsError> {
-        let keys = self.handlers.iter().map(|handler| self.namespace.stream(&handler.dead_letter));
-        let mut sum = 0;
-        // Handlers may share one.
-        for key in keys.collect::<BTreeSet<_>>() {
-            sum += match self.broker.stream(&key).await {
-                Err(BrokerError::Refused { .. }) => 0,
-                info => info?.map_or(0, |info| info.length as u64),
-            };
-        }
-        Ok(sum)
-    }
-
-    /// Bytes of all versions of its handlers that are kept.
-    pub async fn component_bytes(&self) -> Result<u64, OpsError> {
-        let own = self.own_digests().await?;
-        let kept = self.broker.components().await?;
-        Ok(kept.into_iter().filter(|(digest, _)| own.contains(digest)).map(|(_, bytes)| bytes).sum())
     }
 }

@@ -234,6 +234,7 @@ impl Operator {
         let canary = canary.map_or_else(String::new, |canary| format!(", canary on {}", canary.share));
         let what = format!("sha256:{digest}{canary}");
         let work = async {
+            self.check_deploy(&digest, version.size, version.deployed_ms).await?;
             self.broker.put_component(&digest, bytes).await?;
             self.change(handler, |record| begin(record, version.clone(), &terms)).await?;
             // As long as no record named it, `gc` took it for one that nobody needs.
@@ -377,10 +378,7 @@ impl Operator {
     async fn collect(&self, keep_last: usize) -> Result<GcReport, OpsError> {
         let mut report = GcReport::default();
         let wanted = self.wanted(keep_last).await?;
-        let own = match &**self.namespace.tenant() {
-            DEFAULT_TENANT => None,
-            _ => Some(self.own_digests().await?),
-        };
+        let own = if self.is_operator() { None } else { Some(self.own_digests().await?) };
         let is_own = |digest: &String| own.as_ref().is_none_or(|own| own.contains(digest));
         for (digest, bytes) in self.broker.components().await?.into_iter().filter(|(digest, _)| is_own(digest)) {
             // Looked at again: it may be deployed at this moment.
@@ -394,11 +392,19 @@ impl Operator {
         Ok(report)
     }
 
+    /// Whether it works for the tenant `default`, whose operators look after all.
+    fn is_operator(&self) -> bool {
+        &**self.namespace.tenant() == DEFAULT_TENANT
+    }
+
     /// The digests of what some handler needs.
     async fn wanted(&self, keep_last: usize) -> Result<BTreeSet<String>, OpsError> {
         let (mut wanted, now_ms) = (BTreeSet::new(), self.broker.time_ms().await?);
-        for text in self.broker.records().await?.into_values() {
+        for (id, text) in self.broker.records().await? {
             let record = parse(&text)?;
+            // What another tenant has deployed as well is its own matter.
+            let is_asked = self.is_operator() || self.namespace.unqualified(&id).is_some();
+            let keep_last = if is_asked { keep_last } else { usize::MAX };
             wanted.extend(record.pins.into_iter().filter(|(_, pin)| now_ms < pin.until_ms).map(|(digest, _)| digest));
             wanted.extend(record.versions.iter().take(keep_last).map(|version| version.digest.clone()));
             let of_rollout = record.rollout.map(|rollout| [Some(rollout.digest), rollout.smoke]);
@@ -460,7 +466,7 @@ fn rollout_begun((): &()) -> String {
     "the rollout has begun".to_owned()
 }
 
-fn parse(text: &str) -> Result<Record, OpsError> {
+pub(super) fn parse(text: &str) -> Result<Record, OpsError> {
     Record::parse(text).map_err(|error| OpsError::Invalid(format!("the record in `wasmill:deployments`: {error}")))
 }
 

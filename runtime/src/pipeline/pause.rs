@@ -28,7 +28,7 @@ pub(super) async fn follow(broker: &dyn Broker, roster: &Roster, threads: &Threa
             let is_paused = paused.contains(deployment.id());
             if is_paused != member.is_paused() {
                 member.set_paused(is_paused);
-                threads.tell_all(&Command::Pause { handler: deployment.id.clone(), paused: is_paused });
+                threads.tell_all(&Command::Pause { handler: deployment.id.clone(), paused: member.is_held() });
             }
         }
     }

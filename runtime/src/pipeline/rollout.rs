@@ -4,16 +4,19 @@
 //! rollout, in one step that succeeds once. So it does not matter who dies in between, this worker included.
 
 mod change;
+mod job;
 mod prepare;
+mod records;
+mod turns;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::task;
-
+use self::job::{Job, Wish};
 pub(crate) use self::prepare::beside;
-use self::prepare::{Exam, Recipe, prepare};
+use self::records::{Records, Workers};
+use self::turns::Turns;
 use super::brokers::Brokers;
 use super::roster::Member;
 use super::threads::Threads;
@@ -23,9 +26,8 @@ use crate::clock::now_ms;
 use crate::deploy::canary::{Canary, Tally};
 use crate::deploy::record::{Preparation, Progress, Record, Rollout, progress_of};
 use crate::deploy::{Candidate, PublicKeys, Version};
-use crate::fleet::WorkerReport;
 use crate::stats::{HandlerStats, VersionStats};
-use crate::wasm::{CompiledCache, Engine};
+use crate::wasm::CompiledCache;
 
 /// How often a worker looks whether another version is wanted: a rollback is not noticed later than that, and has switched
 /// within a tenth of a second.
@@ -46,8 +48,13 @@ pub(super) struct Rollouts {
     cache: Option<CompiledCache>,
     keys: PublicKeys,
     handlers: Vec<Followed>,
+    records: Records,
+    workers: Workers,
     /// The version that is being prepared. One at a time: more would take the cores from the events.
     job: Option<Job>,
+    /// What could be prepared next.
+    wishes: Vec<Wish>,
+    turns: Turns,
 }
 
 /// One handler.
@@ -72,6 +79,8 @@ struct Followed {
     has_begun: bool,
     /// It has that version.
     may_begin: bool,
+    /// Nothing is to be done before its record, or what is served, changes.
+    is_quiet: bool,
 }
 
 /// A version that runs a share of the events.
@@ -83,31 +92,6 @@ struct Trial {
     before: Tally,
     /// When it was last said how it does.
     looked: Option<Instant>,
-}
-
-/// A version in preparation.
-struct Job {
-    handler: Arc<str>,
-    digest: String,
-    /// The smoke tests that are part of it.
-    smoke: Option<String>,
-    /// The signature by which its component is verified, if it must be.
-    signature: Option<String>,
-    /// What it compiles with.
-    engine: Engine,
-    /// Nobody wants it any more: it has been told to stop.
-    is_unwanted: bool,
-    task: task::JoinHandle<Result<Version, String>>,
-}
-
-impl Job {
-    /// Stops it: compiling, and smoke tests, since others wait for their turn.
-    fn give_up(&mut self) {
-        if !std::mem::replace(&mut self.is_unwanted, true) {
-            self.engine.stop_compiling();
-            self.task.abort();
-        }
-    }
 }
 
 /// What was seen.
@@ -135,7 +119,18 @@ impl Rollouts {
     ) -> Rollouts {
         let handlers = members.map(|member| Followed { has_begun: true, ..Followed::new(member) });
         let (worker, cache, keys) = (worker.id.clone(), worker.cache.clone(), worker.keys.clone());
-        Rollouts { store, worker, cache, keys, handlers: handlers.collect(), job: None }
+        Rollouts {
+            store,
+            worker,
+            cache,
+            keys,
+            handlers: handlers.collect(),
+            records: Records::default(),
+            workers: Workers::default(),
+            job: None,
+            wishes: Vec::new(),
+            turns: Turns::default(),
+        }
     }
 
     /// Waits until each handler has the version that is to serve. A worker that begins with another one would do what was
@@ -195,20 +190,28 @@ impl Rollouts {
     /// Looks once, and does what can be done at once.
     async fn step(&mut self) -> Result<Step, BrokerError> {
         self.take_prepared().await;
-        let records = self.store.records().await?;
+        let changed = self.records.refresh(&*self.store).await?;
+        self.handlers.iter_mut().for_each(|followed| followed.is_quiet &= !changed.contains(followed.deployment.id()));
+        self.wishes.clear();
         let mut step = Step { has_all: true, is_busy: false, refused: None };
         for at in 0..self.handlers.len() {
-            let is_settled = match records.get(self.handlers[at].deployment.id()) {
-                Some(text) => self.look_at(at, text, &mut step).await?,
+            if self.handlers[at].is_quiet {
+                continue;
+            }
+            let text = self.records.get(self.handlers[at].deployment.id()).map(str::to_owned);
+            let is_settled = match text {
+                Some(text) => self.look_at(at, &text, &mut step).await?,
                 None => {
                     self.handlers[at].deployment.slot.set_deployed(false);
                     self.handlers[at].end_trial();
+                    self.handlers[at].is_quiet = true;
                     true
                 }
             };
             step.has_all &= is_settled;
             self.handlers[at].may_begin |= is_settled;
         }
+        self.begin_job();
         step.is_busy |= self.job.is_some();
         Ok(step)
     }
@@ -232,46 +235,14 @@ impl Rollouts {
             }
             Ok(is_settled) => is_settled,
         };
+        // Pins end by themselves.
+        self.handlers[at].is_quiet = is_settled && record.rollout.is_none() && record.pins.is_empty();
         step.is_busy |= record.rollout.is_some_and(|rollout| rollout.running_canary().is_none());
         Ok(is_settled)
     }
 
     fn followed(&mut self, handler: &str) -> Option<&mut Followed> {
         self.handlers.iter_mut().find(|followed| followed.deployment.id() == handler)
-    }
-
-    /// Stops preparing what the handler has no use for any more.
-    fn stop_unwanted(&mut self, at: usize, record: &Record) {
-        if let Some(job) = &mut self.job
-            && job.handler == self.handlers[at].deployment.id
-            && !record.wants(&job.digest)
-        {
-            job.give_up();
-        }
-    }
-
-    /// Takes over what has been prepared meanwhile.
-    async fn take_prepared(&mut self) {
-        let Some(job) = self.job.take_if(|job| job.task.is_finished()) else { return };
-        let result = job.task.await.unwrap_or_else(|panic| Err(format!("preparing it ended badly: {panic}")));
-        // The handler may have gone meanwhile.
-        let Some(followed) = self.followed(&job.handler) else { return };
-        // What the handler may do may have changed meanwhile.
-        let current = followed.deployment.slot.current();
-        let fitting =
-            |version: Version| Arc::new(version).as_granted_to(&current.handler).map_err(|error| error.to_string());
-        match result.and_then(fitting) {
-            _ if job.is_unwanted => {}
-            Ok(version) => {
-                followed.hold(version);
-                followed.failed.remove(&job.digest);
-                followed.verified.extend(job.signature.map(|signature| (job.digest.clone(), signature)));
-                followed.passed = job.smoke.map(|smoke| (job.digest, smoke)).or(followed.passed.take());
-            }
-            Err(why) => {
-                followed.failed.insert(job.digest, (why, Instant::now() + RETRY));
-            }
-        }
     }
 
     /// Says whether the handler has the version that is to serve.
@@ -377,7 +348,7 @@ impl Rollouts {
         };
         self.say(at, &rollout.id, state).await?;
         let handler = self.handlers[at].deployment.id().to_owned();
-        let alive = self.workers_of(&handler).await?;
+        let alive = self.workers.that_serve(&handler, &*self.store).await?;
         let said = self.store.reports(&handler).await?;
         let names: Vec<&str> = alive.iter().map(String::as_str).collect();
         let next = record.advance(&names, &progress_of(&said), self.store.time_ms().await?);
@@ -395,15 +366,6 @@ impl Rollouts {
         Ok(())
     }
 
-    /// Workers that are alive and serve the handler.
-    async fn workers_of(&self, handler: &str) -> Result<Vec<String>, BrokerError> {
-        let workers = self.store.workers().await?.into_iter();
-        let serving = workers.filter(|(_, report)| {
-            serde_json::from_str::<WorkerReport>(report).is_ok_and(|report| report.handlers.contains_key(handler))
-        });
-        Ok(serving.map(|(worker, _)| worker).collect())
-    }
-
     /// Tells the fleet, unless it has been told.
     async fn say(&mut self, at: usize, rollout: &str, state: Preparation) -> Result<(), BrokerError> {
         let progress = Progress { rollout: rollout.to_owned(), state };
@@ -416,7 +378,7 @@ impl Rollouts {
         Ok(())
     }
 
-    /// A version, if it is ready; begins to prepare it otherwise.
+    /// A version, if it is ready; otherwise it is one of those that can be prepared next.
     fn want(&mut self, at: usize, digest: &str, record: &Record) -> Availability {
         let followed = &mut self.handlers[at];
         let smoke = record.smoke(digest);
@@ -435,35 +397,17 @@ impl Rollouts {
         }
         if self.job.is_none() {
             let is_new = record.rollout.as_ref().is_some_and(|rollout| rollout.digest == digest);
-            let (digest, smoke) = (digest.to_owned(), smoke.map(str::to_owned));
             followed.verified.retain(|digest, _| record.versions.iter().any(|known| known.digest == *digest));
-            let current = followed.deployment.slot.current();
-            let engine = current.handler.component.engine().apart();
-            let recipe = Recipe {
-                store: self.store.clone(),
-                cache: self.cache.clone(),
-                keys: self.keys.clone(),
-                engine: engine.clone(),
-                current,
-                digest: digest.clone(),
+            self.wishes.push(Wish {
+                at,
+                digest: digest.to_owned(),
                 size: known.map_or(0, |known| known.size),
-                signature: signature.clone(),
-            };
-            let signature = signature.filter(|_| !self.keys.is_empty());
-            let exam = smoke.clone().map(|smoke| Exam::new(smoke, &followed.deployment));
-            let handler = followed.deployment.id.clone();
-            let task = tokio::spawn(prepare(recipe, is_new, exam));
-            self.job = Some(Job { handler, digest, smoke, signature, engine, is_unwanted: false, task });
+                smoke: smoke.map(str::to_owned),
+                signature,
+                is_new,
+            });
         }
         Availability::Pending
-    }
-}
-
-impl Drop for Rollouts {
-    fn drop(&mut self) {
-        if let Some(job) = self.job.take() {
-            job.task.abort();
-        }
     }
 }
 
@@ -481,6 +425,7 @@ impl Followed {
             unreadable: String::new(),
             has_begun: false,
             may_begin: false,
+            is_quiet: false,
         }
     }
 

@@ -9,10 +9,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::quotas::QuotaWaits;
 use super::{Deployment, Intake, Retention, Stats};
-use crate::broker::BrokerError;
 use crate::broker::keys::Namespace;
 use crate::broker::redis::Login;
+use crate::broker::{BrokerError, Source};
 use crate::deploy::Version;
 use crate::stats::HandlerStats;
 use crate::wasm::LoadError;
@@ -29,17 +30,29 @@ pub struct Member {
     pub stats: Arc<HandlerStats>,
     /// Which thread gets the larger share of its concurrency.
     pub(super) turn: usize,
-    /// What the threads were last told.
+    /// An operator has paused it.
     paused: Arc<AtomicBool>,
+    /// It waits, since its tenant has used up a quota.
+    over_quota: Arc<AtomicBool>,
 }
 
 impl Member {
-    /// Whether the threads begin nothing of it.
+    /// Whether an operator has paused it.
     pub(super) fn is_paused(&self) -> bool {
         self.paused.load(Ordering::Relaxed)
     }
 
-    /// Notes what the threads are told, and says it.
+    /// Whether the threads begin nothing of it.
+    pub(super) fn is_held(&self) -> bool {
+        self.is_paused() || self.over_quota.load(Ordering::Relaxed)
+    }
+
+    /// Notes whether it waits for its tenant to be within its quotas; says whether that is a change.
+    pub(super) fn set_over_quota(&self, is_over: bool) -> bool {
+        self.over_quota.swap(is_over, Ordering::Relaxed) != is_over
+    }
+
+    /// Notes whether it is paused, and says it.
     pub(super) fn set_paused(&self, is_paused: bool) {
         if self.paused.swap(is_paused, Ordering::Relaxed) == is_paused {
             return;
@@ -62,6 +75,8 @@ pub struct Served {
     pub retention: Arc<[Retention]>,
     /// The messages that become events.
     pub intakes: Arc<[Arc<Intake>]>,
+    /// How often tenants came to wait since they had used up a quota.
+    pub quota_waits: Arc<QuotaWaits>,
     namespaces: Vec<(Namespace, Option<Login>)>,
     /// The streams and the intakes of each tenant.
     of_tenants: BTreeMap<Arc<str>, (Vec<Retention>, Vec<Arc<Intake>>)>,
@@ -80,6 +95,11 @@ impl Served {
         self.members().map(|member| &member.deployment)
     }
 
+    /// Everything that is read, with the handler that it is for.
+    pub(super) fn sources(&self) -> impl Iterator<Item = (&Arc<Deployment>, &Arc<Source>)> {
+        self.deployments().flat_map(|deployment| deployment.sources.iter().map(move |source| (deployment, source)))
+    }
+
     /// Where the streams of those served lie, each once, with the tenant's user. That of the tenant `default` is always among them: events may be
     /// published for later where no handler is.
     pub(super) fn namespaces(&self) -> &[(Namespace, Option<Login>)] {
@@ -96,8 +116,8 @@ impl Served {
             Some(member) => member.deployment = deployment,
             None => {
                 let id = deployment.id.clone();
-                let (stats, paused) = (Arc::default(), Arc::default());
-                self.members.insert(id, Member { deployment, stats, turn: self.turns, paused });
+                let (stats, paused, over_quota) = (Arc::default(), Arc::default(), Arc::default());
+                self.members.insert(id, Member { deployment, stats, turn: self.turns, paused, over_quota });
                 self.turns += 1;
             }
         }

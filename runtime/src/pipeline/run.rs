@@ -13,6 +13,7 @@ use crate::deploy::{Serving, Version};
 use crate::envelope::Envelopes;
 use crate::event::{Event, TRACEPARENT};
 use crate::outcome::{Consequence, DeadLetter, Decision, FaultClass, Mark, Verdict, bounded, decide};
+use crate::text::printable;
 use crate::wasm::{Execution, GuestDelivery, GuestEvent, LogLevel, LogLine, WarmInstance};
 
 /// An entry on its way.
@@ -216,7 +217,8 @@ fn give_up(
         digest = evidence.digest,
         attempt = attempts,
         class = evidence.class.as_str(),
-        "dead letter: {message}"
+        "dead letter: {}",
+        printable(&message)
     );
     let decision = Decision::DeadLetter(Box::new(letter(worker, deployment, origin, evidence, message)));
     if let Some(observer) = &worker.observer {

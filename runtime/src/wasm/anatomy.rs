@@ -5,8 +5,8 @@ use wasmparser::{
     ComponentExternalKind, ComponentTypeRef, KnownCustom, Parser, Payload, ProducersField, ProducersFieldValue,
 };
 
-use super::logs::printable;
 use crate::outcome::bounded;
+use crate::text::printable;
 
 /// Imports and exports, languages and tools that are told of one component, each.
 const MAX_ENTRIES: usize = 500;

@@ -9,8 +9,8 @@ use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitCode, ExitStatus};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, TryLockError};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{MemfdFlags, memfd_create};
@@ -21,15 +21,16 @@ use rustix::process::{
 
 use super::component::MAX_COMPONENT_BYTES;
 use super::engine::code_config;
-use super::logs::printable;
+use super::turns::Turns;
 use crate::outcome::bounded;
+use crate::text::printable;
 
 /// The verb of the binary that [`serve`] is behind.
 pub const VERB: &str = "compile-component";
 /// How often the parent looks whether the child has ended: little beside the shortest compilation.
 const LOOK: Duration = Duration::from_millis(2);
-/// Held while a child compiles: there is one at a time, whoever asks for it, so that cores and memory are left for events.
-static TURN: Mutex<()> = Mutex::new(());
+/// There is one child at a time, whoever asks for it, so that cores and memory are left for events.
+static TURNS: Turns = Turns::new();
 /// How much the child yields to the threads that handle events: a tenth of their share where there is not enough for all.
 /// Measured with two saturated workers on two cores, both compiling: 5 took 31 % of their events.
 const NICENESS: i32 = 10;
@@ -116,11 +117,12 @@ fn said(words: &str) -> String {
 
 impl Compiler {
     /// The code of a component. Blocks the thread: a Python component takes many seconds.
-    /// What is compiled in a child is given up when `stop` becomes true.
+    /// What is compiled in a child waits for the turn of the tenant, and is given up when `stop` becomes true.
     pub(super) fn compile(
         &self,
         engine: &wasmtime::Engine,
         bytes: &[u8],
+        tenant: &Arc<str>,
         stop: &AtomicBool,
     ) -> Result<Vec<u8>, CompileError> {
         match self {
@@ -128,23 +130,12 @@ impl Compiler {
                 engine.precompile_component(bytes).map_err(|error| CompileError::Invalid(told(&error)))
             }
             Compiler::Child { program, limits } => {
-                let _turn = turn(stop)?;
+                let turn = TURNS.wait(tenant, LOOK, || stop.load(Ordering::Relaxed));
+                let _turn = turn.ok_or(CompileError::Stopped)?;
                 let mut compilation = Compilation::start(program, limits, bytes)?;
                 let status = compilation.wait(limits.wall_time, stop)?;
                 compilation.result(status, limits)
             }
-        }
-    }
-}
-
-/// Waits until no other child compiles.
-fn turn(stop: &AtomicBool) -> Result<MutexGuard<'static, ()>, CompileError> {
-    loop {
-        match TURN.try_lock() {
-            Ok(turn) => return Ok(turn),
-            Err(TryLockError::Poisoned(turn)) => return Ok(turn.into_inner()),
-            Err(TryLockError::WouldBlock) if stop.load(Ordering::Relaxed) => return Err(CompileError::Stopped),
-            Err(TryLockError::WouldBlock) => std::thread::sleep(LOOK),
         }
     }
 }

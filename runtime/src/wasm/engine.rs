@@ -13,6 +13,7 @@ use super::bindings::EventHandler;
 use super::compile::Compiler;
 use super::host::Host;
 use super::http;
+use super::loaded::Loaded;
 use super::messaging_bindings::wasi::messaging;
 
 /// How often a running guest is interrupted: it yields to the other deliveries of its thread, and its deadline is
@@ -65,6 +66,9 @@ pub struct Engine {
     pub(super) linker: Arc<Linker<Host>>,
     pub(super) compiler: Compiler,
     pub(super) stop_compiling: Arc<AtomicBool>,
+    /// For whom it compiles, empty unless that was said: tenants take turns.
+    pub(super) tenant: Arc<str>,
+    pub(super) loaded: Arc<Loaded>,
     _ticker: Arc<Ticker>,
 }
 
@@ -79,6 +83,8 @@ impl Engine {
             linker: Arc::new(linker),
             compiler: Compiler::default(),
             stop_compiling: Arc::default(),
+            tenant: "".into(),
+            loaded: Arc::default(),
             _ticker: Arc::new(ticker),
         })
     }
@@ -86,6 +92,12 @@ impl Engine {
     /// The same engine, which compiles elsewhere.
     pub fn compiling_in(self, compiler: Compiler) -> Engine {
         Engine { compiler, ..self }
+    }
+
+    /// The same engine, which takes the turns of this tenant when it compiles in child processes: there is one at a time,
+    /// and a tenant that asks for much waits behind others that ask for little.
+    pub fn for_tenant(self, tenant: Arc<str>) -> Engine {
+        Engine { tenant, ..self }
     }
 
     /// The same engine for one piece of work: what it compiles can be stopped without stopping others.

@@ -8,6 +8,8 @@ use tokio::io::AsyncWrite;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 
+use crate::text::printable;
+
 /// What a line costs besides its text, in bytes: without it, empty lines would be kept without end.
 const LINE_OVERHEAD: usize = 64;
 
@@ -178,11 +180,6 @@ impl Lines {
         };
         self.lines.push(LogLine { source, level, context: String::new(), message });
     }
-}
-
-/// The text without control characters: each becomes a space.
-pub(super) fn printable(text: &str) -> String {
-    text.chars().map(|character| if character.is_control() { ' ' } else { character }).collect()
 }
 
 #[derive(Clone, Copy, Debug)]

@@ -16,6 +16,7 @@ use crate::clock::now_ms;
 pub(super) struct Shelf {
     components: BTreeMap<String, Arc<[u8]>>,
     records: BTreeMap<String, String>,
+    revision: u64,
     reports: HashMap<String, BTreeMap<String, String>>,
 }
 
@@ -55,12 +56,17 @@ impl Store for MemoryBroker {
         Ok(self.shelf().records.clone())
     }
 
+    async fn records_revision(&self) -> Result<u64, BrokerError> {
+        Ok(self.shelf().revision)
+    }
+
     async fn change_record(&self, handler: &str, before: Option<&str>, after: &str) -> Result<bool, BrokerError> {
         let mut shelf = self.shelf();
         if shelf.records.get(handler).map(String::as_str) != before {
             return Ok(false);
         }
         shelf.records.insert(handler.to_owned(), after.to_owned());
+        shelf.revision += 1;
         Ok(true)
     }
 

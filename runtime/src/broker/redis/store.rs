@@ -60,9 +60,14 @@ impl Store for RedisBroker {
         self.own.query(::redis::cmd("HGETALL").arg(keys::DEPLOYMENTS)).await
     }
 
+    async fn records_revision(&self) -> Result<u64, BrokerError> {
+        let revision: Option<u64> = self.own.query(::redis::cmd("GET").arg(keys::DEPLOYMENTS_REVISION)).await?;
+        Ok(revision.unwrap_or(0))
+    }
+
     async fn change_record(&self, handler: &str, before: Option<&str>, after: &str) -> Result<bool, BrokerError> {
         let reply = Script::ChangeRecord
-            .run(&self.own, &[keys::DEPLOYMENTS], |command| {
+            .run(&self.own, &[keys::DEPLOYMENTS, keys::DEPLOYMENTS_REVISION], |command| {
                 command.arg(handler).arg(before.unwrap_or_default()).arg(after);
             })
             .await?;

@@ -35,9 +35,7 @@ impl Rollouts {
         };
         let others: Vec<Arc<Deployment>> =
             change.handlers.iter().map(|wanted| &wanted.deployment).filter(is_other).cloned().collect();
-        for deployment in &others {
-            create_groups(brokers, deployment).await?;
-        }
+        create_groups(brokers, others.iter()).await?;
         let is_new = |deployment: &Arc<Deployment>| served.member(deployment.id()).is_none();
         let paused = if others.iter().any(is_new) { brokers.own.paused().await? } else { Vec::new() };
 
@@ -49,6 +47,7 @@ impl Rollouts {
                 }
             }
         }
+        self.handlers.iter_mut().for_each(|followed| followed.is_quiet = false);
         let removed = change.removed.clone();
         roster.replace(served.after(change));
         let now = roster.now();
@@ -59,6 +58,10 @@ impl Rollouts {
             }
             threads.tell_all(&Command::Leave { handler: name });
         }
+        let is_of = |followed: &Followed, tenant: &str, handler: &str| {
+            *followed.deployment.tenant == *tenant && followed.deployment.name() == handler
+        };
+        self.turns.keep(|tenant, handler| self.handlers.iter().any(|followed| is_of(followed, tenant, handler)));
         for member in others.iter().filter_map(|deployment| now.member(deployment.id())) {
             if is_new(&member.deployment) {
                 member.set_paused(paused.iter().any(|name| name == member.deployment.id()));
