@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::super::store::Store;
-use super::super::{BrokerError, EntryId, Fields, keys};
+use super::super::{BrokerError, Entry, EntryId, Fields, keys};
 use super::MemoryBroker;
 use crate::audit::max_lines;
 use crate::clock::now_ms;
@@ -31,6 +31,10 @@ impl Store for MemoryBroker {
         let id = state.append(&key, line.clone());
         state.cut(&key, max_lines(tenant));
         Ok(id)
+    }
+
+    async fn audit(&self, tenant: &str, from: EntryId, to: EntryId, count: usize) -> Result<Vec<Entry>, BrokerError> {
+        Ok(self.state().range(&keys::audit(tenant), from, to, count, true))
     }
 
     async fn put_component(&self, digest: &str, bytes: &[u8]) -> Result<(), BrokerError> {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use async_trait::async_trait;
 
 use super::super::store::Store;
-use super::super::{BrokerError, EntryId, Fields, keys};
+use super::super::{BrokerError, Entry, EntryId, Fields, keys};
 use super::script::Script;
 use super::{RedisBroker, reply};
 use crate::audit::max_lines;
@@ -24,9 +24,15 @@ impl Store for RedisBroker {
                 command.arg(name).arg(value);
             }
         };
-        let id = Script::Audit.run(&self.requests, &[&keys::audit(tenant)], arguments).await?;
+        let id = Script::Audit.run(&self.own, &[&keys::audit(tenant)], arguments).await?;
         let id: String = ::redis::from_redis_value(id).map_err(reply::unexpected)?;
         id.parse().map_err(reply::unexpected)
+    }
+
+    async fn audit(&self, tenant: &str, from: EntryId, to: EntryId, count: usize) -> Result<Vec<Entry>, BrokerError> {
+        let mut command = ::redis::cmd("XREVRANGE");
+        command.arg(keys::audit(tenant)).arg(to.to_string()).arg(from.to_string()).arg("COUNT").arg(count);
+        reply::entries(self.own.query(&command).await?, 0)
     }
 
     async fn put_component(&self, digest: &str, bytes: &[u8]) -> Result<(), BrokerError> {
