@@ -258,7 +258,7 @@ fn a_user_is_set_up_by_the_line_and_looked_at_by_the_doctor() {
     let line = mill.text(&["tenants", "acl", "acme"]);
     assert!(line.contains(" ~acme:* ") && line.contains(" ~beta:orders") && line.contains(" ~beta:in"), "{line}");
     assert_eq!(line.lines().count(), 1, "{line}");
-    let json = mill.json(&["tenants", "acl", "acme", "--output", "json"]);
+    let json = mill.json(&["tenants", "acl", "acme"]);
     let arguments: Vec<&str> =
         json["arguments"].as_array().unwrap().iter().map(|word| word.as_str().unwrap()).collect();
     let doctor = |level: &str, says: &str| {
