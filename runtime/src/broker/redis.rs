@@ -346,8 +346,16 @@ impl Broker for RedisBroker {
     async fn filled(&self, sets: &[Arc<str>]) -> Result<Vec<bool>, BrokerError> {
         let mut filled = Vec::with_capacity(sets.len());
         for sets in sets.chunks(MAX_PIPELINE) {
-            // Redis keeps no empty sets.
-            filled.extend(RedisBroker::exist(&self.own, sets.iter().map(|set| &**set)).await?);
+            let mut pipeline = ::redis::pipe();
+            sets.iter().for_each(|set| _ = pipeline.cmd("EXISTS").arg(&**set));
+            for answer in self.own.pipeline_each(&pipeline).await? {
+                // Redis keeps no empty sets. What we may not look at may be filled.
+                filled.push(match answer {
+                    Ok(there) => ::redis::from_redis_value(there).map_err(reply::unexpected)?,
+                    Err(BrokerError::Refused { refusal: Refusal::NoPermission, .. }) => true,
+                    Err(error) => return Err(error),
+                });
+            }
         }
         Ok(filled)
     }

@@ -83,21 +83,31 @@ impl State {
     }
 
     /// The leases of all that wait for this connection, which is there now.
-    fn seat(&mut self, id: Id) -> Vec<(oneshot::Sender<Lease>, Lease)> {
-        let Some(shared) = self.links.get(&id).and_then(Weak::upgrade) else { return Vec::new() };
+    fn seat(&mut self, id: Id) -> Seated {
+        let Some(shared) = self.links.get(&id).and_then(Weak::upgrade) else { return Seated::default() };
         let waiters = self.waiters.remove(&id).unwrap_or_default();
         let lease = |waiter| {
             self.seats.begin(id);
             (waiter, Lease { shared: shared.clone(), of_use: true })
         };
-        waiters.into_iter().map(lease).collect()
+        let leases = waiters.into_iter().map(lease).collect();
+        Seated { leases, _shared: Some(shared) }
     }
 }
 
-/// Hands the leases over. Those that nobody waits for any more end here.
-fn hand_over(leases: Vec<(oneshot::Sender<Lease>, Lease)>) {
-    for (waiter, lease) in leases {
-        drop(waiter.send(lease));
+/// What those get that have waited. Must be dropped after the lock has been let go: what ends with it looks here again.
+#[derive(Default)]
+struct Seated {
+    leases: Vec<(oneshot::Sender<Lease>, Lease)>,
+    _shared: Option<Arc<Shared>>,
+}
+
+impl Seated {
+    /// Hands the leases over. Those that nobody waits for any more end here.
+    fn hand_over(self) {
+        for (waiter, lease) in self.leases {
+            drop(waiter.send(lease));
+        }
     }
 }
 
@@ -139,7 +149,7 @@ impl Place {
     }
 
     fn leave(&self, shared: &Shared, of_use: bool) {
-        let leases = {
+        let seated = {
             let mut state = self.pool.state();
             let left = state.seats.leave(self.id, Instant::now(), shared.is_open(), of_use);
             if left.closes {
@@ -147,7 +157,7 @@ impl Place {
             }
             left.seated.map(|id| state.seat(id)).unwrap_or_default()
         };
-        hand_over(leases);
+        seated.hand_over();
     }
 }
 
@@ -161,13 +171,13 @@ impl Drop for Lease {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let leases = {
+        let seated = {
             let mut state = self.pool.state();
             state.links.remove(&self.id);
             state.waiters.remove(&self.id);
-            let seated = state.seats.remove(self.id, Instant::now());
-            seated.map(|id| state.seat(id)).unwrap_or_default()
+            let next = state.seats.remove(self.id, Instant::now());
+            next.map(|id| state.seat(id)).unwrap_or_default()
         };
-        hand_over(leases);
+        seated.hand_over();
     }
 }
