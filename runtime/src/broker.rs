@@ -11,9 +11,10 @@ pub mod memory;
 pub mod pubsub;
 pub mod redis;
 pub mod store;
+pub mod watcher;
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use self::keys::Namespace;
 pub use self::store::Store;
+use self::watcher::Watcher;
 use crate::outcome::{Publication, Settlement};
 
 /// The names and values of a stream entry, in order, as they are in Redis.
@@ -267,6 +269,15 @@ pub trait Broker: Send + Sync {
     /// Creates the group at the beginning of the stream, and the stream with it. `true` if it did not exist.
     async fn create_group(&self, source: &Source) -> Result<bool, BrokerError>;
 
+    /// The same for many of them; says of each whether it did not exist. Stops at the first that cannot be created.
+    async fn create_groups(&self, sources: &[Arc<Source>]) -> Result<Vec<bool>, BrokerError> {
+        let mut created = Vec::with_capacity(sources.len());
+        for source in sources {
+            created.push(self.create_group(source).await?);
+        }
+        Ok(created)
+    }
+
     /// Hands out up to `count` entries that nobody has got yet, oldest first. Does not wait.
     async fn read(&self, source: &Source, consumer: &str, count: usize) -> Result<Vec<Entry>, BrokerError>;
 
@@ -276,6 +287,11 @@ pub trait Broker: Send + Sync {
 
     /// Ends a [`Broker::wait`] that is going on, so that it can begin anew with other cursors. Does nothing if none is.
     async fn interrupt_wait(&self) -> Result<(), BrokerError>;
+
+    /// Something that watches many streams; `None` if there is only [`Broker::wait`].
+    async fn watcher(&self) -> Result<Option<Box<dyn Watcher>>, BrokerError> {
+        Ok(None)
+    }
 
     /// Applies each settlement whole or not at all, and says which; the answers are in the order of the settlements.
     /// Acks apply if the entry is still pending, under whomever; parking and dead letters only if it is pending
@@ -310,11 +326,21 @@ pub trait Broker: Send + Sync {
     /// Says that the worker is alive, for the next `ttl`, and what it reports of itself.
     async fn heartbeat(&self, worker: &str, report: &str, ttl: Duration) -> Result<(), BrokerError>;
 
+    /// Says that the worker is alive, for the next `ttl`, and has nothing new to report. `false` if it was taken for dead: then
+    /// what it reported is gone.
+    async fn stay_alive(&self, worker: &str, ttl: Duration) -> Result<bool, BrokerError>;
+
     /// Says that the worker is gone, so that others need not wait for its heartbeat to end.
     async fn resign(&self, worker: &str) -> Result<(), BrokerError>;
 
     /// Whether each of the workers has a heartbeat.
     async fn alive(&self, workers: &[String]) -> Result<Vec<bool>, BrokerError>;
+
+    /// The workers that have a heartbeat.
+    async fn living(&self) -> Result<BTreeSet<String>, BrokerError>;
+
+    /// Whether each of these sets, of parked entries or of delayed events, has something in it.
+    async fn filled(&self, sets: &[Arc<str>]) -> Result<Vec<bool>, BrokerError>;
 
     /// The names of the handlers that are paused, in no order.
     async fn paused(&self) -> Result<Vec<String>, BrokerError>;
@@ -501,6 +527,9 @@ pub trait Inspect: Send + Sync {
 
     /// Deletes streams with all that is in them.
     async fn remove_streams(&self, keys: &[&str]) -> Result<(), BrokerError>;
+
+    /// How many entries each of these streams has; `None` of what is no stream, or may not be looked at.
+    async fn lengths(&self, keys: &[Arc<str>]) -> Result<Vec<Option<usize>>, BrokerError>;
 
     /// Removes the oldest entries, in one step: those beyond `max_length` and those older than `older_than` by the
     /// broker's clock. Never one that is pending in a group, or that a group has not read yet.

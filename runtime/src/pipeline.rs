@@ -20,6 +20,7 @@ mod roster;
 mod run;
 mod runs;
 mod shard;
+mod takeover;
 mod threads;
 mod watch;
 
@@ -192,12 +193,14 @@ pub struct Worker {
 /// What a thread is told.
 #[derive(Clone)]
 enum Command {
-    /// The stream has something new.
-    Wake(Arc<str>),
+    /// The stream has something new for this group.
+    Wake(Arc<Source>),
     /// Serve the handler as this says from now on, at most `share` deliveries of it at the same time.
     Serve { deployment: Arc<Deployment>, stats: Arc<HandlerStats>, share: usize, paused: bool },
     /// Read nothing more of the handler, and finish what has been read.
     Leave { handler: Arc<str> },
+    /// Entries of the handler are parked: see whether their time has come.
+    Due { handler: Arc<str>, source: Arc<Source> },
     /// Take the entries that are pending under a consumer of a dead worker or of another program.
     Inherit { handler: Arc<str>, source: Arc<Source>, from: Heirloom },
     /// Begin nothing of this handler any more, or go on with it.
@@ -248,14 +251,13 @@ pub async fn serve(
     };
     let broker = brokers.own.clone();
     let mut rollouts = Rollouts::new(operate.clone(), &worker, roster.now().members());
-    let report = || report(&worker, &roster.now());
     // It has the broker, and takes no events yet.
     readiness.set(Phase::Starting);
     let not_ready_yet = Readiness::default();
     tokio::select! {
         () = rollouts.catch_up() => {}
         // A rollout needs workers: if what is deployed cannot be prepared any more, another version can be deployed.
-        () = recover::beat(&*broker, &worker, report, &not_ready_yet) => {}
+        () = recover::beat(&*broker, &worker, &roster, &not_ready_yet) => {}
         () = &mut shutdown => {
             resign(&*broker, &worker).await;
             return Ok(());
@@ -272,8 +274,9 @@ pub async fn serve(
     let pubsub = backend.pubsub();
     let panicked = tokio::select! {
         () = &mut shutdown => false,
-        () = recover::beat(&*broker, &worker, report, readiness) => false,
-        () = recover::take_over(&brokers, &worker, &roster, &threads) => false,
+        () = recover::beat(&*broker, &worker, &roster, readiness) => false,
+        () = takeover::run(&brokers, &worker, &roster, &threads) => false,
+        () = recover::find_parked(&*broker, &roster, &threads) => false,
         () = recover::move_delayed(&brokers, &roster) => false,
         () = rollouts.follow(&brokers, &mut orders, &threads) => false,
         () = pause::follow(&*broker, &roster, &threads) => false,
@@ -294,7 +297,7 @@ pub async fn serve(
     tokio::select! {
         _ = async { tokio::join!(threads::drain(&mut shards, until), leave) } => {}
         // Others must not take over what is still being finished.
-        () = recover::beat(&*broker, &worker, report, readiness) => {}
+        () = recover::beat(&*broker, &worker, &roster, readiness) => {}
         () = tokio::time::sleep(worker.drain_timeout) => tracing::warn!("not everything could be drained in time"),
     }
     resign(&*broker, &worker).await;

@@ -14,6 +14,7 @@ pub mod http;
 mod interfaces;
 mod invoke;
 mod limiter;
+mod loaded;
 mod logs;
 mod messaging;
 mod turns;

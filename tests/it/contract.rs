@@ -65,6 +65,7 @@ over_all_brokers! {
         an_entry_goes_to_one_consumer_of_a_group,
         every_group_sees_every_entry,
         a_group_is_created_once_and_begins_at_the_beginning,
+        groups_are_created_together_and_say_which_are_new,
         reading_without_a_group_says_so_and_it_can_be_made_again,
         a_thousand_events_in_one_call,
         a_payload_of_a_mebibyte,
@@ -91,6 +92,7 @@ over_all_brokers! {
         what_was_taken_in_can_be_read,
     }
     retention::{
+        lengths_of_streams_are_told_together,
         a_stream_without_groups_is_cut_to_its_length,
         old_entries_go_and_young_ones_stay,
         an_entry_that_is_pending_holds_back_all_that_follow,
@@ -100,6 +102,7 @@ over_all_brokers! {
         what_is_not_there_is_not_trimmed,
     }
     retries::{
+        where_entries_are_parked_is_told_of_all_sets_together,
         a_parked_entry_comes_back_when_it_is_due,
         a_parked_entry_is_not_offered_early,
         every_retry_counts,
@@ -118,6 +121,7 @@ over_all_brokers! {
         whoever_acks_first_wins,
         entries_whose_payload_is_gone_are_settled,
         a_worker_lives_as_long_as_its_heartbeat,
+        a_worker_with_nothing_new_to_say_keeps_what_it_has_said,
         consumers_are_removed_only_when_nothing_is_pending,
         a_handler_is_paused_until_it_goes_on,
     }
@@ -139,6 +143,7 @@ over_all_brokers! {
         what_somebody_asked_for_again_is_handled_again,
     }
     delayed::{
+        where_events_wait_is_told_without_moving_them,
         a_delayed_event_waits_for_its_time,
         delayed_events_come_in_order_and_in_portions,
         the_same_delayed_event_is_there_once,
@@ -148,6 +153,7 @@ over_all_brokers! {
     }
     store::{
         a_component_is_kept_until_it_is_removed,
+        whoever_follows_records_sees_by_a_number_that_one_has_changed,
         a_record_changes_only_from_what_was_seen,
         reports_are_replaced_and_forgotten_by_worker,
         each_audit_log_keeps_its_newest_lines,

@@ -1,6 +1,7 @@
 //! The pipeline and a broker whose answers get lost, come late, refuse or panic: real handlers, the broker in memory, and
 //! the faults between them.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -163,12 +164,24 @@ impl Broker for Faulty {
         self.memory.heartbeat(worker, report, ttl).await
     }
 
+    async fn stay_alive(&self, worker: &str, ttl: Duration) -> Result<bool, BrokerError> {
+        self.memory.stay_alive(worker, ttl).await
+    }
+
     async fn resign(&self, worker: &str) -> Result<(), BrokerError> {
         self.memory.resign(worker).await
     }
 
     async fn alive(&self, workers: &[String]) -> Result<Vec<bool>, BrokerError> {
         self.memory.alive(workers).await
+    }
+
+    async fn living(&self) -> Result<BTreeSet<String>, BrokerError> {
+        self.memory.living().await
+    }
+
+    async fn filled(&self, sets: &[Arc<str>]) -> Result<Vec<bool>, BrokerError> {
+        self.memory.filled(sets).await
     }
 
     async fn publish(&self, publications: &[Publication]) -> Result<Vec<Option<EntryId>>, BrokerError> {

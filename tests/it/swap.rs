@@ -12,7 +12,7 @@ use wasmill::config::Config;
 use wasmill::envelope;
 use wasmill::pipeline::{self, Backend, How, Observer, Seen};
 use wasmill::readiness::Readiness;
-use wasmill::wasm::{Component, Digest, Engine};
+use wasmill::wasm::{Component, Digest, Engine, EngineSettings};
 use wasmill_tests::{eventually_async, guests};
 
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -216,4 +216,20 @@ fn another_version_is_a_component_of_its_own() {
     let [one, other] = [1, 2].map(|name| other_version(&shop.bytes, name));
     assert_ne!(Digest::of(&one).to_string(), Digest::of(&other).to_string());
     assert!(Component::new(&shop.engine, None, &one).is_ok());
+}
+
+/// A thousand handlers with the same component take the memory of one.
+#[test]
+fn handlers_with_the_same_component_share_its_code_as_long_as_one_of_them_lives() {
+    let engine = Engine::new(EngineSettings::default()).unwrap();
+    let bytes = std::fs::read(guests::component("faults")).unwrap();
+    let load = |bytes: &[u8]| Component::new(&engine.apart(), None, bytes).unwrap();
+    let (first, second) = (load(&bytes), load(&bytes));
+    assert!(first.shares_code_with(&second));
+    assert_eq!((first.digest, first.size, &first.imports), (second.digest, second.size, &second.imports));
+    assert!(!first.shares_code_with(&load(&other_version(&bytes, b'1'))));
+    drop(first);
+    assert!(second.shares_code_with(&load(&bytes)));
+    let elsewhere = Engine::new(EngineSettings::default()).unwrap();
+    assert!(!second.shares_code_with(&Component::new(&elsewhere, None, &bytes).unwrap()));
 }

@@ -70,6 +70,8 @@ pub fn audit(tenant: &str) -> String {
         _ => format!("wasmill:audit:{tenant}"),
     }
 }
+/// How often one of those has changed: a number.
+pub const DEPLOYMENTS_REVISION: &str = "wasmill:deployments:rev";
 
 /// How far workers have come with a deployment: a hash, field worker.
 pub fn deployment_reports(handler: &str) -> String {

@@ -9,6 +9,7 @@ mod pubsub;
 mod state;
 mod store;
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -154,6 +155,10 @@ impl Broker for MemoryBroker {
         Ok(())
     }
 
+    async fn stay_alive(&self, worker: &str, ttl: Duration) -> Result<bool, BrokerError> {
+        Ok(self.state().stay_alive(worker, ttl))
+    }
+
     async fn resign(&self, worker: &str) -> Result<(), BrokerError> {
         self.state().resign(worker);
         Ok(())
@@ -162,6 +167,15 @@ impl Broker for MemoryBroker {
     async fn alive(&self, workers: &[String]) -> Result<Vec<bool>, BrokerError> {
         let state = self.state();
         Ok(workers.iter().map(|worker| state.is_alive(worker)).collect())
+    }
+
+    async fn living(&self) -> Result<BTreeSet<String>, BrokerError> {
+        Ok(self.state().workers().into_iter().map(|(worker, _)| worker).collect())
+    }
+
+    async fn filled(&self, sets: &[Arc<str>]) -> Result<Vec<bool>, BrokerError> {
+        let state = self.state();
+        Ok(sets.iter().map(|set| state.is_filled(set)).collect())
     }
 
     async fn paused(&self) -> Result<Vec<String>, BrokerError> {
@@ -307,6 +321,11 @@ impl Inspect for MemoryBroker {
     async fn remove_streams(&self, keys: &[&str]) -> Result<(), BrokerError> {
         keys.iter().for_each(|key| self.delete_stream(key));
         Ok(())
+    }
+
+    async fn lengths(&self, keys: &[Arc<str>]) -> Result<Vec<Option<usize>>, BrokerError> {
+        let state = self.state();
+        Ok(keys.iter().map(|key| Some(state.length(key))).collect())
     }
 
     async fn trim(

@@ -16,7 +16,9 @@ mod seats;
 mod settle;
 mod store;
 mod users;
+mod watcher;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,7 +29,9 @@ pub use self::link::{InvalidSettings, Login, RedisSettings};
 use self::reply::{claimed, entries};
 use self::script::Script;
 pub use self::users::{MAX_USER_CONNECTIONS, RedisUsers, USER_IDLE};
+use self::watcher::TrackingWatcher;
 use super::keys::Namespace;
+use super::watcher::Watcher;
 use super::{
     Broker, BrokerError, Claimed, ConsumerInfo, Cursor, DelayedMoved, Entry, EntryId, Refusal, Settled, Source, keys,
 };
@@ -38,6 +42,9 @@ const MIN_VERSION: (u32, u32) = (7, 0);
 
 /// How much later than asked a blocking request may be answered.
 const WAIT_GRACE: Duration = Duration::from_secs(10);
+
+/// Commands that are sent at once where there may be thousands: others must not wait for all of them.
+const MAX_PIPELINE: usize = 500;
 
 /// What an operator should know about a server that can be worked with all the same.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,6 +95,19 @@ impl RedisBroker {
         self.requests.query::<(u64, u64)>(&::redis::cmd("TIME")).await.map(drop)
     }
 
+    /// Whether the answer to creating a group says that it did not exist.
+    async fn was_created(&self, source: &Source, answer: Result<(), BrokerError>) -> Result<bool, BrokerError> {
+        match answer {
+            Ok(()) => Ok(true),
+            Err(BrokerError::Refused { message, .. }) if message.contains("BUSYGROUP") => Ok(false),
+            // A full server refuses before it looks whether the group exists, which is all that draining needs.
+            Err(full @ BrokerError::Refused { refusal: Refusal::OutOfMemory, .. }) => {
+                self.consumers(source).await.map(|_| false).map_err(|_| full)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// Whether each of the keys is there.
     async fn exist(
         link: &Link,
@@ -128,23 +148,39 @@ impl RedisBroker {
     }
 }
 
+/// The command that creates the group of a source.
+fn create_group(source: &Source) -> ::redis::Cmd {
+    let mut command = ::redis::cmd("XGROUP");
+    command.arg("CREATE").arg(&*source.key).arg(&*source.group).arg("0").arg("MKSTREAM");
+    command
+}
+
 #[async_trait]
 impl Broker for RedisBroker {
     async fn create_group(&self, source: &Source) -> Result<bool, BrokerError> {
         if self.requests.is_quiet() && self.has_group(source).await? {
             return Ok(false);
         }
-        let mut command = ::redis::cmd("XGROUP");
-        command.arg("CREATE").arg(&*source.key).arg(&*source.group).arg("0").arg("MKSTREAM");
-        match self.requests.query::<()>(&command).await {
-            Ok(()) => Ok(true),
-            Err(BrokerError::Refused { message, .. }) if message.contains("BUSYGROUP") => Ok(false),
-            // A full server refuses before it looks whether the group exists, which is all that draining needs.
-            Err(full @ BrokerError::Refused { refusal: Refusal::OutOfMemory, .. }) => {
-                self.consumers(source).await.map(|_| false).map_err(|_| full)
+        self.was_created(source, self.requests.query(&create_group(source)).await).await
+    }
+
+    async fn create_groups(&self, sources: &[Arc<Source>]) -> Result<Vec<bool>, BrokerError> {
+        if self.requests.is_quiet() {
+            let mut created = Vec::with_capacity(sources.len());
+            for source in sources {
+                created.push(self.create_group(source).await?);
             }
-            Err(error) => Err(error),
+            return Ok(created);
         }
+        let mut created = Vec::with_capacity(sources.len());
+        for some in sources.chunks(MAX_PIPELINE) {
+            let mut pipeline = ::redis::pipe();
+            some.iter().for_each(|source| _ = pipeline.add_command(create_group(source)));
+            for (source, answer) in some.iter().zip(self.requests.pipeline_each(&pipeline).await?) {
+                created.push(self.was_created(source, answer.map(drop)).await?);
+            }
+        }
+        Ok(created)
     }
 
     async fn read(&self, source: &Source, consumer: &str, count: usize) -> Result<Vec<Entry>, BrokerError> {
@@ -193,6 +229,18 @@ impl Broker for RedisBroker {
     async fn interrupt_wait(&self) -> Result<(), BrokerError> {
         let Some(id) = self.waits.client_id() else { return Ok(()) };
         self.own.query::<i64>(::redis::cmd("CLIENT").arg("UNBLOCK").arg(id)).await.map(|_| ())
+    }
+
+    async fn watcher(&self) -> Result<Option<Box<dyn Watcher>>, BrokerError> {
+        match TrackingWatcher::open(self.requests.settings()).await {
+            Ok(watcher) => Ok(Some(Box::new(watcher))),
+            // A user without these permissions, or a server that does not have it.
+            Err(BrokerError::Refused { refusal: Refusal::NoPermission | Refusal::Other, message }) => {
+                tracing::debug!("streams are watched by requests that block: {message}");
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
     }
 
     async fn settle(&self, consumer: &str, settlements: &[Settlement]) -> Result<Vec<Settled>, BrokerError> {
@@ -269,6 +317,15 @@ impl Broker for RedisBroker {
         Script::Heartbeat.run(&self.own, &[&key, keys::WORKERS], arguments).await.map(drop)
     }
 
+    async fn stay_alive(&self, worker: &str, ttl: Duration) -> Result<bool, BrokerError> {
+        let key = keys::heartbeat(worker);
+        let arguments = |command: &mut ::redis::Cmd| {
+            command.arg(ttl.as_millis() as u64).arg(worker);
+        };
+        let reply = Script::Heartbeat.run(&self.own, &[&key, keys::WORKERS], arguments).await?;
+        Ok(reply::integer(&reply)? == 1)
+    }
+
     async fn resign(&self, worker: &str) -> Result<(), BrokerError> {
         let mut pipeline = ::redis::pipe();
         pipeline.cmd("DEL").arg(keys::heartbeat(worker)).ignore();
@@ -278,6 +335,21 @@ impl Broker for RedisBroker {
 
     async fn alive(&self, workers: &[String]) -> Result<Vec<bool>, BrokerError> {
         RedisBroker::exist(&self.own, workers.iter().map(|worker| keys::heartbeat(worker))).await
+    }
+
+    async fn living(&self) -> Result<BTreeSet<String>, BrokerError> {
+        let known: Vec<String> = self.own.query(::redis::cmd("ZRANGE").arg(keys::WORKERS).arg(0).arg(-1)).await?;
+        let alive = self.alive(&known).await?;
+        Ok(known.into_iter().zip(alive).filter_map(|(worker, alive)| alive.then_some(worker)).collect())
+    }
+
+    async fn filled(&self, sets: &[Arc<str>]) -> Result<Vec<bool>, BrokerError> {
+        let mut filled = Vec::with_capacity(sets.len());
+        for sets in sets.chunks(MAX_PIPELINE) {
+            // Redis keeps no empty sets.
+            filled.extend(RedisBroker::exist(&self.own, sets.iter().map(|set| &**set)).await?);
+        }
+        Ok(filled)
     }
 
     async fn paused(&self) -> Result<Vec<String>, BrokerError> {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 
-use super::{BrokerError, EntryId, Fields};
+use super::{BrokerError, Entry, EntryId, Fields};
 
 /// A place for components and records that all workers see. Digests are 64 hexadecimal digits.
 #[async_trait]
@@ -15,6 +15,9 @@ pub trait Store: Send + Sync {
 
     /// Appends a line to the audit log of a tenant, also when memory is full; it keeps about [`crate::audit::max_lines`].
     async fn write_audit(&self, tenant: &str, line: &Fields) -> Result<EntryId, BrokerError>;
+
+    /// Up to `count` lines of the audit log of a tenant from `to` down to `from`, newest first.
+    async fn audit(&self, tenant: &str, from: EntryId, to: EntryId, count: usize) -> Result<Vec<Entry>, BrokerError>;
 
     /// Keeps the bytes of a component. Keeping them twice changes nothing.
     async fn put_component(&self, digest: &str, bytes: &[u8]) -> Result<(), BrokerError>;
@@ -30,6 +33,9 @@ pub trait Store: Send + Sync {
 
     /// The records of all handlers that have one, as they were written.
     async fn records(&self) -> Result<BTreeMap<String, String>, BrokerError>;
+
+    /// A number that is another one after any record has changed.
+    async fn records_revision(&self) -> Result<u64, BrokerError>;
 
     /// Writes the record of a handler if it still is `before` (`None`: if there is none), in one step; says whether it did.
     async fn change_record(&self, handler: &str, before: Option<&str>, after: &str) -> Result<bool, BrokerError>;

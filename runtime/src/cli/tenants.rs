@@ -4,6 +4,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use serde_json::json;
+use wasmill::app;
+use wasmill::broker::keys::DEFAULT_TENANT;
 use wasmill::config::Config;
 use wasmill::ops::{QuotaUsage, TenantReport};
 
@@ -25,6 +27,11 @@ enum Verb {
         /// The tenant
         tenant: String,
     },
+    /// Print the line by which redis-cli sets up the Redis user of a tenant
+    Acl {
+        /// The tenant
+        tenant: String,
+    },
 }
 
 /// Lists them, or shows one.
@@ -32,6 +39,7 @@ pub fn run(context: Context, args: &Args) -> Result<ExitCode, Report> {
     match &args.verb {
         None => list(&context),
         Some(Verb::Show { tenant }) => show(Context { tenant: tenant.clone(), ..context }),
+        Some(Verb::Acl { tenant }) => acl(Context { tenant: tenant.clone(), ..context }),
     }
 }
 
@@ -97,5 +105,29 @@ fn show(context: Context) -> Result<ExitCode, Report> {
         table.add_row([plain(quota), used.map_or("-".to_owned(), amount), limit.map_or("no bound".to_owned(), amount)]);
     }
     say!("{table}");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The line, which a person completes by the password.
+fn acl(context: Context) -> Result<ExitCode, Report> {
+    let config = context.config()?;
+    if config.tenant.name == DEFAULT_TENANT {
+        let problem = "the tenant `default` belongs to the worker's own user: ARCHITECTURE.md says what that one needs";
+        return Err(Report::usage(problem));
+    }
+    let grants = app::user_grants(&config);
+    if context.is_json() {
+        let arguments = grants.arguments(">PASSWORD");
+        print_json(&json!({"tenant": config.tenant.name, "username": grants.username, "arguments": arguments}));
+        return Ok(ExitCode::SUCCESS);
+    }
+    // It goes to redis-cli: nothing else may stand beside it.
+    println!("{grants}");
+    if config.tenant.redis.username.is_none() {
+        eprintln!(
+            "(no user is configured: set username and password_file in [tenants.{}.redis] when it is there)",
+            config.tenant.name
+        );
+    }
     Ok(ExitCode::SUCCESS)
 }

@@ -10,7 +10,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::{Operator, OpsError};
 use crate::access::Actor;
 use crate::audit::{self, AuditOutcome, AuditReport, Change, Line, Verb};
-use crate::broker::{BrokerError, EntryId, Operate, keys};
+use crate::broker::{BrokerError, EntryId, Operate};
 
 /// The most changes of one answer.
 pub const MAX_AUDIT_PAGE: usize = 1000;
@@ -173,11 +173,10 @@ impl Operator {
         if !(1..=MAX_AUDIT_PAGE).contains(&limit) {
             return Err(OpsError::Invalid(format!("`limit` is {limit}; it must be 1 to {MAX_AUDIT_PAGE}")));
         }
-        let key = keys::audit(self.tenant());
         let (mut page, mut ends, mut newest) = (AuditPage::default(), HashMap::new(), EntryId::MAX);
         // From the end on: how a change ended stands behind it.
         'pages: loop {
-            let read = self.broker.range_back(&key, from, newest, READ).await?;
+            let read = self.broker.audit(self.tenant(), from, newest, READ).await?;
             let Some(last) = read.last().map(|entry| entry.id) else { break };
             for entry in &read {
                 let mut report = match audit::parse(entry) {

@@ -121,7 +121,7 @@ impl LaneSource {
         LaneSource {
             source: source.clone(),
             state: ReadState::Ready,
-            due_at: Some(now),
+            due_at: has_left.then_some(now),
             lost: has_left,
             failures: 0,
             heirlooms: VecDeque::new(),

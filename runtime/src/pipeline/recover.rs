@@ -1,21 +1,28 @@
-//! Staying alive, and taking over from those who are not.
+//! Setting up, staying alive, and looking for what became due meanwhile.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::brokers::Brokers;
-use super::roster::Roster;
+use super::roster::{Roster, Served};
 use super::shard::backoff;
 use super::threads::Threads;
-use super::{Backend, Command, Deployment, Heirloom, PipelineError, Worker};
+use super::{Backend, Command, Deployment, PipelineError, Worker};
 use crate::broker::redis::RedisBroker;
-use crate::broker::{Broker, BrokerError, Operate, Refusal, Source, keys};
-use crate::fleet::WorkerReport;
+use crate::broker::{Broker, BrokerError, Operate, Refusal, Source};
 use crate::readiness::{Phase, Readiness};
 
 /// Delayed events that are moved in one step.
 const MAX_MOVED: usize = 100;
+/// What a worker says of itself in the long run, in bytes a second. A report on 200 handlers is made with each heartbeat, one on
+/// a thousand every ten seconds.
+const REPORT_RATE: f64 = 32.0 * 1024.0;
+/// The longest time from one report to the next.
+const REPORT_PAUSE: Duration = Duration::from_secs(30);
+/// How often it is looked where entries are parked. A retry that was parked by a worker that has died is made at most so much
+/// later than it was due, while threads have room for it.
+const PARKED_POLL: Duration = Duration::from_secs(5);
 /// How often delayed events are looked for that have been asked for meanwhile.
 const DELAYED_POLL: Duration = Duration::from_secs(1);
 
@@ -79,45 +86,47 @@ async fn try_set_up(worker: &Worker, backend: &Backend, roster: &Roster) -> Resu
     broker.heartbeat(&worker.id, "{}", worker.heartbeat_ttl).await?;
     let served = roster.now();
     let brokers = Brokers { own: broker, users: backend.users().cloned() };
-    for deployment in served.deployments() {
-        create_groups(&brokers, deployment).await?;
-    }
+    create_groups(&brokers, served.deployments()).await?;
     let paused = brokers.own.paused().await?.into_iter().collect();
     Ok(Prepared { brokers, operate, paused })
 }
 
-/// Creates the consumer groups of a handler that are not there. What is refused to the user of a tenant is no matter of the
+/// Creates the consumer groups of handlers that are not there. What is refused to the user of a tenant is no matter of the
 /// others: the readers try again.
-pub(super) async fn create_groups(brokers: &Brokers, deployment: &Deployment) -> Result<(), BrokerError> {
-    let broker = brokers.of(deployment.login.as_ref());
-    for source in &deployment.sources {
-        match (broker.create_group(source).await, &deployment.login) {
-            (Ok(true), _) => {
-                tracing::info!(stream = source.stream, group = &*source.group, "consumer group created");
-            }
-            (Ok(false), _) => {}
+pub(super) async fn create_groups(
+    brokers: &Brokers,
+    deployments: impl Iterator<Item = &Arc<Deployment>>,
+) -> Result<(), BrokerError> {
+    let (of_users, of_all): (Vec<_>, Vec<_>) = deployments.partition(|deployment| deployment.login.is_some());
+    let sources: Vec<_> = of_all.iter().flat_map(|deployment| &deployment.sources).cloned().collect();
+    create(&*brokers.own, &sources).await?;
+    for deployment in of_users {
+        let broker = brokers.of(deployment.login.as_ref());
+        match (create(&*broker, &deployment.sources).await, &deployment.login) {
             (Err(error @ BrokerError::Refused { .. }), Some(login)) => {
                 let (tenant, user) = (&*login.tenant, &*login.username);
                 tracing::error!(alarm = "user_refused", tenant, user, "the tenant's user cannot work: {error}");
-                return Ok(());
             }
-            (Err(error), _) => return Err(error),
+            (result, _) => result?,
         }
     }
     Ok(())
 }
 
+async fn create(broker: &dyn Broker, sources: &[Arc<Source>]) -> Result<(), BrokerError> {
+    let created = broker.create_groups(sources).await?;
+    for (source, _) in sources.iter().zip(created).filter(|(_, is_new)| *is_new) {
+        tracing::info!(stream = source.stream, group = &*source.group, "consumer group created");
+    }
+    Ok(())
+}
+
 /// Says that the worker is alive, until the future is dropped.
-pub(super) async fn beat(
-    broker: &dyn Broker,
-    worker: &Worker,
-    report: impl Fn() -> WorkerReport,
-    readiness: &Readiness,
-) {
+pub(super) async fn beat(broker: &dyn Broker, worker: &Worker, roster: &Roster, readiness: &Readiness) {
     let mut failures = 0u32;
+    let mut said = None;
     loop {
-        let report = serde_json::to_string(&report()).expect("a report has nothing that JSON lacks");
-        match broker.heartbeat(&worker.id, &report, worker.heartbeat_ttl).await {
+        match beat_once(broker, worker, roster, &mut said).await {
             Ok(()) => {
                 failures = 0;
                 readiness.broker_answers();
@@ -134,12 +143,69 @@ pub(super) async fn beat(
     }
 }
 
+/// The last report.
+struct Said {
+    served: Arc<Served>,
+    bytes: usize,
+    when: Instant,
+}
+
+impl Said {
+    /// Whether another one is to be made: at once if other handlers are served, and otherwise the less often the longer
+    /// reports are.
+    fn is_old(&self, served: &Arc<Served>) -> bool {
+        let pause = Duration::from_secs_f64(self.bytes as f64 / REPORT_RATE).min(REPORT_PAUSE);
+        !Arc::ptr_eq(served, &self.served) || self.when.elapsed() >= pause
+    }
+}
+
+async fn beat_once(
+    broker: &dyn Broker,
+    worker: &Worker,
+    roster: &Roster,
+    said: &mut Option<Said>,
+) -> Result<(), BrokerError> {
+    let served = roster.now();
+    let is_new = said.as_ref().is_none_or(|said| said.is_old(&served));
+    if !is_new && broker.stay_alive(&worker.id, worker.heartbeat_ttl).await? {
+        return Ok(());
+    }
+    let report = serde_json::to_string(&super::report(worker, &served)).expect("a report has nothing that JSON lacks");
+    broker.heartbeat(&worker.id, &report, worker.heartbeat_ttl).await?;
+    *said = Some(Said { served, bytes: report.len(), when: Instant::now() });
+    Ok(())
+}
+
+/// Has threads look for parked entries that are due, wherever there are any: whoever parked them may be gone. Runs until the
+/// future is dropped.
+pub(super) async fn find_parked(broker: &dyn Broker, roster: &Roster, threads: &Threads) {
+    loop {
+        let served = roster.now();
+        let sets: Vec<Arc<str>> = served.sources().map(|(_, source)| source.due_key.clone()).collect();
+        match broker.filled(&sets).await {
+            Ok(filled) => {
+                for ((deployment, source), _) in served.sources().zip(filled).filter(|(_, is_filled)| *is_filled) {
+                    let (handler, source) = (deployment.id.clone(), source.clone());
+                    threads.tell_one_that_has(deployment, Command::Due { handler, source });
+                }
+            }
+            Err(error) => tracing::debug!("cannot look for parked events: {error}"),
+        }
+        tokio::time::sleep(PARKED_POLL).await;
+    }
+}
+
 /// Moves delayed events into their streams when their time has come, until the future is dropped.
 pub(super) async fn move_delayed(brokers: &Brokers, roster: &Roster) {
     let mut failures = 0u32;
     loop {
         let mut pause = DELAYED_POLL;
-        for (namespace, login) in roster.now().namespaces() {
+        let served = roster.now();
+        let sets: Vec<Arc<str>> = served.namespaces().iter().map(|(namespace, _)| namespace.delayed()).collect();
+        // If that cannot be seen, looking for the events says why.
+        let filled = brokers.own.filled(&sets).await.unwrap_or_else(|_| vec![true; sets.len()]);
+        let filled = served.namespaces().iter().zip(filled).filter(|(_, is_filled)| *is_filled);
+        for ((namespace, login), _) in filled {
             match brokers.of(login.as_ref()).move_delayed(namespace, MAX_MOVED).await {
                 Ok(moved) => {
                     failures = 0;
@@ -165,83 +231,21 @@ pub(super) async fn move_delayed(brokers: &Brokers, roster: &Roster) {
     }
 }
 
-/// Looks for dead workers and has their entries taken over, until the future is dropped.
-pub(super) async fn take_over(brokers: &Brokers, worker: &Worker, roster: &Roster, threads: &Threads) {
-    loop {
-        // Spread over the workers, so that they do not all look at the same moment.
-        tokio::time::sleep(worker.heartbeat.mul_f64(0.5 + rand::random::<f64>())).await;
-        if let Err(error) = look_for_dead(brokers, worker, roster, threads).await {
-            tracing::debug!("cannot look for dead workers: {error}");
-            tokio::time::sleep(Duration::from_secs(1)).await;
-        }
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-async fn look_for_dead(
-    brokers: &Brokers,
-    worker: &Worker,
-    roster: &Roster,
-    threads: &Threads,
-) -> Result<(), BrokerError> {
-    let served = roster.now();
-    let mut found = Vec::new();
-    for deployment in served.deployments() {
-        for source in &deployment.sources {
-            let consumers = match brokers.own.consumers(source).await {
-                Ok(consumers) => consumers,
-                // The readers notice it too, and create the group again.
-                Err(BrokerError::NoGroup { .. }) => continue,
-                // One stream that cannot be read is no reason to leave the others alone.
-                Err(error @ BrokerError::Unreachable { .. }) => return Err(error),
-                Err(error) => {
-                    tracing::warn!(stream = source.stream, "cannot look for dead workers: {error}");
-                    continue;
-                }
-            };
-            for consumer in consumers {
-                match keys::worker_of(&consumer.name) {
-                    Some(owner) if owner == &*worker.id => {}
-                    Some(owner) => found.push((deployment, source, owner.to_owned(), consumer)),
-                    // Nobody says whether other programs live: what has been idle for long is taken from them.
-                    None if consumer.name == keys::PARKED_CONSUMER || consumer.pending == 0 => {}
-                    None => {
-                        let from = Heirloom { consumer: consumer.name, min_idle: Some(deployment.take_over_idle) };
-                        inherit(deployment, source, from, threads);
-                    }
-                }
-            }
-        }
-    }
-    let owners: Vec<String> =
-        found.iter().map(|(_, _, owner, _)| owner.clone()).collect::<BTreeSet<_>>().into_iter().collect();
-    let alive = brokers.own.alive(&owners).await?;
-    let dead: BTreeSet<&String> =
-        owners.iter().zip(alive).filter(|(_, alive)| !alive).map(|(owner, _)| owner).collect();
-    for (deployment, source, owner, consumer) in &found {
-        if !dead.contains(owner) {
-            continue;
-        }
-        if consumer.pending == 0 {
-            brokers.of(deployment.login.as_ref()).remove_consumer(source, &consumer.name).await?;
-            continue;
-        }
-        tracing::info!(
-            handler = deployment.id(),
-            worker = owner,
-            pending = consumer.pending,
-            "taking over the events of a dead worker"
-        );
-        inherit(deployment, source, Heirloom { consumer: consumer.name.clone(), min_idle: None }, threads);
-    }
-    Ok(())
-}
-
-/// Has a thread take the entries of a consumer.
-fn inherit(deployment: &Deployment, source: &Arc<Source>, from: Heirloom, threads: &Threads) {
-    let command = Command::Inherit { handler: deployment.id.clone(), source: source.clone(), from };
-    // A handler with little concurrency is not on every thread: those that do not have it ignore the command.
-    match deployment.concurrency < threads.count() {
-        true => threads.tell_all(&command),
-        false => threads.tell_any(command),
+    #[test]
+    fn long_reports_are_made_less_often_and_at_once_if_other_handlers_are_served() {
+        let served: Arc<Served> = Arc::default();
+        let said = |bytes, seconds| {
+            let when = Instant::now().checked_sub(Duration::from_secs(seconds)).expect("the machine runs for longer");
+            Said { served: served.clone(), bytes, when }
+        };
+        assert!(said(1000, 1).is_old(&served));
+        assert!(!said(320 << 10, 9).is_old(&served));
+        assert!(said(320 << 10, 10).is_old(&served));
+        assert!(said(100 << 20, 30).is_old(&served));
+        assert!(said(320 << 10, 0).is_old(&Arc::default()));
     }
 }

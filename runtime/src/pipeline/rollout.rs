@@ -6,6 +6,7 @@
 mod change;
 mod job;
 mod prepare;
+mod records;
 mod turns;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use self::job::{Job, Wish};
 pub(crate) use self::prepare::beside;
+use self::records::{Records, Workers};
 use self::turns::Turns;
 use super::brokers::Brokers;
 use super::roster::Member;
@@ -24,7 +26,6 @@ use crate::clock::now_ms;
 use crate::deploy::canary::{Canary, Tally};
 use crate::deploy::record::{Preparation, Progress, Record, Rollout, progress_of};
 use crate::deploy::{Candidate, PublicKeys, Version};
-use crate::fleet::WorkerReport;
 use crate::stats::{HandlerStats, VersionStats};
 use crate::wasm::CompiledCache;
 
@@ -47,6 +48,8 @@ pub(super) struct Rollouts {
     cache: Option<CompiledCache>,
     keys: PublicKeys,
     handlers: Vec<Followed>,
+    records: Records,
+    workers: Workers,
     /// The version that is being prepared. One at a time: more would take the cores from the events.
     job: Option<Job>,
     /// What could be prepared next.
@@ -76,6 +79,8 @@ struct Followed {
     has_begun: bool,
     /// It has that version.
     may_begin: bool,
+    /// Nothing is to be done before its record, or what is served, changes.
+    is_quiet: bool,
 }
 
 /// A version that runs a share of the events.
@@ -120,6 +125,8 @@ impl Rollouts {
             cache,
             keys,
             handlers: handlers.collect(),
+            records: Records::default(),
+            workers: Workers::default(),
             job: None,
             wishes: Vec::new(),
             turns: Turns::default(),
@@ -183,15 +190,21 @@ impl Rollouts {
     /// Looks once, and does what can be done at once.
     async fn step(&mut self) -> Result<Step, BrokerError> {
         self.take_prepared().await;
-        let records = self.store.records().await?;
+        let changed = self.records.refresh(&*self.store).await?;
+        self.handlers.iter_mut().for_each(|followed| followed.is_quiet &= !changed.contains(followed.deployment.id()));
         self.wishes.clear();
         let mut step = Step { has_all: true, is_busy: false, refused: None };
         for at in 0..self.handlers.len() {
-            let is_settled = match records.get(self.handlers[at].deployment.id()) {
-                Some(text) => self.look_at(at, text, &mut step).await?,
+            if self.handlers[at].is_quiet {
+                continue;
+            }
+            let text = self.records.get(self.handlers[at].deployment.id()).map(str::to_owned);
+            let is_settled = match text {
+                Some(text) => self.look_at(at, &text, &mut step).await?,
                 None => {
                     self.handlers[at].deployment.slot.set_deployed(false);
                     self.handlers[at].end_trial();
+                    self.handlers[at].is_quiet = true;
                     true
                 }
             };
@@ -222,6 +235,8 @@ impl Rollouts {
             }
             Ok(is_settled) => is_settled,
         };
+        // Pins end by themselves.
+        self.handlers[at].is_quiet = is_settled && record.rollout.is_none() && record.pins.is_empty();
         step.is_busy |= record.rollout.is_some_and(|rollout| rollout.running_canary().is_none());
         Ok(is_settled)
     }
@@ -333,7 +348,7 @@ impl Rollouts {
         };
         self.say(at, &rollout.id, state).await?;
         let handler = self.handlers[at].deployment.id().to_owned();
-        let alive = self.workers_of(&handler).await?;
+        let alive = self.workers.that_serve(&handler, &*self.store).await?;
         let said = self.store.reports(&handler).await?;
         let names: Vec<&str> = alive.iter().map(String::as_str).collect();
         let next = record.advance(&names, &progress_of(&said), self.store.time_ms().await?);
@@ -349,15 +364,6 @@ impl Rollouts {
             }
         }
         Ok(())
-    }
-
-    /// Workers that are alive and serve the handler.
-    async fn workers_of(&self, handler: &str) -> Result<Vec<String>, BrokerError> {
-        let workers = self.store.workers().await?.into_iter();
-        let serving = workers.filter(|(_, report)| {
-            serde_json::from_str::<WorkerReport>(report).is_ok_and(|report| report.handlers.contains_key(handler))
-        });
-        Ok(serving.map(|(worker, _)| worker).collect())
     }
 
     /// Tells the fleet, unless it has been told.
@@ -419,6 +425,7 @@ impl Followed {
             unreadable: String::new(),
             has_begun: false,
             may_begin: false,
+            is_quiet: false,
         }
     }
 

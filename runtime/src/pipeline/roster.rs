@@ -11,9 +11,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::quotas::QuotaWaits;
 use super::{Deployment, Intake, Retention, Stats};
-use crate::broker::BrokerError;
 use crate::broker::keys::Namespace;
 use crate::broker::redis::Login;
+use crate::broker::{BrokerError, Source};
 use crate::deploy::Version;
 use crate::stats::HandlerStats;
 use crate::wasm::LoadError;
@@ -93,6 +93,11 @@ impl Served {
     /// The same without their counters.
     pub fn deployments(&self) -> impl Iterator<Item = &Arc<Deployment>> {
         self.members().map(|member| &member.deployment)
+    }
+
+    /// Everything that is read, with the handler that it is for.
+    pub(super) fn sources(&self) -> impl Iterator<Item = (&Arc<Deployment>, &Arc<Source>)> {
+        self.deployments().flat_map(|deployment| deployment.sources.iter().map(move |source| (deployment, source)))
     }
 
     /// Where the streams of those served lie, each once, with the tenant's user. That of the tenant `default` is always among them: events may be

@@ -26,7 +26,7 @@ use self::members::Tenants;
 use self::ways::{Load, Ways};
 use super::batch::{Counted, Note, SettleDone, settle_until_written};
 use super::brokers::Brokers;
-use super::lane::{Lane, LaneSource, ReadState, Standing};
+use super::lane::{Lane, LaneSource, Standing};
 use super::run::{Finished, Prepared};
 use super::runs::{Run, Woken};
 use super::watch::Watch;
@@ -201,23 +201,18 @@ impl Shard {
 
     fn obey(&mut self, command: Command) {
         match command {
-            Command::Wake(key) => {
-                for &lane in self.readers.get(&key).into_iter().flatten() {
-                    for source in self.lanes.get_mut(lane).into_iter().flat_map(|lane| &mut lane.sources) {
-                        if source.source.key == key && matches!(source.state, ReadState::Idle) {
-                            source.state = ReadState::Ready;
-                        }
-                    }
+            Command::Wake(source) => self.wake(&source),
+            Command::Due { handler, source } => {
+                let Some((lane, source)) = self.member(&handler, &source) else { return };
+                // Claims on their way tell when the next one is due.
+                if source.claims == 0 {
+                    source.due_at = Some(Instant::now());
                     self.agenda.list(lane);
                 }
             }
             Command::Inherit { handler, source, from } => {
-                let Some(&lane) = self.by_name.get(&handler) else { return };
-                let mut sources = self.lanes[lane].sources.iter_mut();
-                let is_it = |known: &&mut LaneSource| known.source == source && known.standing == Standing::Member;
-                if let Some(source) = sources.find(is_it)
-                    && !source.heirlooms.contains(&from)
-                {
+                let Some((lane, source)) = self.member(&handler, &source) else { return };
+                if !source.heirlooms.contains(&from) {
                     source.heirlooms.push_back(from);
                     self.agenda.list(lane);
                 }
@@ -236,6 +231,14 @@ impl Shard {
             Command::Leave { handler } => self.leave(&handler, true),
             Command::Drain { until } => self.drain_until = Some(until),
         }
+    }
+
+    /// A source of the handler that is read here, and the lane that reads it.
+    fn member(&mut self, handler: &str, source: &Source) -> Option<(usize, &mut LaneSource)> {
+        let &at = self.by_name.get(handler)?;
+        let mut sources = self.lanes[at].sources.iter_mut();
+        let known = sources.find(|known| *known.source == *source && known.standing == Standing::Member)?;
+        Some((at, known))
     }
 
     fn is_drained(&self) -> bool {

@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::roster::Member;
 use super::shard::Shard;
 use super::watch::Watch;
-use super::{Backend, Command, Worker};
+use super::{Backend, Command, Deployment, Worker};
 
 /// The way to all threads.
 #[derive(Clone)]
@@ -22,11 +22,6 @@ pub(super) struct RunningShard {
 }
 
 impl Threads {
-    /// How many there are.
-    pub(super) fn count(&self) -> usize {
-        self.0.len()
-    }
-
     /// Tells each of them.
     pub(super) fn tell_all(&self, command: &Command) {
         for thread in &self.0 {
@@ -35,9 +30,14 @@ impl Threads {
         }
     }
 
-    /// Tells one of them.
-    pub(super) fn tell_any(&self, command: Command) {
-        let _ = self.0[rand::random_range(0..self.0.len())].send(command);
+    /// Tells one of them that has a share of the handler.
+    pub(super) fn tell_one_that_has(&self, deployment: &Deployment, command: Command) {
+        // A handler with little concurrency is not on every thread: those that do not have it ignore the command.
+        if deployment.concurrency < self.0.len() {
+            self.tell_all(&command);
+        } else {
+            let _ = self.0[rand::random_range(0..self.0.len())].send(command);
+        }
     }
 
     /// Has each of them serve its share of the handler from now on; nothing of it, if its share is none.

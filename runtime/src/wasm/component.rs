@@ -175,6 +175,9 @@ impl Component {
         }
         check_header(bytes)?;
         let digest = Digest::of(bytes);
+        if let Some(component) = engine.loaded.get(engine, digest) {
+            return Ok(component);
+        }
         let cached = cache.and_then(|cache| cache.load(engine, &digest));
         let compiled = match cached {
             Some(compiled) => compiled,
@@ -191,6 +194,9 @@ impl Component {
 
     /// The component of this digest and size from the compiled cache, if it is there and fits.
     pub fn cached(engine: &Engine, cache: &CompiledCache, digest: Digest, size: u64) -> Option<Component> {
+        if let Some(component) = engine.loaded.get(engine, digest) {
+            return Some(component);
+        }
         let compiled = cache.load(engine, &digest)?;
         Component::link(engine, &compiled, digest, usize::try_from(size).ok()?).ok()
     }
@@ -209,7 +215,15 @@ impl Component {
         });
         let entry = linked.map_err(|error| LoadError::Mismatch(told(&error)))?;
         let digest_text = digest.to_string().into();
-        Ok(Component { engine: engine.clone(), entry: Arc::new(entry), digest, digest_text, size, imports })
+        let component =
+            Component { engine: engine.clone(), entry: Arc::new(entry), digest, digest_text, size, imports };
+        engine.loaded.put(&component);
+        Ok(component)
+    }
+
+    /// Whether both are the same code in memory, as components of the same bytes are while a handler holds one.
+    pub fn shares_code_with(&self, other: &Component) -> bool {
+        Arc::ptr_eq(&self.entry, &other.entry)
     }
 }
 

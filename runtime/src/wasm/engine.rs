@@ -13,6 +13,7 @@ use super::bindings::EventHandler;
 use super::compile::Compiler;
 use super::host::Host;
 use super::http;
+use super::loaded::Loaded;
 use super::messaging_bindings::wasi::messaging;
 
 /// How often a running guest is interrupted: it yields to the other deliveries of its thread, and its deadline is
@@ -67,6 +68,7 @@ pub struct Engine {
     pub(super) stop_compiling: Arc<AtomicBool>,
     /// For whom it compiles, empty unless that was said: tenants take turns.
     pub(super) tenant: Arc<str>,
+    pub(super) loaded: Arc<Loaded>,
     _ticker: Arc<Ticker>,
 }
 
@@ -82,6 +84,7 @@ impl Engine {
             compiler: Compiler::default(),
             stop_compiling: Arc::default(),
             tenant: "".into(),
+            loaded: Arc::default(),
             _ticker: Arc::new(ticker),
         })
     }

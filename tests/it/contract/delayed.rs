@@ -210,3 +210,12 @@ async fn a_full_server_lets_delayed_events_wait() {
     move_all(&f, 1).await;
     assert_eq!(f.event_ids("orders").await, ["a", "b"]);
 }
+
+pub async fn where_events_wait_is_told_without_moving_them(f: &Fixture) {
+    let sets = [Namespace::default().delayed()];
+    assert_eq!(f.broker().filled(&sets).await.unwrap(), [false]);
+    publish(f, &[delayed("orders", "soon", Due::After(Duration::ZERO))]).await;
+    assert_eq!(f.broker().filled(&sets).await.unwrap(), [true]);
+    move_all(f, 1).await;
+    assert_eq!(f.broker().filled(&sets).await.unwrap(), [false]);
+}

@@ -62,6 +62,18 @@ pub async fn a_group_is_created_once_and_begins_at_the_beginning(f: &Fixture) {
     assert_eq!(ids(&f.read(&source, A, 10).await), published);
 }
 
+pub async fn groups_are_created_together_and_say_which_are_new(f: &Fixture) {
+    let known = f.group("orders").await;
+    let others = ["returns", "payments"].map(|stream| source(stream, "billing"));
+    let sources = [others[0].clone(), known, others[1].clone()];
+    assert_eq!(f.broker().create_groups(&sources).await.unwrap(), [true, false, true]);
+    for source in &sources {
+        let published = f.publish(&source.key, 1).await;
+        assert_eq!(ids(&f.read(source, A, 10).await), published);
+    }
+    assert_eq!(f.broker().create_groups(&[]).await.unwrap(), Vec::<bool>::new());
+}
+
 pub async fn reading_without_a_group_says_so_and_it_can_be_made_again(f: &Fixture) {
     let source = source("orders", "billing");
     let no_group = async || {

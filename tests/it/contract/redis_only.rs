@@ -5,12 +5,15 @@ use std::sync::Arc;
 use redis::aio::MultiplexedConnection;
 use wasmill::broker::Settled::{self, Applied, Refused};
 use wasmill::broker::pubsub::Position;
-use wasmill::broker::{BrokerError, Refusal};
+use wasmill::broker::redis::{RedisBroker, RedisSettings};
+use wasmill::broker::watcher::Changed;
+use wasmill::broker::{Broker as _, BrokerError, Cursor, EntryId, Refusal};
 use wasmill::envelope::Envelope;
 use wasmill::envelope::settings::{EnvelopeSettings, Preset};
 use wasmill::event::Event;
 use wasmill::outcome::{Decision, Publication};
 use wasmill_tests::eventually_async;
+use wasmill_tests::redis_server::RedisServer;
 
 use super::fixture::{
     A, B, DEADLINE, FOREVER, Fixture, ack, ack_with, bury, event, ids, park, publication, settlement,
@@ -284,4 +287,78 @@ async fn an_event_with_too_many_fields_is_refused_before_anything_is_written() {
     assert!(taken_in.expect_err("too wide").to_string().contains("for wide has more fields"));
     assert_eq!(f.pubsub().lease("intake", A, FOREVER).await.expect("a lease").position, None);
     assert_eq!((f.event_ids("paid").await.len(), f.all("wide").await.len()), (1, 1));
+}
+
+#[tokio::test]
+async fn a_watcher_is_told_once_of_streams_that_change_and_not_of_being_read() {
+    let mut f = Fixture::redis().await;
+    let (source, entries) = f.pending("orders", 2).await;
+    let mut watcher = f.broker().watcher().await.unwrap().expect("the server has it");
+    let cursor = |key: &str, after| Cursor { key: key.into(), after };
+    let newer = watcher.watch(&[cursor("orders", EntryId::MIN), cursor("absent", EntryId::MIN)]).await.unwrap();
+    assert_eq!(newer, [cursor("orders", entries[1].id)], "what is there already");
+
+    // Reading and settling is no news.
+    assert_eq!(watcher.watch(&[cursor("orders", entries[1].id)]).await.unwrap(), []);
+    f.read(&source, B, 10).await;
+    f.settle_one(A, &source, entries[0].id, ack()).await;
+    f.publish(&"absent".into(), 2).await;
+    assert_eq!(watcher.changed().await.unwrap(), Changed::Streams(vec!["absent".into()]));
+    f.publish(&"absent".into(), 1).await;
+    f.publish(&"orders".into(), 1).await;
+    assert_eq!(watcher.changed().await.unwrap(), Changed::Streams(vec!["orders".into()]));
+
+    assert_eq!(watcher.watch(&[cursor("orders", EntryId::MAX)]).await.unwrap(), []);
+    f.delete_stream("orders").await;
+    assert_eq!(watcher.changed().await.unwrap(), Changed::Streams(vec!["orders".into()]));
+    watcher.check().await.unwrap();
+    say(f.raw().0, &["FLUSHALL"]).await;
+    assert_eq!(watcher.changed().await.unwrap(), Changed::All);
+}
+
+#[tokio::test]
+async fn a_watcher_whose_connection_breaks_says_so() {
+    let mut f = Fixture::redis().await;
+    let mut watcher = f.broker().watcher().await.unwrap().expect("the server has it");
+    say(f.raw().0, &["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).await;
+    assert!(matches!(watcher.changed().await, Err(BrokerError::Unreachable { .. })));
+    assert!(watcher.check().await.is_err());
+}
+
+#[tokio::test]
+async fn one_stream_that_may_not_be_looked_at_is_named_and_others_are_watched() {
+    let mut f = Fixture::redis().await;
+    say(f.raw().0, &["SET", "wrong", "a string"]).await;
+    let mut watcher = f.broker().watcher().await.unwrap().expect("the server has it");
+    let cursors = ["wrong", "orders"].map(|key| Cursor { key: key.into(), after: EntryId::MIN });
+    // Whoever reads it is told what is wrong.
+    assert_eq!(watcher.watch(&cursors).await.unwrap(), cursors[..1]);
+    f.publish(&"orders".into(), 1).await;
+    assert_eq!(watcher.changed().await.unwrap(), Changed::Streams(vec!["orders".into()]));
+}
+
+#[tokio::test]
+async fn a_user_who_may_not_be_told_of_changes_gets_no_watcher() {
+    let mut f = Fixture::redis().await;
+    say(f.raw().0, &["ACL", "SETUSER", "plain", "on", ">secret", "~*", "+@all", "-client|tracking"]).await;
+    let port = f.raw().1.port();
+    let settings = RedisSettings::new(&format!("redis://plain:secret@127.0.0.1:{port}")).unwrap();
+    let broker = RedisBroker::connect(settings).await.unwrap();
+    assert!(broker.watcher().await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn what_is_no_stream_has_no_length_and_harms_no_other() {
+    let mut f = Fixture::redis().await;
+    say(f.raw().0, &["SET", "wrong", "a string"]).await;
+    f.publish(&"orders".into(), 2).await;
+    let lengths = f.inspect().lengths(&["wrong", "orders"].map(Into::into)).await.unwrap();
+    assert_eq!(lengths, [None, Some(2)]);
+}
+
+#[tokio::test]
+async fn a_server_that_cannot_tell_of_changes_has_no_watcher() {
+    let server = RedisServer::start_with(&["--rename-command", "HELLO", ""]);
+    let broker = RedisBroker::connect(RedisSettings::new(&server.url()).unwrap()).await.unwrap();
+    assert!(broker.watcher().await.unwrap().is_none());
 }

@@ -174,3 +174,10 @@ async fn the_greatest_ids_are_compared_rightly() {
     }
     assert_eq!(trim(&f, "orders", Some(1), None).await.0.length, 1);
 }
+
+pub async fn lengths_of_streams_are_told_together(f: &Fixture) {
+    f.publish(&"orders".into(), 3).await;
+    let _empty = f.group("returns").await;
+    let lengths = f.inspect().lengths(&["orders", "returns", "absent"].map(Into::into)).await.unwrap();
+    assert_eq!(lengths, [Some(3), Some(0), Some(0)]);
+}

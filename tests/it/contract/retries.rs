@@ -91,3 +91,15 @@ pub async fn due_entries_of_a_deleted_stream_are_forgotten(f: &Fixture) {
     f.delete_stream(&source.key).await;
     assert_eq!(f.claim_due(&source, B, 10).await, Claimed::default());
 }
+
+pub async fn where_entries_are_parked_is_told_of_all_sets_together(f: &Fixture) {
+    let (orders, entries) = f.pending("orders", 1).await;
+    let returns = f.group("returns").await;
+    let sets = [orders.due_key.clone(), returns.due_key.clone()];
+    let filled = async || f.broker().filled(&sets).await.unwrap();
+    assert_eq!(filled().await, [false, false]);
+    f.settle_one(A, &orders, entries[0].id, park(Duration::ZERO)).await;
+    assert_eq!(filled().await, [true, false]);
+    assert_eq!(f.claim_due(&orders, B, 10).await.entries.len(), 1);
+    assert_eq!(filled().await, [false, false]);
+}

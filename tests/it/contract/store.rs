@@ -25,6 +25,19 @@ pub async fn a_component_is_kept_until_it_is_removed(f: &Fixture) {
     assert!(store.components().await.expect("an answer").is_empty());
 }
 
+pub async fn whoever_follows_records_sees_by_a_number_that_one_has_changed(f: &Fixture) {
+    let store = f.store();
+    let mut known = store.records_revision().await.expect("an answer");
+    for (handler, before, after, changes) in
+        [("h", None, "1", true), ("other", None, "1", true), ("h", Some("0"), "2", false), ("h", Some("1"), "2", true)]
+    {
+        assert_eq!(store.change_record(handler, before, after).await.expect("an answer"), changes);
+        let revision = store.records_revision().await.expect("an answer");
+        assert_eq!(revision != known, changes, "{handler} {before:?} -> {after}");
+        known = revision;
+    }
+}
+
 pub async fn a_record_changes_only_from_what_was_seen(f: &Fixture) {
     let store = f.store();
     assert!(store.change_record("h", None, "1").await.expect("an answer"));

@@ -137,12 +137,29 @@ pub async fn a_worker_lives_as_long_as_its_heartbeat(f: &Fixture) {
     f.broker().heartbeat("one", "{}", FOREVER).await.unwrap();
     f.broker().heartbeat("three", "{}", FOREVER).await.unwrap();
     assert_eq!(alive().await, [true, false, true]);
+    let living = async || f.broker().living().await.unwrap().into_iter().collect::<Vec<_>>();
+    assert_eq!(living().await, ["one", "three"]);
     f.broker().resign("one").await.unwrap();
     f.broker().resign("two").await.unwrap();
     assert_eq!(alive().await, [false, false, true]);
     // A shorter one replaces a longer one, and ends of itself.
     f.broker().heartbeat("three", "{}", Duration::from_millis(30)).await.unwrap();
     eventually_async("a heartbeat to end", DEADLINE, async || (!alive().await[2]).then_some(())).await;
+    assert!(living().await.is_empty());
+}
+
+pub async fn a_worker_with_nothing_new_to_say_keeps_what_it_has_said(f: &Fixture) {
+    let short = Duration::from_millis(30);
+    assert!(!f.broker().stay_alive("one", FOREVER).await.unwrap(), "it has said nothing yet");
+    assert!(f.broker().living().await.unwrap().is_empty());
+    f.broker().heartbeat("one", "{\"a\":1}", FOREVER).await.unwrap();
+    assert!(f.broker().stay_alive("one", FOREVER).await.unwrap());
+    assert_eq!(f.inspect().workers().await.unwrap(), [("one".to_owned(), "{\"a\":1}".to_owned())]);
+    // It is as good as any heartbeat: it ends, and what was said ends with it.
+    assert!(f.broker().stay_alive("one", short).await.unwrap());
+    let is_gone = async || f.broker().living().await.unwrap().is_empty().then_some(());
+    eventually_async("a heartbeat to end", DEADLINE, is_gone).await;
+    assert!(!f.broker().stay_alive("one", FOREVER).await.unwrap());
 }
 
 pub async fn consumers_are_removed_only_when_nothing_is_pending(f: &Fixture) {

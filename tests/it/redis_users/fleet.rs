@@ -240,3 +240,58 @@ fn a_wrong_password_is_one_tenants_matter() {
     mill.text(&["reload", "--admin", &mill.admin_url()]);
     wait_for(&mill, "acme", "faults.out", &["echoed"]);
 }
+
+/// The command line says how a user is set up, and what is wrong with one that was set up otherwise.
+#[test]
+fn a_user_is_set_up_by_the_line_and_looked_at_by_the_doctor() {
+    let site = Site::new();
+    let shares = format!(
+        "[tenants.beta.streams.orders]\nreaders = [\"acme\"]\n[tenants.beta.streams.in]\npublishers = [\"acme\"]\n\
+         [tenants.beta.handlers.other]\ncomponent = \"{}\"\nstreams = [\"in\"]\n",
+        guests::component("faults").display()
+    );
+    let own = handler("acme", "").replace("[\"faults.in\"]", "[\"faults.in\", \"beta/orders\"]");
+    let own = own.replace("[\"faults.out\"]", "[\"faults.out\", \"beta/in\"]");
+    let mut redis = site.redis();
+    let sections = [site.section("acme", "secret"), own, shares].concat();
+    let mill = Mill::start_on(site.server, &sections);
+    let line = mill.text(&["tenants", "acl", "acme"]);
+    assert!(line.contains(" ~acme:* ") && line.contains(" ~beta:orders") && line.contains(" ~beta:in"), "{line}");
+    assert_eq!(line.lines().count(), 1, "{line}");
+    let json = mill.json(&["tenants", "acl", "acme", "--output", "json"]);
+    let arguments: Vec<&str> =
+        json["arguments"].as_array().unwrap().iter().map(|word| word.as_str().unwrap()).collect();
+    let doctor = |level: &str, says: &str| {
+        let output = mill.run(&["--tenant", "acme", "doctor", "--output", "json"]);
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));
+        let finding = report["findings"].as_array().unwrap().iter().find(|finding| finding["check"] == "user");
+        let finding = finding.unwrap_or_else(|| panic!("{report:#}")).clone();
+        assert_eq!(finding["level"], level, "{finding:#}");
+        assert!(finding["message"].as_str().unwrap().contains(says), "{finding:#}");
+        assert_eq!(finding["remedy"].as_str().unwrap().contains("wasmill tenants acl acme"), level != "ok");
+    };
+    doctor("error", "cannot work");
+    let mut set_user = |rules: &[&str]| {
+        let () = redis::cmd("ACL").arg("SETUSER").arg(rules).query(&mut redis).unwrap();
+    };
+    let real: Vec<&str> =
+        arguments.iter().map(|&word| if word == ">PASSWORD" { ">acme-secret" } else { word }).collect();
+    set_user(&real);
+    doctor("ok", "no more");
+    set_user(&["acme", "-xclaim", "-zadd"]);
+    doctor("error", "`XCLAIM acme:");
+    set_user(&real);
+    set_user(&["acme", "+@all", "~*"]);
+    doctor("warning", "`KEYS *`");
+    set_user(&real);
+    // What the line grants of the streams of others is enough to read them, and to publish to them.
+    let fields = ["ce_id", "1", "ce_source", "/t", "ce_type", "echo", "data", "1"];
+    let mut raw = site_redis(&mill);
+    let () = redis::cmd("XADD").arg("beta:orders").arg("*").arg(&fields).query(&mut raw).unwrap();
+    wait_for(&mill, "acme", "faults.out", &["echoed"]);
+    assert!(mill.failure(2, &["tenants", "acl", "default"]).contains("worker's own user"));
+}
+
+fn site_redis(mill: &Mill) -> Connection {
+    redis::Client::open(mill.server.as_ref().unwrap().url()).unwrap().get_connection().unwrap()
+}

@@ -112,7 +112,8 @@ impl Server {
         redis::Client::open(self.url())?.get_connection()
     }
 
-    fn cpu(&self) -> Result<f64> {
+    /// CPU time of the server so far, in seconds.
+    pub fn cpu(&self) -> Result<f64> {
         let info: String = redis::cmd("INFO").arg("cpu").query(&mut self.connection()?)?;
         let field = |name: &str| {
             let value = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
@@ -239,7 +240,7 @@ pub fn run_worker(release: &Path, directory: &Path, config: &str) -> Result<Chil
 }
 
 /// User and system time of a process so far.
-fn cpu_seconds(pid: u32) -> Result<f64> {
+pub fn cpu_seconds(pid: u32) -> Result<f64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     // The name of the program, in brackets, may hold spaces.
     let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();

@@ -3,6 +3,7 @@
 
 mod hostile;
 mod neighbour;
+mod scale;
 mod shares;
 mod worker;
 
@@ -20,6 +21,8 @@ pub enum Part {
     Shares,
     /// What a quiet tenant feels of hostile ones
     Neighbour,
+    /// What an event costs with a thousand tenants, against one tenant at the same total rate
+    Scale,
 }
 
 impl Part {
@@ -27,6 +30,7 @@ impl Part {
         match self {
             Part::Shares => shares::run(root, quick),
             Part::Neighbour => neighbour::run(root, quick),
+            Part::Scale => scale::run(root, quick),
         }
     }
 }

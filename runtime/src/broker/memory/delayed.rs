@@ -39,6 +39,11 @@ impl State {
         self.waiting.entry(set).or_default().add(publication);
     }
 
+    /// Whether events wait in the set.
+    pub(super) fn has_delayed(&self, set: &str) -> bool {
+        self.waiting.get(set).is_some_and(|waiting| !waiting.by_time.is_empty())
+    }
+
     pub(super) fn move_delayed(&mut self, namespace: &Namespace, limit: usize) -> DelayedMoved {
         let now = now_ms();
         let mut moved = DelayedMoved::default();

@@ -255,6 +255,11 @@ impl State {
         Some(entry)
     }
 
+    /// Whether a set of due times or of delayed events has something in it.
+    pub(super) fn is_filled(&self, set: &str) -> bool {
+        self.due.get(set).is_some_and(|due| !due.is_empty()) || self.has_delayed(set)
+    }
+
     pub(super) fn claim_due(&mut self, source: &Source, consumer: &str, limit: usize) -> Claimed {
         let now = now_ms();
         let mut claimed = Claimed::default();

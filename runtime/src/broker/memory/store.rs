@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::super::store::Store;
-use super::super::{BrokerError, EntryId, Fields, keys};
+use super::super::{BrokerError, Entry, EntryId, Fields, keys};
 use super::MemoryBroker;
 use crate::audit::max_lines;
 use crate::clock::now_ms;
@@ -16,6 +16,7 @@ use crate::clock::now_ms;
 pub(super) struct Shelf {
     components: BTreeMap<String, Arc<[u8]>>,
     records: BTreeMap<String, String>,
+    revision: u64,
     reports: HashMap<String, BTreeMap<String, String>>,
 }
 
@@ -30,6 +31,10 @@ impl Store for MemoryBroker {
         let id = state.append(&key, line.clone());
         state.cut(&key, max_lines(tenant));
         Ok(id)
+    }
+
+    async fn audit(&self, tenant: &str, from: EntryId, to: EntryId, count: usize) -> Result<Vec<Entry>, BrokerError> {
+        Ok(self.state().range(&keys::audit(tenant), from, to, count, true))
     }
 
     async fn put_component(&self, digest: &str, bytes: &[u8]) -> Result<(), BrokerError> {
@@ -55,12 +60,17 @@ impl Store for MemoryBroker {
         Ok(self.shelf().records.clone())
     }
 
+    async fn records_revision(&self) -> Result<u64, BrokerError> {
+        Ok(self.shelf().revision)
+    }
+
     async fn change_record(&self, handler: &str, before: Option<&str>, after: &str) -> Result<bool, BrokerError> {
         let mut shelf = self.shelf();
         if shelf.records.get(handler).map(String::as_str) != before {
             return Ok(false);
         }
         shelf.records.insert(handler.to_owned(), after.to_owned());
+        shelf.revision += 1;
         Ok(true)
     }
 

@@ -1,6 +1,7 @@
 //! Operations on streams: looking, redriving, trimming, deleting.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -11,7 +12,7 @@ use super::super::{
 };
 use super::link::Link;
 use super::script::Script;
-use super::{RedisBroker, reply};
+use super::{MAX_PIPELINE, RedisBroker, reply};
 
 /// Entries of the slow log that are looked at.
 const SLOW_ENTRIES: usize = 16;
@@ -222,6 +223,17 @@ impl Inspect for RedisBroker {
             return Ok(());
         }
         self.requests.query::<i64>(::redis::cmd("UNLINK").arg(keys)).await.map(|_| ())
+    }
+
+    async fn lengths(&self, keys: &[Arc<str>]) -> Result<Vec<Option<usize>>, BrokerError> {
+        let mut lengths = Vec::with_capacity(keys.len());
+        for keys in keys.chunks(MAX_PIPELINE) {
+            let mut pipeline = ::redis::pipe();
+            keys.iter().for_each(|key| _ = pipeline.cmd("XLEN").arg(&**key));
+            let answers = self.own.pipeline_each(&pipeline).await?.into_iter();
+            lengths.extend(answers.map(|answer| usize::try_from(reply::integer(&answer.ok()?).ok()?).ok()));
+        }
+        Ok(lengths)
     }
 
     async fn trim(

@@ -8,8 +8,8 @@ use std::time::Duration;
 use ::redis::aio::MultiplexedConnection;
 use ::redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
 use ::redis::{
-    AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, IntoConnectionInfo, Pipeline, RedisError,
-    ServerErrorKind, TlsCertificates, Value,
+    AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, IntoConnectionInfo, Pipeline, ProtocolVersion,
+    RedisError, ServerErrorKind, TlsCertificates, Value,
 };
 use tokio::runtime::Handle;
 
@@ -25,6 +25,8 @@ const KEEPALIVE: Duration = Duration::from_secs(15);
 #[derive(Clone)]
 pub struct RedisSettings {
     client: Client,
+    /// The same for connections that the server tells of what it was not asked for.
+    watching: Client,
     /// The most time that opening a connection may take.
     pub connect_timeout: Duration,
     /// The most time that an answer may take; `None` for connections that block on purpose.
@@ -68,16 +70,18 @@ impl RedisSettings {
             .set_nodelay(true)
             .set_keepalive(TcpKeepalive::new().with_time(KEEPALIVE))
             .set_user_timeout(USER_TIMEOUT);
-        let info = info.set_redis_settings(redis).set_tcp_settings(tcp);
-        let client = match ca_file {
-            Some(path) => {
-                let root_cert = Some(std::fs::read(path).map_err(InvalidSettings::CaFile)?);
-                Client::build_with_tls(info, TlsCertificates { client_tls: None, root_cert })
+        let info = info.set_redis_settings(redis.clone()).set_tcp_settings(tcp);
+        let watching = info.clone().set_redis_settings(redis.set_protocol(ProtocolVersion::RESP3));
+        let root_cert = ca_file.map(std::fs::read).transpose().map_err(InvalidSettings::CaFile)?;
+        let open = |info| match root_cert.clone() {
+            Some(root_cert) => {
+                Client::build_with_tls(info, TlsCertificates { client_tls: None, root_cert: Some(root_cert) })
             }
             None => Client::open(info),
         };
         Ok(RedisSettings {
-            client: client.map_err(InvalidSettings::Url)?,
+            client: open(info).map_err(InvalidSettings::Url)?,
+            watching: open(watching).map_err(InvalidSettings::Url)?,
             connect_timeout: Duration::from_secs(5),
             response_timeout: Some(Duration::from_secs(30)),
         })
@@ -101,6 +105,16 @@ impl RedisSettings {
     /// The number of the database.
     pub fn database(&self) -> i64 {
         self.client.get_connection_info().redis_settings().db()
+    }
+
+    /// For connections that the server tells of what it was not asked for.
+    pub(super) fn watching(&self) -> &Client {
+        &self.watching
+    }
+
+    /// The most time that an answer may take, if there is a bound.
+    pub(super) fn response_timeout(&self) -> Option<Duration> {
+        self.response_timeout
     }
 
     /// The same for a connection whose requests block until there is something to say.
@@ -229,6 +243,11 @@ impl Shared {
 }
 
 impl Link {
+    /// How it is opened.
+    pub(super) fn settings(&self) -> &RedisSettings {
+        &self.shared.settings
+    }
+
     pub(super) fn new(settings: RedisSettings) -> Link {
         Link { shared: Arc::new(Shared::new(settings)), looks: false }
     }
@@ -385,6 +404,8 @@ pub(super) fn classify(error: RedisError) -> BrokerError {
             ServerErrorKind::ExecAbort if message.contains("NOPERM") => return refused(Refusal::NoPermission),
             _ => {}
         },
+        // Only asked of a connection that is to be told of changes.
+        ErrorKind::RESP3NotSupported => return refused(Refusal::Other),
         ErrorKind::Parse | ErrorKind::UnexpectedReturnType => return BrokerError::Unexpected { message },
         ErrorKind::Extension => {}
         _ => return BrokerError::Unreachable { message, cause: Some(error) },

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use async_trait::async_trait;
 
 use super::super::store::Store;
-use super::super::{BrokerError, EntryId, Fields, keys};
+use super::super::{BrokerError, Entry, EntryId, Fields, keys};
 use super::script::Script;
 use super::{RedisBroker, reply};
 use crate::audit::max_lines;
@@ -24,9 +24,15 @@ impl Store for RedisBroker {
                 command.arg(name).arg(value);
             }
         };
-        let id = Script::Audit.run(&self.requests, &[&keys::audit(tenant)], arguments).await?;
+        let id = Script::Audit.run(&self.own, &[&keys::audit(tenant)], arguments).await?;
         let id: String = ::redis::from_redis_value(id).map_err(reply::unexpected)?;
         id.parse().map_err(reply::unexpected)
+    }
+
+    async fn audit(&self, tenant: &str, from: EntryId, to: EntryId, count: usize) -> Result<Vec<Entry>, BrokerError> {
+        let mut command = ::redis::cmd("XREVRANGE");
+        command.arg(keys::audit(tenant)).arg(to.to_string()).arg(from.to_string()).arg("COUNT").arg(count);
+        reply::entries(self.own.query(&command).await?, 0)
     }
 
     async fn put_component(&self, digest: &str, bytes: &[u8]) -> Result<(), BrokerError> {
@@ -60,9 +66,14 @@ impl Store for RedisBroker {
         self.own.query(::redis::cmd("HGETALL").arg(keys::DEPLOYMENTS)).await
     }
 
+    async fn records_revision(&self) -> Result<u64, BrokerError> {
+        let revision: Option<u64> = self.own.query(::redis::cmd("GET").arg(keys::DEPLOYMENTS_REVISION)).await?;
+        Ok(revision.unwrap_or(0))
+    }
+
     async fn change_record(&self, handler: &str, before: Option<&str>, after: &str) -> Result<bool, BrokerError> {
         let reply = Script::ChangeRecord
-            .run(&self.own, &[keys::DEPLOYMENTS], |command| {
+            .run(&self.own, &[keys::DEPLOYMENTS, keys::DEPLOYMENTS_REVISION], |command| {
                 command.arg(handler).arg(before.unwrap_or_default()).arg(after);
             })
             .await?;

@@ -115,7 +115,8 @@ fn the_bounds_of_a_tenant_are_checked() {
         ("tokens = { view_env = \"V\", view_file = \"v\" }", false),
         ("limits = { memory = \"1 B\" }", false),
     ] {
-        let found = faults(&acme(text));
+        // Tokens of tenants mean something beside the one for everything.
+        let found = faults(&format!("[admin]\ntoken_env = \"T\"\n{}", acme(text)));
         assert_eq!(found.is_empty(), is_fine, "{text}: {found:?}");
     }
     assert!(faults("[tenants.default]\nweight = 1\n")[0].contains("belongs to `default`"));

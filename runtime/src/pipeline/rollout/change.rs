@@ -35,9 +35,7 @@ impl Rollouts {
         };
         let others: Vec<Arc<Deployment>> =
             change.handlers.iter().map(|wanted| &wanted.deployment).filter(is_other).cloned().collect();
-        for deployment in &others {
-            create_groups(brokers, deployment).await?;
-        }
+        create_groups(brokers, others.iter()).await?;
         let is_new = |deployment: &Arc<Deployment>| served.member(deployment.id()).is_none();
         let paused = if others.iter().any(is_new) { brokers.own.paused().await? } else { Vec::new() };
 
@@ -49,6 +47,7 @@ impl Rollouts {
                 }
             }
         }
+        self.handlers.iter_mut().for_each(|followed| followed.is_quiet = false);
         let removed = change.removed.clone();
         roster.replace(served.after(change));
         let now = roster.now();

@@ -37,12 +37,12 @@ pub(super) struct Exam {
 
 impl Exam {
     pub(super) fn new(tests: String, deployment: &Deployment) -> Exam {
-        let source = deployment.sources.iter().find(|source| !source.is_inbox);
+        let stream = deployment.sources.iter().find(|source| !source.is_inbox);
         let deadline = deployment.slot.current().handler.policy.deadline;
         let delivery = GuestDelivery {
             tenant: deployment.tenant.to_string(),
             handler: deployment.name.to_string(),
-            stream: source.map_or_else(String::new, |source| source.stream.clone()),
+            stream: stream.map_or_else(String::new, |stream| stream.stream.clone()),
             entry_id: String::new(),
             attempt: 1,
             max_attempts: deployment.retry.max_attempts,

@@ -6,19 +6,25 @@ use super::super::batch::SettleDone;
 use super::super::lane::{ReadState, Standing};
 use super::super::{Heirloom, dedup};
 use super::Shard;
-use crate::broker::{BrokerError, Claimed, Entry, EntryId, Refusal};
+use crate::broker::{BrokerError, Claimed, Entry, EntryId, Refusal, Source};
 
 /// The first pause after a failed request; doubles up to [`MAX_PAUSE`], with jitter.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const MAX_PAUSE: Duration = Duration::from_secs(5);
-/// How often parked entries are looked for that another worker has parked.
-const DUE_POLL: Duration = Duration::from_secs(5);
+/// When due entries are asked for again after that failed.
+const DUE_AGAIN: Duration = Duration::from_secs(5);
+
+/// A stream that had fewer entries than this, and than asked for, is not asked again before it has something new: where
+/// events come one by one, every other read would be in vain.
+const FEW: usize = 4;
 
 /// What a request to the broker came to.
 pub(super) enum IoDone {
     Read {
         lane: usize,
         source: usize,
+        /// How many entries were asked for.
+        asked: usize,
         /// Those that the handler has handled before.
         known: Vec<EntryId>,
         result: Result<Vec<Entry>, BrokerError>,
@@ -86,7 +92,7 @@ impl Shard {
                     Ok(entries) => dedup::known(&*broker, &deployment, &stream, entries).await,
                     Err(_) => Vec::new(),
                 };
-                IoDone::Read { lane: lane_at, source: at, known, result }
+                IoDone::Read { lane: lane_at, source: at, asked: count, known, result }
             }));
         }
     }
@@ -152,7 +158,9 @@ impl Shard {
             self.agenda.list(lane);
         }
         match done {
-            IoDone::Read { lane, source, known, result: Ok(entries) } => self.has_read(lane, source, entries, &known),
+            IoDone::Read { lane, source, asked, known, result: Ok(entries) } => {
+                self.has_read(lane, source, asked, entries, &known);
+            }
             IoDone::Read { lane, source, result: Err(error), .. } => {
                 // A refusal is an answer: nothing was handed out.
                 self.lanes[lane].sources[source].lost |= !matches!(error, BrokerError::Refused { .. });
@@ -162,15 +170,15 @@ impl Shard {
                 let lane = &mut self.lanes[lane_at];
                 lane.claims -= 1;
                 lane.sources[source].claims -= 1;
+                // If none is parked, nothing is asked for before one is.
                 let next = match &result {
-                    Ok(claimed) if claimed.more => Duration::ZERO,
-                    Ok(claimed) => claimed.next_due.unwrap_or(DUE_POLL).min(DUE_POLL),
-                    Err(_) => DUE_POLL,
+                    Ok(claimed) if claimed.more => Some(Duration::ZERO),
+                    Ok(claimed) => claimed.next_due,
+                    Err(_) => Some(DUE_AGAIN),
                 };
                 // What was parked while the request was under way may be due earlier.
                 let due = &mut lane.sources[source].due_at;
-                let next = Instant::now() + next;
-                *due = Some(due.map_or(next, |known| known.min(next)));
+                *due = next.map(|next| Instant::now() + next).into_iter().chain(*due).min();
                 match result {
                     Ok(claimed) => self.accept_claimed(lane_at, source, claimed, false),
                     Err(error) => self.failed_claim(lane_at, source, error),
@@ -217,17 +225,38 @@ impl Shard {
         }
     }
 
-    fn has_read(&mut self, lane: usize, source: usize, entries: Vec<Entry>, known: &[EntryId]) {
+    /// The stream has something new. If it cannot be read now, it is for another thread.
+    pub(super) fn wake(&mut self, source: &Source) {
+        let mut can_read = false;
+        for &at in self.readers.get(&source.key).into_iter().flatten() {
+            let Some(lane) = self.lanes.get_mut(at) else { continue };
+            let reads = !lane.is_searching() && lane.appetite() > 0 && self.drain_until.is_none();
+            for known in lane.sources.iter_mut().filter(|known| *known.source == *source) {
+                if matches!(known.state, ReadState::Idle) {
+                    known.state = ReadState::Ready;
+                }
+                can_read |= reads && known.standing == Standing::Member && matches!(known.state, ReadState::Ready);
+            }
+            self.agenda.list(at);
+        }
+        if !can_read {
+            self.watch.pass_on(source);
+        }
+    }
+
+    fn has_read(&mut self, lane: usize, source: usize, asked: usize, entries: Vec<Entry>, known: &[EntryId]) {
         let state = &mut self.lanes[lane].sources[source];
         state.failures = 0;
-        if entries.is_empty() {
+        state.state = ReadState::Ready;
+        if entries.len() >= asked {
+            // There may be more than this thread can take.
+            self.watch.pass_on(&state.source);
+        } else if entries.len() < FEW && !state.lost {
             // What was lost meanwhile is looked for before waiting for more.
-            state.state = if state.lost { ReadState::Ready } else { ReadState::Idle };
-            self.watch.register(&state.source.key, &self.own_commands);
-        } else {
-            state.state = ReadState::Ready;
-            self.accept(lane, source, entries, known, false);
+            state.state = ReadState::Idle;
+            self.watch.register(&state.source, entries.last().map(|entry| entry.id), &self.own_commands);
         }
+        self.accept(lane, source, entries, known, false);
     }
 
     fn accept_claimed(&mut self, lane: usize, source: usize, claimed: Claimed, from_dead: bool) {

@@ -44,8 +44,13 @@ impl Worker {
         Ok(used)
     }
 
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.process.0.id()
+    }
+
     /// Its resident memory.
     pub fn rss_mib(&self) -> Result<f64> {
-        rss_mib(self.process.0.id())
+        rss_mib(self.pid())
     }
 }

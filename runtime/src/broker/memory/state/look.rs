@@ -13,6 +13,15 @@ impl State {
         self.heartbeats.insert(worker.to_owned(), heartbeat);
     }
 
+    /// `false` if the worker has no heartbeat any more.
+    pub(in super::super) fn stay_alive(&mut self, worker: &str, ttl: Duration) -> bool {
+        let is_alive = self.is_alive(worker);
+        if let Some(heartbeat) = self.heartbeats.get_mut(worker).filter(|_| is_alive) {
+            heartbeat.until = Instant::now() + ttl;
+        }
+        is_alive
+    }
+
     pub(in super::super) fn resign(&mut self, worker: &str) {
         self.heartbeats.remove(worker);
     }
@@ -24,6 +33,10 @@ impl State {
     pub(in super::super) fn workers(&self) -> Vec<(String, String)> {
         let alive = self.heartbeats.iter().filter(|(worker, _)| self.is_alive(worker));
         alive.map(|(worker, heartbeat)| (worker.clone(), heartbeat.report.clone())).collect()
+    }
+
+    pub(in super::super) fn length(&self, key: &str) -> usize {
+        self.streams.get(key).map_or(0, |stream| stream.entries.len())
     }
 
     pub(in super::super) fn stream_keys(&self, prefix: &str, limit: usize) -> Vec<String> {
