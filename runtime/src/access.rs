@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 pub enum Role {
     /// Look.
     View,
-    /// Publish, pause, redrive, drop, replay.
+    /// Publish, pause, redrive, drop, replay, change the state of handlers.
     Operate,
     /// Say which code runs.
     Deploy,

@@ -12,6 +12,7 @@ mod reload;
 mod roles;
 mod routes;
 mod server;
+mod state;
 mod tenant;
 mod versions;
 
@@ -177,6 +178,9 @@ pub fn router(admin: Admin) -> Router {
         .route("/openapi.json", get(openapi::page));
     let upload = DefaultBodyLimit::max(MAX_COMPONENT_BYTES as usize);
     let version = Router::new()
+        .route("/v1/handlers/{handler}/state", get(state::keys).post(state::write))
+        .route("/v1/handlers/{handler}/state/value", get(state::value))
+        .route("/v1/handlers/{handler}/state/clear", post(state::clear))
         .route("/v1/handlers/{handler}/versions", get(versions::versions).post(versions::deploy))
         .layer(upload)
         .layer(RequestBodyLimitLayer::new(MAX_COMPONENT_BYTES as usize));

@@ -31,6 +31,10 @@ pub enum Verb {
     Redrive,
     Drop,
     Replay,
+    /// Set or delete a value in the state of a handler.
+    State,
+    /// Delete all of it.
+    ClearState,
     /// Have all workers hold a version beside the one that serves.
     Pin,
     Deploy,
@@ -52,6 +56,8 @@ impl Verb {
             Verb::Redrive => "redrive",
             Verb::Drop => "drop",
             Verb::Replay => "replay",
+            Verb::State => "state",
+            Verb::ClearState => "clear-state",
             Verb::Pin => "pin",
             Verb::Deploy => "deploy",
             Verb::Rollback => "rollback",

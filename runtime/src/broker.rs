@@ -10,6 +10,7 @@ pub mod keys;
 pub mod memory;
 pub mod pubsub;
 pub mod redis;
+pub mod state;
 pub mod store;
 pub mod watcher;
 
@@ -24,6 +25,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use self::keys::Namespace;
+pub use self::state::StateStore;
 pub use self::store::Store;
 use self::watcher::Watcher;
 use crate::outcome::{Publication, Settlement};
@@ -166,6 +168,12 @@ pub enum Settled {
     Superseded,
     /// The mark of an ack was there already: the entry is acknowledged, and no effects have been written.
     Duplicate,
+    /// The entry is still pending under the consumer, but what the delivery saw of the handler's state has changed:
+    /// nothing has been written, and the handler has to be run again.
+    Stale,
+    /// The entry is still pending under the consumer, but with what the delivery wants to write the states of the tenant
+    /// would have more bytes than their quota: nothing has been written, and the handler has to be told.
+    OverQuota,
     /// The broker cannot write this one for a reason outside of the event; nothing has been written.
     Refused(String),
 }
@@ -272,7 +280,7 @@ impl fmt::Display for Refusal {
 ///
 /// An entry that was handed out stays pending under its consumer until it is settled, whatever happens to the worker.
 #[async_trait]
-pub trait Broker: Send + Sync {
+pub trait Broker: StateStore {
     /// Creates the group at the beginning of the stream, and the stream with it. `true` if it did not exist.
     async fn create_group(&self, source: &Source) -> Result<bool, BrokerError>;
 

@@ -37,6 +37,7 @@ mod schema;
 mod send;
 mod shadow;
 mod sources;
+mod state;
 mod stats;
 mod streams;
 mod table;
@@ -130,6 +131,8 @@ enum Verb {
     Streams(streams::Args),
     /// List what has been handed out to a handler and is not settled
     Pending(pending::Args),
+    /// Look at what a handler remembers between events, and change it
+    State(state::Args),
     /// Stop a handler on all workers, until it is resumed; its events wait
     Pause(pause::Args),
     /// Let a handler go on that was paused
@@ -329,6 +332,7 @@ pub fn dispatch(arguments: Arguments) -> Result<ExitCode, Report> {
         Verb::Replay(args) => replay::run(&context, &args),
         Verb::Streams(args) => streams::run(&context, &args),
         Verb::Pending(args) => pending::run(&context, &args),
+        Verb::State(args) => state::run(&context, &args),
         Verb::Pause(args) => pause::run(&context, &args, true),
         Verb::Resume(args) => pause::run(&context, &args, false),
         Verb::Deploy(args) => deploy::run(&context, &args),

@@ -39,6 +39,7 @@ pub mod reload;
 pub mod route;
 pub mod schedule;
 pub mod schema;
+pub mod state;
 pub mod stats;
 pub mod telemetry;
 pub mod text;

@@ -15,6 +15,7 @@ mod publish;
 mod quotas;
 mod replay;
 mod schemas;
+mod state;
 mod streams;
 mod tenants;
 mod users;
@@ -33,6 +34,7 @@ pub use position::{InvalidPosition, Position};
 pub use publish::{MAX_PUBLISH, PublishReport};
 pub use replay::{MAX_REPLAY_BACKLOG, MAX_REPLAY_PAGE, ReplayReport, ReplayRequest, check_reads};
 pub use schemas::{SchemaDocument, SchemaQuery, SchemaReport, SchemaVersion};
+pub use state::{StateCleared, StateKey, StateQuery, StateReport, StateValue, StateWrite, StateWritten};
 pub use streams::{GroupReport, StreamReport};
 pub use tenants::{QuotaUsage, TenantReport, UsageReport};
 pub use versions::{
@@ -62,6 +64,9 @@ pub enum OpsError {
     /// There is no such dead letter.
     #[error("there is no dead letter {id} of {handler}")]
     UnknownDeadLetter { handler: String, id: String },
+    /// There is no such key in the state of the handler.
+    #[error("there is no key {key:?} in the state of {handler}")]
+    UnknownStateKey { handler: String, key: String },
     /// No component of that digest is kept.
     #[error("the component of sha256:{digest} is not kept: deploy it again")]
     UnknownComponent { digest: String },
@@ -102,12 +107,12 @@ impl OpsError {
             OpsError::UnknownStream { .. } | OpsError::UnknownHandler { .. } | OpsError::UnknownDeadLetter { .. } => {
                 404
             }
-            OpsError::UnknownSchema(_) | OpsError::UnknownComponent { .. } => 404,
+            OpsError::UnknownSchema(_) | OpsError::UnknownComponent { .. } | OpsError::UnknownStateKey { .. } => 404,
             OpsError::Invalid(_) => 400,
             OpsError::Schema { .. } => 422,
             OpsError::TooLarge(_) => 413,
             // Insufficient storage: waiting alone does not help.
-            OpsError::Quota { quota: "component_bytes", .. } => 507,
+            OpsError::Quota { quota: "component_bytes" | "state_bytes", .. } => 507,
             OpsError::Quota { .. } => 429,
             OpsError::Conflict(_) => 409,
             OpsError::NotAudited(_) => 503,
@@ -125,6 +130,7 @@ impl OpsError {
             OpsError::UnknownDeadLetter { .. } => "unknown-dead-letter",
             OpsError::UnknownSchema(_) => "unknown-schema",
             OpsError::UnknownComponent { .. } => "unknown-component",
+            OpsError::UnknownStateKey { .. } => "unknown-state-key",
             OpsError::Invalid(_) => "invalid",
             OpsError::Schema { .. } => "schema",
             OpsError::TooLarge(_) => "too-large",

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::broker::{EntryId, Fields, Source, keys};
 use crate::envelope::{self, Envelope};
 use crate::event::Event;
+use crate::state::StateChange;
 
 /// The longest message that a dead letter or a log line keeps of a failure, in bytes.
 pub const MAX_MESSAGE_BYTES: usize = 4096;
@@ -114,8 +115,9 @@ impl RetryPolicy {
 /// What is to be written for one delivery, all together or not at all.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Decision {
-    /// Acknowledge, publish the follow-ups and leave the mark. If the mark is there already, only acknowledge.
-    Ack { publishes: Vec<Publication>, mark: Option<Mark> },
+    /// Acknowledge, publish the follow-ups, leave the mark and write the state. If the mark is there already, only
+    /// acknowledge; if the state is not what it was, do nothing.
+    Ack { publishes: Vec<Publication>, mark: Option<Mark>, state: Option<Box<StateChange>> },
     /// Keep the entry pending, and offer it again when the pause is over.
     Park { pause: Duration },
     /// Acknowledge, and write the dead letter.
@@ -123,9 +125,9 @@ pub enum Decision {
 }
 
 impl Decision {
-    /// An ack that leaves no mark.
+    /// An ack that leaves no mark and writes no state.
     pub fn ack(publishes: Vec<Publication>) -> Decision {
-        Decision::Ack { publishes, mark: None }
+        Decision::Ack { publishes, mark: None, state: None }
     }
 }
 

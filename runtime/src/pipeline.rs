@@ -21,8 +21,10 @@ mod roster;
 mod run;
 mod runs;
 mod shard;
+mod state;
 mod takeover;
 mod threads;
+mod turns;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -53,6 +55,7 @@ use crate::fleet::{HandlerReport, WorkerReport};
 use crate::outcome::{Dedup, RetryPolicy};
 use crate::readiness::{Phase, Readiness};
 use crate::route::Types;
+use crate::state::Home;
 use crate::stats::HandlerStats;
 use crate::wasm::CompiledCache;
 
@@ -143,6 +146,8 @@ pub struct Deployment {
     pub take_over_idle: Duration,
     /// Whether and how it knows events that it has handled before.
     pub dedup: Option<Dedup>,
+    /// Where its state lies, and what the tenant may have of it.
+    pub state: Arc<Home>,
     /// What the marks of such events begin with, see [`keys::mark`].
     pub marks: Arc<str>,
     /// The Redis key of its dead-letter stream.

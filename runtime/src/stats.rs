@@ -65,6 +65,10 @@ pub struct HandlerStats {
     /// Deliveries whose outcome somebody else had decided first; nothing was written. Those that had to be sent again,
     /// because the answer was lost, are not counted: the first may have been this worker.
     pub superseded: Counter,
+    /// Deliveries that were run again, since what they saw of the state had changed.
+    pub stale: Counter,
+    /// Deliveries that were run again, since they wanted more state than the quota of the tenant allows.
+    pub over_quota: Counter,
     /// Pending entries whose payload had been trimmed away.
     pub trimmed: Counter,
     /// Bytes of guest logs that were over the limit.
@@ -90,6 +94,8 @@ impl Default for HandlerStats {
             skipped: Counter::default(),
             duplicate: Counter::default(),
             superseded: Counter::default(),
+            stale: Counter::default(),
+            over_quota: Counter::default(),
             trimmed: Counter::default(),
             log_bytes_dropped: Counter::default(),
             http_denied: Counter::default(),

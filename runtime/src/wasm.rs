@@ -17,6 +17,7 @@ mod limiter;
 mod loaded;
 mod logs;
 mod messaging;
+mod state;
 mod turns;
 pub mod world;
 
@@ -52,6 +53,17 @@ pub mod messaging_bindings {
             "wasi:messaging/types.client": super::messaging::Client,
             "wasi:messaging/types.message": super::messaging::Message,
         },
+    });
+}
+
+/// The types of `wit/deps/keyvalue`.
+#[allow(missing_docs, reason = "documented in wit/deps/keyvalue/keyvalue.wit")]
+pub mod keyvalue_bindings {
+    wasmtime::component::bindgen!({
+        path: "../wit",
+        world: "wasi:keyvalue/imports",
+        imports: { default: async | trappable },
+        with: { "wasi:keyvalue/store.bucket": super::state::Bucket },
     });
 }
 

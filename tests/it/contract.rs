@@ -15,6 +15,7 @@ mod redis_only;
 mod retention;
 mod retries;
 mod settling;
+mod state;
 mod store;
 mod takeover;
 
@@ -150,6 +151,21 @@ over_all_brokers! {
         delayed_follow_ups_are_written_with_their_ack,
         of_many_who_move_at_once_each_event_is_moved_by_one,
         each_tenant_has_a_set_of_its_own,
+    }
+    state::{
+        what_was_written_is_read_byte_for_byte,
+        of_two_who_saw_the_same_one_writes,
+        whatever_was_seen_is_checked,
+        what_was_not_seen_is_not_checked,
+        the_writes_of_one_settlement_are_seen_by_the_next_of_the_same_call,
+        what_is_no_longer_pending_is_superseded_not_stale,
+        an_event_that_is_marked_is_a_duplicate_not_stale,
+        only_acks_write,
+        a_read_is_bounded_at_its_edge,
+        operators_write_and_delete,
+        only_who_has_the_entry_is_told_to_run_it_again,
+        bytes_are_counted_with_what_they_count,
+        a_quota_bounds_the_states_of_a_tenant_together_at_its_edge,
     }
     store::{
         a_component_is_kept_until_it_is_removed,

@@ -1,7 +1,7 @@
 //! The pipeline and a broker whose answers get lost, come late, refuse or panic: real handlers, the broker in memory, and
 //! the faults between them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -12,12 +12,13 @@ use wasmill::broker::keys::Namespace;
 use wasmill::broker::memory::MemoryBroker;
 use wasmill::broker::{
     Broker, BrokerError, Claimed, ConsumerInfo, Cursor, DelayedMoved, Entry, EntryId, Inspect as _, Refusal, Settled,
-    Source,
+    Source, StateStore,
 };
 use wasmill::config::Config;
 use wasmill::outcome::{Decision, Publication, Settlement};
 use wasmill::pipeline::{self, Backend, PipelineError, Stats};
 use wasmill::readiness::Readiness;
+use wasmill::state::Home;
 use wasmill_tests::{eventually_async, guests};
 
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -76,6 +77,38 @@ impl Faulty {
     fn asks_for_more(&self) {
         let greedy = !self.seen.suspects.lock().unwrap().is_empty();
         self.seen.greedy.fetch_add(usize::from(greedy), Ordering::Relaxed);
+    }
+}
+
+#[async_trait]
+impl StateStore for Faulty {
+    async fn state_values(
+        &self,
+        hash: &str,
+        keys: &[String],
+        most: u64,
+    ) -> Result<Option<Vec<Option<Vec<u8>>>>, BrokerError> {
+        self.memory.state_values(hash, keys, most).await
+    }
+
+    async fn state_has(&self, hash: &str, key: &str) -> Result<bool, BrokerError> {
+        self.memory.state_has(hash, key).await
+    }
+
+    async fn state_keys(&self, hash: &str, most: usize) -> Result<Option<Vec<String>>, BrokerError> {
+        self.memory.state_keys(hash, most).await
+    }
+
+    async fn state_write(&self, home: &Home, key: &str, value: Option<&[u8]>) -> Result<Option<bool>, BrokerError> {
+        self.memory.state_write(home, key, value).await
+    }
+
+    async fn state_clear(&self, home: &Home) -> Result<u64, BrokerError> {
+        self.memory.state_clear(home).await
+    }
+
+    async fn state_sizes(&self, sizes: &str) -> Result<BTreeMap<String, u64>, BrokerError> {
+        self.memory.state_sizes(sizes).await
     }
 }
 

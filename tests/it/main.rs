@@ -49,6 +49,7 @@ mod shutdown;
 mod signatures;
 mod smoke;
 mod snapshots;
+mod state;
 mod swap;
 mod tenants;
 mod tidy;

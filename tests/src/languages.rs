@@ -7,6 +7,7 @@ use wasmill::app;
 use wasmill::broker::keys::{DEFAULT_TENANT, Namespace};
 use wasmill::config::Config;
 pub use wasmill::project::Lang;
+use wasmill::state;
 use wasmill::wasm::{
     CompiledCache, Component, Engine, EngineSettings, Execution, GuestDelivery, GuestEvent, Handler, Isolation,
     WarmInstance,
@@ -154,7 +155,7 @@ pub fn run(
         replay: false,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(handler.run(warm, Arc::new(event), delivery, TIME, "".into()))
+    runtime.block_on(handler.run(warm, Arc::new(event), delivery, TIME, "".into(), Some(state::empty())))
 }
 
 /// An instance serves this many deliveries, and may grow up to its limit.

@@ -17,7 +17,7 @@ const BOUNDS: [f64; 14] =
 /// A counter: its name, what it counts, and where it is.
 type CounterSpec = (&'static str, &'static str, fn(&HandlerStats) -> u64);
 
-const COUNTERS: [CounterSpec; 10] = [
+const COUNTERS: [CounterSpec; 12] = [
     ("wasmill_events_acked_total", "Events handled and acknowledged.", |stats| stats.acked.get()),
     ("wasmill_events_retried_total", "Failed attempts that will be made again.", |stats| stats.retried.get()),
     ("wasmill_events_dead_total", "Events moved to the dead-letter stream.", |stats| stats.dead.get()),
@@ -26,6 +26,10 @@ const COUNTERS: [CounterSpec; 10] = [
     ("wasmill_events_duplicate_total", "Events that the handler had handled before.", |stats| stats.duplicate.get()),
     ("wasmill_events_superseded_total", "Deliveries that another worker settled first.", |stats| {
         stats.superseded.get()
+    }),
+    ("wasmill_stale_runs_total", "Runs that were made again, as the state had changed.", |stats| stats.stale.get()),
+    ("wasmill_state_over_quota_total", "Runs that were made again, as the state would be over its quota.", |stats| {
+        stats.over_quota.get()
     }),
     ("wasmill_events_trimmed_total", "Pending events whose payload had been trimmed.", |stats| stats.trimmed.get()),
     ("wasmill_guest_log_dropped_bytes_total", "Bytes of guest logs over the limit.", |stats| {

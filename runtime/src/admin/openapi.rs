@@ -4,7 +4,7 @@ use axum::Json;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
 use utoipa::{Modify, OpenApi, ToResponse};
 
-use super::{Problem, events, reload, routes, versions};
+use super::{Problem, events, reload, routes, state, versions};
 
 /// What went wrong
 #[derive(ToResponse)]
@@ -22,7 +22,7 @@ pub(super) struct ProblemResponse(Problem);
         routes::dead_letter, routes::redrive, routes::drop_dead_letters, routes::replay, routes::workers,
         routes::stats, routes::audit, routes::doctor, routes::doctor_fix, routes::schemas, routes::schema, routes::pause,
         routes::resume, routes::tenants, routes::usage, versions::deploy, versions::put_smoke, versions::versions, versions::rollback,
-        versions::component, versions::gc, reload::reload,
+        versions::component, versions::gc, reload::reload, state::keys, state::value, state::write, state::clear,
     ),
     components(responses(ProblemResponse), schemas(Problem)),
     modifiers(&Bearer),

@@ -31,6 +31,16 @@ const OWN: &[(&str, &[&str])] = &[
     ("zrange", &["ZRANGE", "KEY", "0", "0"]),
     ("zrem", &["ZREM", "KEY", "m"]),
     ("zscore", &["ZSCORE", "KEY", "m"]),
+    ("hget", &["HGET", "KEY", "f"]),
+    ("hset", &["HSET", "KEY", "f", "v"]),
+    ("hdel", &["HDEL", "KEY", "f"]),
+    ("hlen", &["HLEN", "KEY"]),
+    ("hexists", &["HEXISTS", "KEY", "f"]),
+    ("hstrlen", &["HSTRLEN", "KEY", "f"]),
+    ("hkeys", &["HKEYS", "KEY"]),
+    ("hvals", &["HVALS", "KEY"]),
+    ("hgetall", &["HGETALL", "KEY"]),
+    ("unlink", &["UNLINK", "KEY"]),
     ("memory|usage", &["MEMORY", "USAGE", "KEY"]),
 ];
 

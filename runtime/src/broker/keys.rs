@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Source;
+use crate::state::Home;
 use crate::text::is_acted_on;
 
 /// The tenant of everything that names none.
@@ -200,6 +201,18 @@ impl Namespace {
         self.own(&format!("inbox:{handler}"))
     }
 
+    /// The state of a handler: a hash, field and value are those of the handler. `quota`: the most bytes that the states
+    /// of the tenant may have together.
+    pub fn state(&self, handler: &str, quota: Option<u64>) -> Home {
+        let hash = self.own(&format!("state:{handler}"));
+        Home { hash, sizes: self.state_sizes(), handler: handler.into(), quota }
+    }
+
+    /// How many bytes of keys and values the states of the tenant have: a hash, field handler.
+    pub fn state_sizes(&self) -> Arc<str> {
+        self.own("state-sizes")
+    }
+
     /// An intake: the key of its lease, which exists while a worker has it.
     pub fn intake(&self, name: &str) -> Arc<str> {
         self.own(&format!("intake:{name}"))
@@ -256,6 +269,9 @@ mod tests {
         assert_eq!(&*mark(&tenant.marks("billing"), [1; 16]), format!("acme:wasmill:seen:billing:{}", "01".repeat(16)));
         assert_eq!((&*tenant.delayed(), &*Namespace::default().delayed()), ("acme:wasmill:delayed", DELAYED));
         assert_eq!(&*tenant.intake("prices"), "acme:wasmill:intake:prices");
+        let state = tenant.state("billing", Some(10));
+        assert_eq!((&*state.hash, &*state.sizes), ("acme:wasmill:state:billing", "acme:wasmill:state-sizes"));
+        assert_eq!((&*state.handler, state.quota), ("billing", Some(10)));
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod marks;
 mod pubsub;
 mod state;
 mod store;
+mod values;
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard};

@@ -14,6 +14,7 @@ mod reply;
 mod script;
 mod seats;
 mod settle;
+mod state;
 mod store;
 mod users;
 mod watcher;

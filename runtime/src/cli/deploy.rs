@@ -152,7 +152,8 @@ fn smoke_tests(path: &Path, handler: &str, config: &Config) -> Result<Vec<u8>, R
             continue;
         }
         let expected = fixture.expected().map_err(Report::usage)?;
-        tests.push(SmokeTest { name: fixture.name, event: structured::to_json(&event), expected });
+        let state = fixture.state().map_err(Report::usage)?;
+        tests.push(SmokeTest { name: fixture.name, event: structured::to_json(&event), state, expected });
     }
     if tests.is_empty() {
         return Err(Report::usage(format!("{}: no event is for {handler}", path.display())));

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 use wasmill::envelope::structured;
 use wasmill::outcome::Verdict;
+use wasmill::state::Kept;
 use wasmill::wasm::{Execution, LogLine};
 
 use super::table::{plain, plain_lines};
@@ -34,6 +35,7 @@ pub fn as_json(execution: &Execution) -> Value {
         "class": class,
         "message": message,
         "published": published.collect::<Value>(),
+        "state": execution.state.shown(),
         "logs": logs.collect::<Value>(),
         "logs_dropped_bytes": execution.logs_dropped,
         "wall_us": execution.wall.as_micros() as u64,
@@ -50,6 +52,14 @@ pub fn print_text(execution: &Execution) {
     }
     for publication in &execution.publishes {
         say!("published to {}: {}", publication.key, plain(&structured::to_json(&publication.event).to_string()));
+    }
+    for (key, value) in execution.state.shown() {
+        let key = plain(&key);
+        match value {
+            Some(Kept::Text(text)) => say!("state {key}: {}", plain(&text)),
+            Some(Kept::Base64 { base64 }) => say!("state {key}: base64 {base64}"),
+            None => say!("state {key} deleted"),
+        }
     }
     for line in &execution.logs {
         say!("{}", log_text(line));

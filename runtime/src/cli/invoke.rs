@@ -17,6 +17,7 @@ use wasmill::config::{Config, ResolvedHandler, ResolvedLimits};
 use wasmill::envelope::structured;
 use wasmill::event::Event;
 use wasmill::outcome::RetryPolicy;
+use wasmill::state;
 use wasmill::wasm::{
     Capability, Component, EngineSettings, Execution, Grants, GuestDelivery, GuestEvent, Handler, Isolation,
 };
@@ -71,8 +72,9 @@ pub fn run(context: &Context, args: &Args) -> Result<ExitCode, Report> {
         .map_err(|error| Report::usage(format!("{}: {error}", args.component.display())))?;
     let delivery = delivery(&resolved, args.attempt);
     let event = Arc::new(GuestEvent::from(event));
+    let state = Some(state::empty());
     let (execution, cpu) = block_on(async {
-        let ((execution, _), cpu) = with_cpu_time(handler.run(None, event, delivery, now_ms(), "".into())).await;
+        let ((execution, _), cpu) = with_cpu_time(handler.run(None, event, delivery, now_ms(), "".into(), state)).await;
         Ok((execution, cpu))
     })?;
     Ok(print(context, &execution, cpu))

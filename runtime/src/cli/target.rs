@@ -16,7 +16,8 @@ use wasmill::ops::{
     AuditPage, AuditQuery, DeadLetterPage, DeadLetterQuery, DeadLetterReport, DeployQuery, DoctorReport, GcReport,
     HistoryEvent, HistoryPage, HistoryQuery, MovedReport, Operator, OpsError, PauseReport, PendingQuery, PendingReport,
     PublishReport, ReplayReport, ReplayRequest, RollbackRequest, SchemaDocument, SchemaQuery, SchemaReport, Selection,
-    SmokeReport, StatsReport, StreamReport, TenantReport, UsageReport, VersionsReport, WorkerStatus,
+    SmokeReport, StateCleared, StateKey, StateQuery, StateReport, StateValue, StateWrite, StateWritten, StatsReport,
+    StreamReport, TenantReport, UsageReport, VersionsReport, WorkerStatus,
 };
 use wasmill::outcome::Due;
 use wasmill::reload::ReloadReport;
@@ -175,7 +176,14 @@ impl Client {
         Err(match (status, kind) {
             (
                 _,
-                "schema" | "unknown-component" | "unknown-dead-letter" | "not-redrivable" | "conflict" | "not-reloaded",
+                "schema"
+                | "unknown-component"
+                | "unknown-dead-letter"
+                | "unknown-state-key"
+                | "quota"
+                | "not-redrivable"
+                | "conflict"
+                | "not-reloaded",
             ) => Report::failure(detail),
             (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, _) => self.failure(&detail),
             _ if status.is_client_error() => Report::usage(detail),
@@ -268,6 +276,40 @@ impl Target {
         match self {
             Target::Broker(operator) => Ok(operator.pending(handler, query).await?),
             Target::Worker(client) => client.get(&["handlers", handler, "pending"], query).await,
+        }
+    }
+
+    /// The keys in the state of a handler.
+    pub async fn state(&self, handler: &str, query: &StateQuery) -> Result<StateReport, Report> {
+        match self {
+            Target::Broker(operator) => Ok(operator.state(handler, query).await?),
+            Target::Worker(client) => client.get(&["handlers", handler, "state"], query).await,
+        }
+    }
+
+    /// A value in the state of a handler.
+    pub async fn state_value(&self, handler: &str, key: &str) -> Result<StateValue, Report> {
+        match self {
+            Target::Broker(operator) => Ok(operator.state_value(handler, key).await?),
+            Target::Worker(client) => {
+                client.get(&["handlers", handler, "state", "value"], &StateKey { key: key.to_owned() }).await
+            }
+        }
+    }
+
+    /// Changes the state of a handler.
+    pub async fn write_state(&self, handler: &str, write: &StateWrite) -> Result<StateWritten, Report> {
+        match self {
+            Target::Broker(operator) => Ok(operator.write_state(handler, write).await?),
+            Target::Worker(client) => client.post(&["handlers", handler, "state"], write).await,
+        }
+    }
+
+    /// Deletes the whole state of a handler.
+    pub async fn clear_state(&self, handler: &str) -> Result<StateCleared, Report> {
+        match self {
+            Target::Broker(operator) => Ok(operator.clear_state(handler).await?),
+            Target::Worker(client) => client.post(&["handlers", handler, "state", "clear"], &()).await,
         }
     }
 
@@ -472,6 +514,8 @@ impl From<OpsError> for Report {
             failed @ (OpsError::Schema { .. }
             | OpsError::UnknownComponent { .. }
             | OpsError::UnknownDeadLetter { .. }
+            | OpsError::UnknownStateKey { .. }
+            | OpsError::Quota { .. }
             | OpsError::NotAudited(_)
             | OpsError::Conflict(_)) => Report::failure(failed),
             wrong => Report::usage(wrong),

@@ -17,6 +17,7 @@ use wasmill::deploy::expected::Expectation;
 use wasmill::deploy::{PublicKeys, source};
 use wasmill::event::Event;
 use wasmill::schema::Schemas;
+use wasmill::state::unpack;
 use wasmill::wasm::{CompiledCache, Engine, Execution, GuestDelivery, GuestEvent, Handler, Isolation};
 
 use self::fixtures::{Choice, Fixture};
@@ -175,7 +176,7 @@ impl Bench {
             return Err(format!("not run: {why}"));
         }
         let partition_key = event.partition_key.clone();
-        let execution = subject.run(event).await;
+        let execution = subject.run(event, unpack(&fixture.state()?)?).await;
         let actual = Expectation::of(&execution, partition_key.as_deref());
         finding.execution = Some(execution);
         let compared = self.compare(fixture, &actual);
@@ -228,12 +229,13 @@ fn load(
 }
 
 impl Subject {
-    async fn run(&self, event: Event) -> Execution {
+    /// Runs the event, beginning with this state.
+    async fn run(&self, event: Event, state: BTreeMap<String, Vec<u8>>) -> Execution {
         // Not by the clock: a handler that puts it into a follow-up has the same follow-up each time.
         let entry_id = format!("{}-0", event.time);
         let delivery = GuestDelivery { entry_id, ..invoke::delivery(&self.resolved, 1) };
         let event = Arc::new(GuestEvent::from(event));
-        self.handler.run(None, event, delivery, now_ms(), "".into()).await.0
+        self.handler.run(None, event, delivery, now_ms(), "".into(), Some(Arc::new(state))).await.0
     }
 }
 

@@ -91,6 +91,8 @@ pub struct ResolvedLimits {
     pub publishes: u32,
     /// Bytes of all events that may be published.
     pub publish_bytes: usize,
+    /// Bytes of keys and values of its state that may be read and written.
+    pub state_bytes: usize,
     /// Bytes of the event that is handled.
     pub event_bytes: usize,
     /// Bytes of log output that are kept.
@@ -107,6 +109,7 @@ impl From<&Limits> for ResolvedLimits {
             concurrency: limits.concurrency,
             publishes: limits.publishes,
             publish_bytes: bytes(limits.publish_bytes),
+            state_bytes: bytes(limits.state_bytes),
             event_bytes: bytes(limits.event_bytes),
             log_bytes: bytes(limits.log_bytes),
             component_bytes: limits.component_bytes.as_u64(),

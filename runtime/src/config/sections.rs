@@ -166,6 +166,9 @@ pub struct Limits {
     /// Bytes of all events that one delivery may publish, at most 64 MiB.
     #[serde(with = "size")]
     pub publish_bytes: ByteSize,
+    /// Bytes of keys and values of its state that one delivery may read and write, at most 64 MiB.
+    #[serde(with = "size")]
+    pub state_bytes: ByteSize,
     /// Bytes of an event that is given to the handler, 1 B to 64 MiB; larger ones become dead letters.
     #[serde(with = "size")]
     pub event_bytes: ByteSize,
@@ -185,6 +188,7 @@ impl Default for Limits {
             concurrency: 64,
             publishes: 64,
             publish_bytes: ByteSize::mib(1),
+            state_bytes: ByteSize::mib(1),
             event_bytes: ByteSize::mib(1),
             log_bytes: ByteSize::kib(16),
             component_bytes: ByteSize::mib(64),
@@ -211,6 +215,9 @@ pub struct LimitsOverride {
     /// Instead of [`Limits::publish_bytes`].
     #[serde(with = "size_option", skip_serializing_if = "Option::is_none")]
     pub publish_bytes: Option<ByteSize>,
+    /// Instead of [`Limits::state_bytes`].
+    #[serde(with = "size_option", skip_serializing_if = "Option::is_none")]
+    pub state_bytes: Option<ByteSize>,
     /// Instead of [`Limits::event_bytes`].
     #[serde(with = "size_option", skip_serializing_if = "Option::is_none")]
     pub event_bytes: Option<ByteSize>,
@@ -231,6 +238,7 @@ impl LimitsOverride {
             concurrency: self.concurrency.unwrap_or(general.concurrency),
             publishes: self.publishes.unwrap_or(general.publishes),
             publish_bytes: self.publish_bytes.unwrap_or(general.publish_bytes),
+            state_bytes: self.state_bytes.unwrap_or(general.state_bytes),
             event_bytes: self.event_bytes.unwrap_or(general.event_bytes),
             log_bytes: self.log_bytes.unwrap_or(general.log_bytes),
             component_bytes: self.component_bytes.unwrap_or(general.component_bytes),

@@ -208,6 +208,13 @@ impl Default for Tenant {
     }
 }
 
+impl Tenant {
+    /// The most bytes that the states of its handlers may have together.
+    pub fn state_quota(&self) -> Option<u64> {
+        self.quotas.as_ref()?.state_bytes.map(|bytes| bytes.as_u64())
+    }
+}
+
 /// A tenant whose file cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FaultyTenant {

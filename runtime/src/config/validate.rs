@@ -89,6 +89,7 @@ impl From<&Limits> for LimitsOverride {
             concurrency: Some(limits.concurrency),
             publishes: Some(limits.publishes),
             publish_bytes: Some(limits.publish_bytes),
+            state_bytes: Some(limits.state_bytes),
             event_bytes: Some(limits.event_bytes),
             log_bytes: Some(limits.log_bytes),
             component_bytes: Some(limits.component_bytes),
@@ -241,6 +242,7 @@ impl Check<'_, '_> {
         let sizes = [
             ("memory", limits.memory, MIN_MEMORY, MAX_MEMORY),
             ("publish_bytes", limits.publish_bytes, ByteSize(0), MAX_EVENT),
+            ("state_bytes", limits.state_bytes, ByteSize(0), MAX_EVENT),
             ("event_bytes", limits.event_bytes, ByteSize(1), MAX_EVENT),
             ("log_bytes", limits.log_bytes, ByteSize(0), MAX_LOG),
             ("component_bytes", limits.component_bytes, ByteSize::kib(1), ByteSize(MAX_COMPONENT_BYTES)),

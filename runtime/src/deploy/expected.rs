@@ -3,12 +3,14 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
+
 use crate::envelope::structured;
 use crate::event::{CAUSATION_ID, CORRELATION_ID, HANDLER_DIGEST, TRACEPARENT, TRACESTATE};
 use crate::outcome::{Due, Publication, Verdict};
+use crate::state::Kept;
 use crate::wasm::Execution;
-use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::Value;
 
 /// The media type that goes without saying.
 const USUAL_MEDIA_TYPE: &str = "application/json";
@@ -33,6 +35,9 @@ pub struct Expectation {
     /// The follow-ups, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub published: Vec<FollowUp>,
+    /// What is written to the state, by key; `null` if it is deleted.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub state: BTreeMap<String, Option<Kept>>,
 }
 
 /// What the handler chose of a follow-up, under the names that CloudEvents has for it.
@@ -83,6 +88,7 @@ impl Expectation {
             message,
             after_ms: after.map(|after| u64::try_from(after.as_millis()).unwrap_or(u64::MAX)),
             published: published.map(FollowUp::normal).collect(),
+            state: execution.state.shown(),
         }
     }
 
@@ -160,6 +166,8 @@ mod tests {
         Execution {
             verdict,
             publishes,
+            state: Default::default(),
+            state_failed: None,
             logs: Vec::new(),
             logs_dropped: 0,
             wall: Duration::ZERO,

@@ -3,6 +3,7 @@
 //! Nothing comes of them: follow-ups are only compared, HTTP requests are denied. They travel as one document in the store of
 //! components, by its digest.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -13,6 +14,7 @@ use super::expected::Expectation;
 use crate::clock::now_ms;
 use crate::envelope::structured;
 use crate::outcome::bounded;
+use crate::state::{Kept, unpack};
 use crate::text::printable;
 use crate::wasm::{GuestDelivery, GuestEvent, Handler, Isolation, Policy};
 
@@ -36,6 +38,9 @@ pub enum SmokeError {
     /// One of them has no event.
     #[error("smoke test {name}: not a CloudEvent in JSON: {cause}")]
     Event { name: String, cause: String },
+    /// One of them begins with a state that cannot be.
+    #[error("smoke test {name}: state: {cause}")]
+    State { name: String, cause: String },
 }
 
 /// Smoke tests of a handler.
@@ -54,6 +59,9 @@ pub struct SmokeTest {
     pub name: String,
     /// The event, as CloudEvents JSON.
     pub event: Value,
+    /// The state that the handler begins with.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub state: BTreeMap<String, Kept>,
     /// What is to come of it. Without that, it must be acknowledged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expected: Option<Expectation>,
@@ -72,6 +80,7 @@ impl SmokeTests {
         for test in &mut tests.tests {
             structured::parse(test.event.to_string().as_bytes(), 0)
                 .map_err(|error| SmokeError::Event { name: test.name.clone(), cause: error.to_string() })?;
+            unpack(&test.state).map_err(|cause| SmokeError::State { name: test.name.clone(), cause })?;
             test.expected = test.expected.take().map(Expectation::normal);
         }
         Ok(tests)
@@ -117,8 +126,9 @@ async fn run_one(
     let partition_key = event.partition_key.clone();
     // Not by the clock: a handler that puts it into a follow-up has the same follow-up each time.
     let delivery = GuestDelivery { entry_id: format!("{}-0", event.time), ..delivery.clone() };
+    let state = unpack(&test.state)?;
     let event = Arc::new(GuestEvent::from(event));
-    let (execution, _) = handler.run(None, event, delivery, now_ms(), "".into()).await;
+    let (execution, _) = handler.run(None, event, delivery, now_ms(), "".into(), Some(Arc::new(state))).await;
     let actual = Expectation::of(&execution, partition_key.as_deref());
     let (word, message) = execution.verdict.told();
     match &test.expected {
@@ -142,7 +152,7 @@ mod tests {
     use super::*;
 
     fn test(name: &str, event: Value) -> SmokeTest {
-        SmokeTest { name: name.to_owned(), event, expected: None }
+        SmokeTest { name: name.to_owned(), event, state: BTreeMap::new(), expected: None }
     }
 
     fn event(data: &str) -> Value {

@@ -35,6 +35,14 @@ impl RawBytes {
             Err(_) => RawBytes::Base64(BASE64.encode(bytes)),
         }
     }
+
+    /// The bytes; fails for what is no base64.
+    pub fn bytes(&self) -> Result<Vec<u8>, String> {
+        match self {
+            RawBytes::Text(text) => Ok(text.clone().into_bytes()),
+            RawBytes::Base64(text) => BASE64.decode(text).map_err(|error| format!("base64: {error}")),
+        }
+    }
 }
 
 /// Which dead letters.

@@ -100,7 +100,7 @@ impl Operator {
                 Some(counted.dead_letters(broker).await?),
                 quotas.and_then(|q| q.dead_letters),
             ),
-            row("state_bytes", "bytes", None, bytes(quotas.and_then(|q| q.state_bytes))),
+            row("state_bytes", "bytes", Some(self.state_bytes().await?), bytes(quotas.and_then(|q| q.state_bytes))),
             row(
                 "component_bytes",
                 "bytes",

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::run::Delivery;
 use super::shard::backoff;
 use crate::broker::{Broker, EntryId, Settled, Source};
 use crate::outcome::{Decision, Settlement};
@@ -10,12 +11,13 @@ use crate::stats::VersionStats;
 
 /// Decisions that are written together. Measured: more do not make a call cheaper.
 const MAX_DELIVERIES: usize = 100;
-/// Bytes of follow-ups that are written together.
+/// Bytes of follow-ups and of state, seen or written, that are settled together: nothing else runs on Redis meanwhile.
 const MAX_BYTES: usize = 128 << 10;
 /// The longest that a decision waits for company.
 const MAX_WAIT: Duration = Duration::from_millis(2);
 
 /// The obligation to settle one entry.
+#[derive(Clone)]
 pub(super) struct Ticket {
     pub(super) source_at: usize,
     pub(super) source: Arc<Source>,
@@ -38,13 +40,14 @@ pub(super) enum Counted {
 }
 
 /// What the thread has to remember about a settlement.
-#[derive(Debug)]
 pub(super) struct Note {
     pub(super) lane: usize,
     pub(super) source: usize,
     pub(super) suspect: bool,
     pub(super) counted: Counted,
     pub(super) ran: Option<Arc<VersionStats>>,
+    /// What was run, if it may have to be run again.
+    pub(super) delivery: Option<Box<Delivery>>,
 }
 
 /// Decisions that have not been sent.
@@ -57,14 +60,15 @@ pub(super) struct Batch {
 }
 
 impl Batch {
-    /// Turns a ticket into a settlement.
-    pub(super) fn push(&mut self, lane: usize, ticket: Ticket, decision: Decision) {
-        if let Decision::Ack { publishes, .. } = &decision {
+    /// Turns a ticket into a settlement. `delivery` is what was run, if it may have to be run again.
+    pub(super) fn push(&mut self, lane: usize, ticket: Ticket, decision: Decision, delivery: Option<Box<Delivery>>) {
+        if let Decision::Ack { publishes, state, .. } = &decision {
             self.bytes += publishes.iter().map(|publication| publication.event.size()).sum::<usize>();
+            self.bytes += state.as_ref().map_or(0, |change| change.changes.bytes());
         }
         let Ticket { source_at, source, entry, suspect, counted, ran } = ticket;
         self.settlements.push(Settlement { source, entry, decision });
-        self.notes.push(Note { lane, source: source_at, suspect, counted, ran });
+        self.notes.push(Note { lane, source: source_at, suspect, counted, ran, delivery });
         self.since.get_or_insert_with(Instant::now);
     }
 

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use super::run::Delivery;
 use super::runs::Runs;
+use super::turns::Turns;
 use super::{Deployment, Heirloom};
 use crate::broker::{Entry, EntryId, Source};
 use crate::deploy::{InUse, Version};
@@ -91,6 +93,12 @@ pub(super) struct Lane {
     pub(super) stats: Arc<HandlerStats>,
     pub(super) sources: Vec<LaneSource>,
     pub(super) ready: VecDeque<Ready>,
+    /// Deliveries whose turn has come, or that are to be run again.
+    pub(super) again: VecDeque<Box<Delivery>>,
+    /// Who waits for others that are about the same state.
+    pub(super) turns: Turns<Box<Delivery>>,
+    /// Deliveries that are to be run again after a pause.
+    pub(super) pausing: usize,
     /// Instances of those versions between two deliveries.
     pub(super) warm: Vec<(Arc<Version>, WarmInstance)>,
     /// Deliveries begun and not finished.
@@ -193,6 +201,9 @@ impl Lane {
             stats,
             sources: Vec::new(),
             ready: VecDeque::new(),
+            again: VecDeque::new(),
+            turns: Turns::default(),
+            pausing: 0,
             warm: Vec::new(),
             running: 0,
             runs,
@@ -230,7 +241,7 @@ impl Lane {
             stats.blocked.fetch_add(1, Ordering::Relaxed);
         }
         let now = Instant::now();
-        let is_named = |source: &LaneSource| deployment.sources.iter().any(|named| *named == source.source);
+        let is_named = |source: &LaneSource| deployment.sources.contains(&source.source);
         let left = self.sources.iter_mut().filter(|source| !is_named(source));
         left.for_each(|source| source.leave(&self.deployment));
         for named in &deployment.sources {
@@ -272,6 +283,15 @@ impl Lane {
             source.open -= 1;
             abandoned.push(source.source.clone());
         }
+        let waiting: Vec<_> = self.again.drain(..).chain(self.turns.clear()).collect();
+        for delivery in waiting {
+            let ticket = delivery.ticket();
+            self.suspects -= usize::from(ticket.suspect);
+            self.sources[ticket.source_at].open -= 1;
+            abandoned.push(ticket.source.clone());
+            // What still runs may lose its turn by this, and have another one beside it: that costs a run at the worst.
+            self.pass_on(&delivery);
+        }
         for source in self.sources.iter_mut().filter(|source| source.lost) {
             source.lost = false;
             abandoned.push(source.source.clone());
@@ -308,7 +328,8 @@ impl Lane {
 
     /// Whether a delivery can be begun.
     pub(super) fn can_begin(&self) -> bool {
-        !self.ready.is_empty() && self.running < self.share && self.held == 0 && !self.paused
+        let has_some = !self.ready.is_empty() || !self.again.is_empty();
+        has_some && self.running < self.share && self.held == 0 && !self.paused
     }
 
     /// Whether it can use the thread.
@@ -316,9 +337,29 @@ impl Lane {
         self.runs.can_go_on() || self.can_begin()
     }
 
+    /// The delivery, if it is its turn; else it waits for those before it that are about the same state.
+    pub(super) fn in_turn(&mut self, delivery: Box<Delivery>) -> Option<Box<Delivery>> {
+        match delivery.turns.first().cloned() {
+            Some(turn) => self.turns.take(&turn, delivery),
+            None => Some(delivery),
+        }
+    }
+
+    /// The delivery is over: others may have its turns.
+    pub(super) fn pass_on(&mut self, delivery: &Delivery) {
+        for turn in &delivery.turns {
+            self.again.extend(self.turns.pass(turn));
+        }
+    }
+
+    /// Entries that were read and are not begun, or have to be begun again.
+    fn waiting(&self) -> usize {
+        self.ready.len() + self.again.len() + self.turns.waiting() + self.pausing
+    }
+
     /// Everything that was read has been settled.
     pub(super) fn is_quiet(&self) -> bool {
-        self.ready.is_empty() && self.is_drained()
+        self.waiting() == 0 && self.is_drained()
     }
 
     /// Everything that was begun has been settled.
@@ -365,7 +406,7 @@ impl Lane {
         let by_time = (READ_AHEAD.as_nanos() as f64 / self.mean_nanos) as usize;
         let target = by_bytes.min(by_time.max(self.share)).clamp(1, MAX_READ);
         let may_ask = self.held == 0 && self.suspects == 0 && !self.paused;
-        if may_ask && self.ready.len() <= target / 2 { target } else { 0 }
+        if may_ask && self.waiting() <= target / 2 { target } else { 0 }
     }
 
     fn saw_bytes(&mut self, bytes: usize) {

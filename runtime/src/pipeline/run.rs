@@ -6,15 +6,18 @@ use std::time::Duration;
 use super::batch::{Counted, Ticket};
 use super::lane::{Lane, Ready};
 use super::observe::{How, Run, Seen};
+use super::state::BrokerState;
+use super::turns::Turn;
 use super::{Deployment, Worker};
-use crate::broker::{EntryId, Fields, Source, dead_letter};
+use crate::broker::{Broker, EntryId, Fields, Source, dead_letter};
 use crate::clock::now_ms;
 use crate::deploy::{Serving, Version};
 use crate::envelope::Envelopes;
 use crate::event::{Event, TRACEPARENT};
-use crate::outcome::{Consequence, DeadLetter, Decision, FaultClass, Mark, Verdict, bounded, decide};
+use crate::outcome::{Consequence, DeadLetter, Decision, FaultClass, Mark, Publication, Verdict, bounded, decide};
+use crate::state::{Changes, Reader, StateChange};
 use crate::text::printable;
-use crate::wasm::{Execution, GuestDelivery, GuestEvent, LogLevel, LogLine, WarmInstance};
+use crate::wasm::{Capability, Execution, GuestDelivery, GuestEvent, LogLevel, LogLine, WarmInstance};
 
 /// An entry on its way.
 pub(super) enum Prepared {
@@ -34,9 +37,29 @@ pub(super) struct Delivery {
     attempt: u32,
     tenant: Arc<str>,
     mark: Option<Mark>,
+    /// What it has to itself on this thread until it is settled; none if its handler has no state.
+    pub(super) turns: Vec<Turn>,
+    /// How often it ran on outdated state.
+    pub(super) reruns: u32,
+    /// How often the state could not be read.
+    pub(super) unread: u32,
+    /// It wanted more state than the quota of its tenant allows.
+    pub(super) over_quota: bool,
 }
 
 impl Delivery {
+    /// What is owed for it.
+    pub(super) fn ticket(&self) -> &Ticket {
+        &self.ticket
+    }
+
+    /// Where it reads the state of its handler, if that has one.
+    pub(super) fn reader(&self, broker: &Arc<dyn Broker>) -> Option<Arc<dyn Reader>> {
+        let (home, over_quota) = (&self.deployment.state, self.over_quota);
+        let state = || BrokerState { broker: broker.clone(), home: home.clone(), over_quota };
+        (!self.turns.is_empty()).then(|| Arc::new(state()) as Arc<dyn Reader>)
+    }
+
     /// The version that it runs on.
     pub(super) fn version(&self) -> &Arc<Version> {
         &self.version
@@ -122,10 +145,27 @@ pub(super) fn prepare(worker: &Worker, lane: &mut Lane, ready: Ready) -> Prepare
     // A replay is wanted, and no reason to swallow an event that comes later.
     let dedup = deployment.dedup.filter(|_| origin.replay.is_none());
     let mark = dedup.map(|dedup| Mark { overrides: stream.is_inbox, ..dedup.mark(&deployment.marks, &event) });
+    let has_state = version.handler.policy.interfaces.grants.contains(&Capability::State);
+    let turn = || Turn::Event(event.partition_key.as_ref().unwrap_or(&event.id).clone());
+    let turns = has_state.then(turn).into_iter().collect();
     let event = Arc::new(GuestEvent::from(event));
     let ticket = Ticket { ran: Some(counts), ..ticket };
     let tenant = deployment.tenant.clone();
-    Prepared::Delivery(Box::new(Delivery { deployment, version, ticket, event, origin, attempt, tenant, mark }))
+    let (reruns, unread, over_quota) = (0, 0, false);
+    Prepared::Delivery(Box::new(Delivery {
+        deployment,
+        version,
+        ticket,
+        event,
+        origin,
+        attempt,
+        tenant,
+        mark,
+        turns,
+        reruns,
+        unread,
+        over_quota,
+    }))
 }
 
 /// The version that is to run the event; `None` if it must be a certain one that is not here.
@@ -248,8 +288,13 @@ fn letter(
     }
 }
 
-/// Runs the handler.
-pub(super) async fn run(lane: usize, delivery: Delivery, warm: Option<WarmInstance>) -> Finished {
+/// Runs the handler, which reads its state from `state`.
+pub(super) async fn run(
+    lane: usize,
+    delivery: Delivery,
+    warm: Option<WarmInstance>,
+    state: Option<Arc<dyn Reader>>,
+) -> Finished {
     let deployment = &delivery.deployment;
     let handler = &delivery.version.handler;
     let policy = &handler.policy;
@@ -264,19 +309,32 @@ pub(super) async fn run(lane: usize, delivery: Delivery, warm: Option<WarmInstan
         replay: delivery.origin.replay.is_some(),
     };
     let run = delivery.origin.replay.clone().unwrap_or_default();
-    let (execution, warm) = handler.run(warm, delivery.event.clone(), guest, now_ms(), run).await;
+    let (execution, warm) = handler.run(warm, delivery.event.clone(), guest, now_ms(), run, state).await;
     Finished { lane, execution, delivery, warm }
 }
 
-/// Decides what becomes of the event, and reports.
+/// What a delivery came to.
+pub(super) enum Concluded {
+    /// It is to be settled; with the delivery, if it may have to be run again.
+    Decided { decision: Decision, ticket: Ticket, delivery: Option<Box<Delivery>> },
+    /// Its state could not be read; says why. It has to be run again.
+    Unreadable(Box<Delivery>, String),
+}
+
+/// Decides what becomes of the event, and reports. Gives back the instance, if it may be used again.
 pub(super) fn conclude(
     worker: &Worker,
     lane: &Lane,
     finished: Finished,
-) -> (Decision, Ticket, Option<(Arc<Version>, WarmInstance)>) {
-    let Finished { execution, delivery, warm, .. } = finished;
-    let Delivery { deployment, version, ticket, event, origin, attempt, mark, .. } = delivery;
-    let Execution { verdict, publishes, logs, logs_dropped, wall, peak_memory, http_denied } = execution;
+) -> (Concluded, Option<(Arc<Version>, WarmInstance)>) {
+    let Finished { execution, mut delivery, warm, .. } = finished;
+    if let Some(error) = execution.state_failed {
+        return (Concluded::Unreadable(Box::new(delivery), error.to_string()), None);
+    }
+    delivery.unread = 0;
+    let Delivery { deployment, version, ticket, event, origin, attempt, mark, .. } = &delivery;
+    let attempt = *attempt;
+    let Execution { verdict, publishes, state, logs, logs_dropped, wall, peak_memory, http_denied, .. } = execution;
     lane.stats.record(wall);
     if let Some(ran) = &ticket.ran {
         ran.runs.add(1);
@@ -286,15 +344,15 @@ pub(super) fn conclude(
         lane.stats.http_denied.add(http_denied);
     }
     // Instances of a version that has been exchanged end with their delivery.
-    let warm = warm.filter(|_| lane.version.has(&version)).map(|warm| (version.clone(), warm));
+    let warm = warm.filter(|_| lane.version.has(version)).map(|warm| (version.clone(), warm));
     let digest = version.digest.as_str();
-    let report = Report { deployment: &deployment, digest, origin: &origin, event: &event, attempt, wall };
+    let report = Report { deployment, digest, origin, event, attempt, wall };
     let decision = if verdict == Verdict::Ack {
         report.write("ack", "", &logs, logs_dropped);
-        Decision::Ack { publishes, mark }
+        ack(deployment, publishes, mark, state)
     } else {
         match decide(verdict.clone(), attempt, &deployment.retry, rand::random()) {
-            Consequence::Ack => Decision::Ack { publishes, mark },
+            Consequence::Ack => ack(deployment, publishes, mark, state),
             Consequence::Retry(pause) => {
                 report.write("retry", message(&verdict), &logs, logs_dropped);
                 Decision::Park { pause }
@@ -304,16 +362,26 @@ pub(super) fn conclude(
                 let trace = event.attributes.iter().find(|(name, _)| name == TRACEPARENT);
                 let trace = trace.map(|(_, value)| value.clone());
                 let evidence = Evidence { digest, attempts: attempt, class, traceparent: trace };
-                Decision::DeadLetter(Box::new(letter(worker, &deployment, &origin, evidence, text)))
+                Decision::DeadLetter(Box::new(letter(worker, deployment, origin, evidence, text)))
             }
         }
     };
     if let Some(observer) = &worker.observer {
         let (id, r#type) = (event.id.as_str(), event.type_.as_str());
         let run = Run { digest, verdict: &verdict, logs: &logs, logs_dropped, wall, peak_memory };
-        observer.decided(&seen(&deployment, &origin, (id, r#type), attempt, How::Run(run), &decision));
+        observer.decided(&seen(deployment, origin, (id, r#type), attempt, How::Run(run), &decision));
     }
-    (decision, ticket, warm)
+    let (ticket, delivery) = match delivery.turns.is_empty() {
+        true => (delivery.ticket, None),
+        false => (ticket.clone(), Some(Box::new(delivery))),
+    };
+    (Concluded::Decided { decision, ticket, delivery }, warm)
+}
+
+fn ack(deployment: &Deployment, publishes: Vec<Publication>, mark: &Option<Mark>, changes: Changes) -> Decision {
+    let has_changes = !changes.is_empty();
+    let state = has_changes.then(|| Box::new(StateChange { home: deployment.state.clone(), changes }));
+    Decision::Ack { publishes, mark: mark.clone(), state }
 }
 
 fn seen<'a>(

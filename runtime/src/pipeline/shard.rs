@@ -3,6 +3,7 @@
 //! The loop only names what happened; [`Shard::apply`] (with what is asked of the broker, in [`io`]) and its helpers
 //! decide, and never wait.
 
+mod again;
 mod agenda;
 mod io;
 mod members;
@@ -28,7 +29,7 @@ use self::ways::{Load, Ways};
 use super::batch::{Counted, Note, SettleDone, settle_until_written};
 use super::brokers::Brokers;
 use super::lane::{Lane, LaneSource, Standing};
-use super::run::{Finished, Prepared};
+use super::run::{Concluded, Delivery, Finished, Prepared};
 use super::runs::{Run, Woken};
 use super::watch::Watch;
 use super::{Command, LEAVE_TIME, MAX_INSTANCES, Share, Worker};
@@ -381,30 +382,40 @@ impl Shard {
         end
     }
 
-    /// Takes the lane's next entry as far as it goes without waiting.
+    /// Takes the lane's next delivery as far as it goes without waiting.
     fn begin(&mut self, lane_at: usize) {
-        let lane = &mut self.lanes[lane_at];
-        let Some(ready) = lane.ready.pop_front() else { return };
         self.agenda.list(lane_at);
+        let Some(delivery) = self.next_delivery(lane_at) else { return };
+        let lane = &mut self.lanes[lane_at];
+        let warm = lane.take_warm(delivery.version());
+        lane.running += 1;
+        self.running += 1;
+        self.tenants[lane.tenant].begun();
+        let state = delivery.reader(self.ways.broker(lane.way));
+        let mut run: Run = Box::pin(super::run::run(lane_at, *delivery, warm, state));
+        // Most handlers return without waiting: then no task, timer or queue was needed.
+        match (&mut run).now_or_never() {
+            Some(finished) => self.finish(finished),
+            None => self.lanes[lane_at].runs.push(run),
+        }
+    }
+
+    /// One that is to be run again, or the lane's next entry, if it has to be run and need not wait for its turn.
+    fn next_delivery(&mut self, lane_at: usize) -> Option<Box<Delivery>> {
+        let lane = &mut self.lanes[lane_at];
+        if let Some(delivery) = lane.again.pop_front() {
+            return Some(delivery);
+        }
+        let ready = lane.ready.pop_front()?;
         let hungry = self.tenants[lane.tenant].taken(ready.bytes);
         hungry.into_iter().for_each(|other| self.agenda.list(other));
         match super::run::prepare(&self.worker, lane, ready) {
             Prepared::Decided { decision, ticket } => {
                 lane.unsettled += 1;
-                self.ways.push(lane.way, lane_at, ticket, decision);
+                self.ways.push(lane.way, lane_at, ticket, decision, None);
+                None
             }
-            Prepared::Delivery(delivery) => {
-                let warm = lane.take_warm(delivery.version());
-                lane.running += 1;
-                self.running += 1;
-                self.tenants[lane.tenant].begun();
-                let mut run: Run = Box::pin(super::run::run(lane_at, *delivery, warm));
-                // Most handlers return without waiting: then no task, timer or queue was needed.
-                match (&mut run).now_or_never() {
-                    Some(finished) => self.finish(finished),
-                    None => self.lanes[lane_at].runs.push(run),
-                }
-            }
+            Prepared::Delivery(delivery) => lane.in_turn(delivery),
         }
     }
 
@@ -416,14 +427,19 @@ impl Shard {
         self.running -= 1;
         let crowded = self.tenants[lane.tenant].finished();
         crowded.into_iter().for_each(|other| self.schedule.activate(other));
-        lane.unsettled += 1;
         lane.saw_duration(finished.execution.wall);
-        let (decision, ticket, warm) = super::run::conclude(&self.worker, lane, finished);
+        let (concluded, warm) = super::run::conclude(&self.worker, lane, finished);
         lane.warm.extend(warm);
-        if let Decision::Ack { publishes, .. } = &decision {
-            self.tenants[lane.tenant].budget.published(publishes.len());
+        match concluded {
+            Concluded::Decided { decision, ticket, delivery } => {
+                lane.unsettled += 1;
+                if let Decision::Ack { publishes, .. } = &decision {
+                    self.tenants[lane.tenant].budget.published(publishes.len());
+                }
+                self.ways.push(lane.way, lane_at, ticket, decision, delivery);
+            }
+            Concluded::Unreadable(delivery, why) => self.unreadable(lane_at, delivery, &why),
         }
-        self.ways.push(lane.way, lane_at, ticket, decision);
         self.touch(lane_at);
     }
 
@@ -433,6 +449,7 @@ impl Shard {
         let done_all = done.settlements.into_iter().zip(done.notes).zip(done.results);
         for ((settlement, note), settled) in done_all {
             let lane = &mut self.lanes[note.lane];
+            let (is_stale, is_over_quota) = (settled == Settled::Stale, settled == Settled::OverQuota);
             match settled {
                 Settled::Refused(why) => {
                     if lane.held == 0 {
@@ -451,16 +468,24 @@ impl Shard {
                 }
                 Settled::Applied => count(lane, &settlement, &note),
                 Settled::Duplicate => lane.stats.duplicate.add(1),
+                Settled::Stale | Settled::OverQuota => {}
                 // The one who was first may have been this worker.
                 Settled::Superseded => lane.stats.superseded.add(u64::from(!done.resent)),
             }
             lane.unsettled -= 1;
-            lane.sources[note.source].open -= 1;
             if done.repeated {
                 lane.held -= 1;
                 lane.stats.blocked.fetch_sub(u64::from(lane.held == 0), Ordering::Relaxed);
             }
-            lane.suspects -= usize::from(note.suspect);
+            match note.delivery {
+                Some(delivery) if is_stale => self.outdated(note.lane, delivery, &settlement),
+                Some(delivery) if is_over_quota => self.over_quota(note.lane, delivery),
+                delivery => {
+                    lane.sources[note.source].open -= 1;
+                    lane.suspects -= usize::from(note.suspect);
+                    delivery.iter().for_each(|delivery| lane.pass_on(delivery));
+                }
+            }
             self.touch(note.lane);
         }
         for (way, (settlements, notes)) in refused {

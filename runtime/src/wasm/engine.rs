@@ -13,6 +13,7 @@ use super::bindings::EventHandler;
 use super::compile::Compiler;
 use super::host::Host;
 use super::http;
+use super::keyvalue_bindings::wasi::keyvalue;
 use super::loaded::Loaded;
 use super::messaging_bindings::wasi::messaging;
 
@@ -168,6 +169,8 @@ fn linker(engine: &wasmtime::Engine) -> wasmtime::Result<Linker<Host>> {
     EventHandler::add_to_linker::<_, HasSelf<Host>>(&mut linker, |host| host)?;
     messaging::types::add_to_linker::<_, HasSelf<Host>>(&mut linker, |host| host)?;
     messaging::producer::add_to_linker::<_, HasSelf<Host>>(&mut linker, |host| host)?;
+    keyvalue::store::add_to_linker::<_, HasSelf<Host>>(&mut linker, |host| host)?;
+    keyvalue::batch::add_to_linker::<_, HasSelf<Host>>(&mut linker, |host| host)?;
     wasmtime_wasi_config::add_to_linker(&mut linker, Host::config)?;
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
     http::codes::link(&mut linker)?;

@@ -19,6 +19,7 @@ use super::http::HttpState;
 use super::interfaces::Interfaces;
 use super::limiter::Limiter;
 use super::logs::{LogBuffer, LogLevel};
+use super::state::StateScope;
 use crate::envelope::Envelope;
 use crate::event::{
     self, CAUSATION_ID, CORRELATION_ID, Event, HANDLER_DIGEST, MAX_ATTRIBUTES, TRACEPARENT, TRACESTATE,
@@ -103,6 +104,8 @@ pub struct Policy {
     pub publishes: u32,
     /// Bytes that one delivery may publish, all fields counted.
     pub publish_bytes: u64,
+    /// Bytes of keys and values of its state that one delivery may read and write.
+    pub state_bytes: u64,
     /// The largest event that is handed to the guest, in bytes; sizes the limit on copies between host and guest.
     pub event_bytes: u64,
     /// Bytes of logs that one delivery may write.
@@ -167,11 +170,13 @@ pub(super) struct Scope {
     replay_run: Arc<str>,
     pub(super) publishes: Vec<Publication>,
     published_bytes: u64,
+    /// What it sees and writes of the handler's state, if it has one.
+    pub(super) state: Option<StateScope>,
 }
 
 impl Scope {
-    pub(super) fn new(event: Arc<GuestEvent>, now: u64, replay_run: Arc<str>) -> Scope {
-        Scope { event, now, replay_run, publishes: Vec::new(), published_bytes: 0 }
+    pub(super) fn new(event: Arc<GuestEvent>, now: u64, replay_run: Arc<str>, state: Option<StateScope>) -> Scope {
+        Scope { event, now, replay_run, publishes: Vec::new(), published_bytes: 0, state }
     }
 }
 
@@ -462,6 +467,7 @@ pub(super) mod tests {
             waits_in: None,
             publishes,
             publish_bytes,
+            state_bytes: 0,
             event_bytes: 1024,
             log_bytes: 0,
             component_bytes: u64::MAX,
@@ -475,7 +481,7 @@ pub(super) mod tests {
         let attributes = attributes.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
         let event =
             Event { id: "cause".to_owned(), partition_key: Some("key".to_owned()), attributes, ..Event::default() };
-        host.scope = Some(Scope::new(Arc::new(event.into()), 7, "".into()));
+        host.scope = Some(Scope::new(Arc::new(event.into()), 7, "".into(), None));
         host
     }
 

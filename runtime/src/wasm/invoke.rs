@@ -13,8 +13,10 @@ use super::logs::{LogLine, LogSource};
 use super::messaging;
 use super::messaging_bindings::MessagingCore;
 use super::messaging_bindings::wasi::messaging::types::Error as MessagingError;
+use super::state::StateScope;
 use super::{GuestDelivery, GuestEvent};
 use crate::outcome::{FaultClass, Publication, Verdict, bounded};
+use crate::state::{Changes, ReadError, Reader};
 
 /// How much of stderr goes into the message of a trap, in lines. JavaScript names the error four lines before the end.
 const STDERR_LINES: usize = 6;
@@ -70,6 +72,10 @@ pub struct Execution {
     pub verdict: Verdict,
     /// The follow-ups; empty unless the verdict is [`Verdict::Ack`].
     pub publishes: Vec<Publication>,
+    /// What it saw and wants to write of the handler's state; empty unless the verdict is [`Verdict::Ack`].
+    pub state: Changes,
+    /// The state could not be read: the verdict says nothing of the handler or its event.
+    pub state_failed: Option<ReadError>,
     /// What the guest said.
     pub logs: Vec<LogLine>,
     /// Bytes of logs that were over the limit.
@@ -97,7 +103,7 @@ impl Handler {
 
     /// Runs one delivery. `warm` is an instance that an earlier call gave back; `now` is the time that follow-ups carry,
     /// in milliseconds since the Unix epoch; `replay_run`, unless it is empty, makes their ids differ from those of other
-    /// runs. Gives back the instance if it may be used again.
+    /// runs; `state` is where it reads the handler's state. Gives back the instance if it may be used again.
     ///
     /// Dropping the future ends the guest.
     pub async fn run(
@@ -107,10 +113,13 @@ impl Handler {
         delivery: GuestDelivery,
         now: u64,
         replay_run: Arc<str>,
+        state: Option<Arc<dyn Reader>>,
     ) -> (Execution, Option<WarmInstance>) {
         let start = Instant::now();
         let deadline = start + self.policy.deadline;
-        let (mut execution, warm) = self.call(warm, deadline, Scope::new(event, now, replay_run), delivery).await;
+        let state = state.map(|reader| StateScope::new(reader, self.policy.state_bytes));
+        let scope = Scope::new(event, now, replay_run, state);
+        let (mut execution, warm) = self.call(warm, deadline, scope, delivery).await;
         execution.wall = start.elapsed();
         (execution, warm)
     }
@@ -188,7 +197,7 @@ impl Handler {
     async fn instantiate(&self, deadline: Instant) -> Result<WarmInstance, (wasmtime::Error, Store<Host>)> {
         let host = Host::new(self.policy.clone(), self.component.digest_text.clone());
         let mut store = Store::new(&self.component.engine.engine, host);
-        let largest = self.policy.event_bytes.max(self.policy.publish_bytes);
+        let largest = self.policy.event_bytes.max(self.policy.publish_bytes).max(self.policy.state_bytes);
         store.set_hostcall_fuel(usize::try_from(largest.saturating_mul(2).max(MIN_COPY)).unwrap_or(usize::MAX));
         store.limiter(|host| &mut host.limiter);
         store.data_mut().deadline = deadline;
@@ -234,6 +243,7 @@ impl Handler {
             _ => Verdict::Fault { class: FaultClass::Trap, message: bounded(trap_message(error, &execution.logs)) },
         };
         execution.publishes.clear();
+        execution.state = Changes::default();
         execution
     }
 }
@@ -286,11 +296,14 @@ fn verdict(result: Result<(), Failure>) -> Verdict {
 fn finish(store: &mut Store<Host>, verdict: Verdict) -> Execution {
     let host = store.data_mut();
     let scope = host.scope.take();
-    let mut publishes = scope.map(|scope| scope.publishes).unwrap_or_default();
+    let (mut publishes, state) = scope.map(|scope| (scope.publishes, scope.state)).unwrap_or_default();
+    let (mut state, state_failed) = state.map(StateScope::finish).unwrap_or_default();
     if verdict != Verdict::Ack {
         publishes.clear();
+        state = Changes::default();
     }
     let (peak_memory, http_denied) = (host.limiter.peak(), host.end_http());
     let (logs, logs_dropped) = host.logs.take();
-    Execution { verdict, publishes, logs, logs_dropped, wall: Duration::ZERO, peak_memory, http_denied }
+    let wall = Duration::ZERO;
+    Execution { verdict, publishes, state, state_failed, logs, logs_dropped, wall, peak_memory, http_denied }
 }

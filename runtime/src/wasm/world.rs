@@ -20,14 +20,22 @@ pub enum Capability {
     Messaging,
     /// `wasi:http`, outgoing.
     Http,
+    /// `wasi:keyvalue`: what the handler remembers between events.
+    State,
 }
 
 impl Capability {
     /// What a handler has that does not say otherwise: the runtimes of most languages do not start without it.
     pub const DEFAULT: [Capability; 3] = [Capability::Logging, Capability::Clocks, Capability::Random];
     /// What cannot reach outside of the worker.
-    pub const INSIDE: [Capability; 5] =
-        [Capability::Logging, Capability::Clocks, Capability::Random, Capability::Config, Capability::Messaging];
+    pub const INSIDE: [Capability; 6] = [
+        Capability::Logging,
+        Capability::Clocks,
+        Capability::Random,
+        Capability::Config,
+        Capability::Messaging,
+        Capability::State,
+    ];
 
     /// The name in the configuration.
     pub fn as_str(self) -> &'static str {
@@ -38,6 +46,7 @@ impl Capability {
             Capability::Config => "config",
             Capability::Messaging => "messaging",
             Capability::Http => "http",
+            Capability::State => "state",
         }
     }
 
@@ -89,7 +98,7 @@ const OWN_PACKAGE: &str = "wasmill:events/";
 const OWN_VERSION: &str = "0.1.";
 
 /// Every interface that wasmill knows. Of several prefixes that fit a name, the longest one counts.
-pub const INTERFACES: [Interface; 17] = [
+pub const INTERFACES: [Interface; 19] = [
     interface("wasmill:events/", Access::Always, "the event, and publishing of follow-ups"),
     interface("wasi:cli/", Access::Always, "no arguments and no environment; stdout and stderr go to the log"),
     interface("wasi:io/", Access::Always, "streams and waiting"),
@@ -103,7 +112,13 @@ pub const INTERFACES: [Interface; 17] = [
     interface("wasi:http/incoming-handler", Access::Never, "HTTP requests of others"),
     interface("wasi:messaging/", Access::Grant(Capability::Messaging), "publishing of follow-ups as messages"),
     interface("wasi:messaging/request-reply", Access::Never, "waiting for the answer to a message"),
-    interface("wasi:keyvalue/", Access::Never, "stored values"),
+    interface("wasi:keyvalue/", Access::Grant(Capability::State), "what the handler remembers between events"),
+    interface(
+        "wasi:keyvalue/atomics",
+        Access::Never,
+        "stored values that change at once, whatever becomes of the event",
+    ),
+    interface("wasi:keyvalue/watcher", Access::Never, "being told of changes of stored values"),
     interface("wasi:blobstore/", Access::Never, "stored objects"),
     interface("wasi:tls/", Access::Never, "TLS over sockets"),
     interface("wasi:nn/", Access::Never, "machine learning"),

@@ -17,7 +17,7 @@ fn mark(ttl: Duration) -> Mark {
 
 /// An ack that publishes one event with this id and leaves the mark.
 fn marked(id: &str, mark: Mark) -> Decision {
-    Decision::Ack { publishes: vec![publication(&"paid".into(), id)], mark: Some(mark) }
+    Decision::Ack { publishes: vec![publication(&"paid".into(), id)], mark: Some(mark), state: None }
 }
 
 async fn is_seen(f: &Fixture) -> bool {
@@ -35,7 +35,7 @@ pub async fn an_event_that_is_marked_has_no_effects(f: &Fixture) {
     assert!(is_seen(f).await);
     // Whoever has it: what counts is the mark.
     assert_eq!(f.settle_one(B, &source, entries[1].id, marked("two", mark(FOREVER))).await, Duplicate);
-    let bare = Decision::Ack { publishes: Vec::new(), mark: Some(mark(FOREVER)) };
+    let bare = Decision::Ack { publishes: Vec::new(), mark: Some(mark(FOREVER)), state: None };
     assert_eq!(f.settle_one(A, &source, entries[2].id, bare).await, Duplicate);
     assert_eq!(f.event_ids("paid").await, ["one"]);
     assert_eq!(f.pending_count(&source).await, 0);

@@ -10,7 +10,7 @@ use wasmill::broker::keys::Namespace;
 use wasmill::broker::memory::MemoryBroker;
 use wasmill::broker::pubsub::PubSub;
 use wasmill::broker::redis::{Login, RedisBroker, RedisSettings, RedisUsers};
-use wasmill::broker::{Broker, Claimed, Entry, EntryId, Fields, Inspect, Settled, Source, Store};
+use wasmill::broker::{Broker, Claimed, Entry, EntryId, Fields, Inspect, Settled, Source, StateStore, Store};
 use wasmill::envelope;
 use wasmill::event::Event;
 use wasmill::outcome::{DeadLetter, Decision, FaultClass, Publication, Settlement};
@@ -85,6 +85,13 @@ impl Fixture {
     }
 
     pub fn broker(&self) -> &dyn Broker {
+        match &self.backend {
+            Backend::Memory(broker) => broker,
+            Backend::Redis(redis) => &*redis.broker,
+        }
+    }
+
+    pub fn state(&self) -> &dyn StateStore {
         match &self.backend {
             Backend::Memory(broker) => broker,
             Backend::Redis(redis) => &*redis.broker,

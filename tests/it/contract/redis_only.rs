@@ -19,7 +19,7 @@ use super::fixture::{
     A, B, DEADLINE, FOREVER, Fixture, ack, ack_with, bury, event, ids, park, publication, settlement,
 };
 
-async fn say(raw: &mut MultiplexedConnection, words: &[&str]) {
+pub async fn say(raw: &mut MultiplexedConnection, words: &[&str]) {
     let mut command = redis::cmd(words[0]);
     words[1..].iter().for_each(|word| {
         command.arg(word);
@@ -27,7 +27,7 @@ async fn say(raw: &mut MultiplexedConnection, words: &[&str]) {
     command.query_async::<redis::Value>(raw).await.unwrap_or_else(|error| panic!("{words:?}: {error}"));
 }
 
-fn is_refused_as_wrong_type(settled: &Settled) -> bool {
+pub fn is_refused_as_wrong_type(settled: &Settled) -> bool {
     matches!(settled, Refused(why) if why.starts_with("WRONGTYPE"))
 }
 

@@ -9,6 +9,7 @@ use super::super::{
 };
 use super::delayed::Waiting;
 use super::marks::Marks;
+use super::values::Values;
 use crate::clock::now_ms;
 use crate::outcome::{DeadLetter, Decision, Due, Publication, Settlement};
 
@@ -23,6 +24,7 @@ pub(super) struct State {
     /// Events that wait for their time, by the set that they wait in.
     pub(super) waiting: HashMap<Arc<str>, Waiting>,
     pub(super) marks: Marks,
+    pub(super) values: Values,
     /// Handlers that are paused.
     pub(super) paused: BTreeSet<String>,
 }
@@ -186,15 +188,29 @@ impl State {
             return Settled::Superseded;
         }
         match decision {
-            Decision::Ack { publishes, mark } => {
+            Decision::Ack { publishes, mark, state } => {
+                let is_duplicate = mark.as_ref().is_some_and(|mark| !mark.overrides && self.marks.contains(&mark.key));
+                if !is_duplicate && let Some(change) = state {
+                    let still_holds = self.values.still_holds(change);
+                    if !still_holds || self.values.is_over_quota(change) {
+                        return match self.is_owner(source, *entry, consumer) {
+                            true if still_holds => Settled::OverQuota,
+                            true => Settled::Stale,
+                            false => Settled::Superseded,
+                        };
+                    }
+                }
                 if !self.ack(source, *entry) {
                     return Settled::Superseded;
                 }
+                if is_duplicate {
+                    return Settled::Duplicate;
+                }
                 if let Some(mark) = mark {
-                    if !mark.overrides && self.marks.contains(&mark.key) {
-                        return Settled::Duplicate;
-                    }
                     self.marks.set(&mark.key, mark.ttl);
+                }
+                if let Some(change) = state {
+                    self.values.apply(change);
                 }
                 for publication in publishes {
                     self.publish(publication);

@@ -47,7 +47,7 @@ pub(super) async fn move_delayed(
                 moved.refused.push(why);
                 refused.push(member);
             }
-            Settled::Superseded | Settled::Duplicate => {}
+            Settled::Superseded | Settled::Duplicate | Settled::Stale | Settled::OverQuota => {}
         }
     }
     put_off(link, &set, now_ms, &refused).await?;

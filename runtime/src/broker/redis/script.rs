@@ -25,6 +25,9 @@ pub(super) enum Script {
     TakeIn,
     DueDelayed,
     MoveDelayed,
+    StateValues,
+    StateWrite,
+    StateClear,
     Audit,
     /// The last one: there is room for as many.
     ChangeRecord,
@@ -32,6 +35,8 @@ pub(super) enum Script {
 
 /// What the scripts that append to streams begin with.
 const APPENDING: &str = include_str!("appending.lua");
+/// What the scripts that write the state of handlers begin with.
+const KEEPING: &str = include_str!("keeping.lua");
 
 /// A script as the server gets it.
 struct Loaded {
@@ -59,12 +64,21 @@ impl Script {
             Script::MoveDelayed => include_str!("move_delayed.lua"),
             Script::Audit => include_str!("audit.lua"),
             Script::ChangeRecord => include_str!("change_record.lua"),
+            Script::StateValues => include_str!("state_values.lua"),
+            Script::StateWrite => include_str!("state_write.lua"),
+            Script::StateClear => include_str!("state_clear.lua"),
         }
     }
 
-    fn appends(self) -> bool {
-        use Script::{MoveDelayed, Publish, Redrive, Replay, Settle, TakeIn};
-        matches!(self, Settle | Redrive | Publish | Replay | MoveDelayed | TakeIn)
+    /// What is put before it.
+    fn preludes(self) -> &'static [&'static str] {
+        use Script::{MoveDelayed, Publish, Redrive, Replay, Settle, StateClear, StateWrite, TakeIn};
+        match self {
+            Settle => &[APPENDING, KEEPING],
+            Redrive | Publish | Replay | MoveDelayed | TakeIn => &[APPENDING],
+            StateWrite | StateClear => &[KEEPING],
+            _ => &[],
+        }
     }
 
     fn loaded(self) -> &'static Loaded {
@@ -74,8 +88,8 @@ impl Script {
             let source = self.source();
             let text = match source.split_once('\n') {
                 // The first line says how the script is to be run, and must stay the first.
-                Some((first, rest)) if self.appends() => format!("{first}\n{APPENDING}{rest}"),
-                _ => source.to_owned(),
+                Some((first, rest)) => format!("{first}\n{}{rest}", self.preludes().concat()),
+                None => source.to_owned(),
             };
             let hash = ::redis::Script::new(&text).get_hash().to_owned();
             Loaded { text, hash }

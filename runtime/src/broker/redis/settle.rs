@@ -11,6 +11,7 @@ use super::reply;
 use super::script::{KeyTable, Script};
 use crate::envelope;
 use crate::outcome::{DeadLetter, Decision, Due, Publication, Settlement};
+use crate::state::{Changes, Home, Seen, StateChange};
 
 /// Applies the settlements; see [`super::super::Broker::settle`].
 pub(super) async fn settle(
@@ -21,7 +22,7 @@ pub(super) async fn settle(
     let [mut bare, mut parks, mut effects] = [const { Vec::new() }; 3];
     for (at, settlement) in settlements.iter().enumerate() {
         match &settlement.decision {
-            Decision::Ack { publishes, mark: None } if publishes.is_empty() => bare.push(at),
+            Decision::Ack { publishes, mark: None, state: None } if publishes.is_empty() => bare.push(at),
             Decision::Park { .. } => parks.push(at),
             Decision::Ack { .. } | Decision::DeadLetter(_) => effects.push(at),
         }
@@ -170,8 +171,10 @@ async fn run_settle(
         let Settlement { source, decision, .. } = &settlements[at];
         keys.index(&source.key);
         match decision {
-            Decision::Ack { publishes, mark } => {
-                mark.iter().map(|mark| &*mark.key).chain(publishes.iter().map(key_of)).for_each(|key| {
+            Decision::Ack { publishes, mark, state } => {
+                let marks = mark.iter().map(|mark| &*mark.key);
+                let states = state.iter().flat_map(|change| [&*change.home.hash, &*change.home.sizes]);
+                marks.chain(publishes.iter().map(key_of)).chain(states).for_each(|key| {
                     keys.index(key);
                 });
             }
@@ -199,7 +202,7 @@ fn write_effects<'a>(command: &mut Cmd, settlement: &'a Settlement, keys: &mut K
         command.arg(op).arg(keys.index(&source.key)).arg(&*source.group).arg(entry.to_string());
     };
     match decision {
-        Decision::Ack { publishes, mark } => {
+        Decision::Ack { publishes, mark, state } => {
             head("A", keys);
             match mark {
                 Some(mark) => {
@@ -211,6 +214,12 @@ fn write_effects<'a>(command: &mut Cmd, settlement: &'a Settlement, keys: &mut K
             command.arg(publishes.len());
             for publication in publishes {
                 write_publication(command, publication, keys);
+            }
+            match state {
+                Some(change) => write_state(command, change, keys),
+                None => {
+                    command.arg(0);
+                }
             }
         }
         Decision::DeadLetter(letter) => {
@@ -252,6 +261,33 @@ pub(super) fn write_publication<'a>(command: &mut Cmd, publication: &'a Publicat
     });
 }
 
+fn write_state<'a>(command: &mut Cmd, change: &'a StateChange, keys: &mut KeyTable<'a>) {
+    let StateChange { home, changes: Changes { seen, listed, writes, .. } } = change;
+    command.arg(keys.index(&home.hash)).arg(keys.index(&home.sizes)).arg(&*home.handler).arg(quota(home));
+    command.arg(seen.len());
+    for (key, seen) in seen {
+        command.arg(key);
+        match seen {
+            Seen::Absent => command.arg("-"),
+            Seen::Present => command.arg("+"),
+            Seen::Value(fingerprint) => command.arg(fingerprint.to_string()),
+        };
+    }
+    match listed {
+        Some(keys) => command.arg(keys.len()).arg(keys),
+        None => command.arg(-1),
+    };
+    command.arg(writes.len());
+    for (key, value) in writes {
+        command.arg(key).arg(u8::from(value.is_some())).arg(value.as_deref().unwrap_or_default());
+    }
+}
+
+/// The quota as scripts take it.
+pub(super) fn quota(home: &Home) -> String {
+    home.quota.map_or_else(String::new, |bytes| bytes.to_string())
+}
+
 fn write_dead_letter<'a>(command: &mut Cmd, letter: &'a DeadLetter, in_inbox: bool, keys: &mut KeyTable<'a>) {
     let evidence = dead_letter::evidence(letter);
     command.arg(keys.index(&letter.key)).arg(evidence.len() * 2);
@@ -276,6 +312,8 @@ pub(super) fn results(reply: Value) -> Result<Vec<Settled>, BrokerError> {
         Value::Int(1) => Ok(Settled::Applied),
         Value::Int(0) => Ok(Settled::Superseded),
         Value::Int(2) => Ok(Settled::Duplicate),
+        Value::Int(3) => Ok(Settled::Stale),
+        Value::Int(4) => Ok(Settled::OverQuota),
         Value::BulkString(why) => Ok(Settled::Refused(String::from_utf8_lossy(&why).into_owned())),
         _ => Err(reply::unexpected("a result that is neither number nor text")),
     };

@@ -1,5 +1,6 @@
 //! What `wasmill dev` shows: text for people, or one JSON document a line.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use wasmill::config::units::format_duration;
 use wasmill::envelope::structured;
 use wasmill::outcome::{Decision, Publication, Verdict};
 use wasmill::pipeline::{How, Observer, Seen};
+use wasmill::state::Kept;
 use wasmill::wasm::LogLine;
 
 use super::Input;
@@ -37,6 +39,8 @@ pub struct Shown {
     message: String,
     pause: Option<Duration>,
     published: Vec<Value>,
+    /// What is written to the state, by key.
+    state: BTreeMap<String, Option<Kept>>,
     logs: Vec<LogLine>,
     logs_dropped: u64,
     /// Time and memory of the run, and the digest of what was run.
@@ -63,6 +67,10 @@ impl Shown {
             _ => String::new(),
         };
         let run = if let How::Run(run) = seen.how { Some(run) } else { None };
+        let state = match seen.decision {
+            Decision::Ack { state: Some(change), .. } => change.changes.shown(),
+            _ => BTreeMap::new(),
+        };
         Shown {
             handler: seen.handler.to_owned(),
             stream: seen.stream.to_owned(),
@@ -75,6 +83,7 @@ impl Shown {
             message,
             pause,
             published,
+            state,
             logs: run.map(|run| run.logs.to_vec()).unwrap_or_default(),
             logs_dropped: run.map_or(0, |run| run.logs_dropped),
             cost: run.map(|run| (run.wall, run.peak_memory, run.digest.to_owned())),
@@ -96,6 +105,7 @@ impl Shown {
             "event": {"id": self.id, "type": self.r#type}, "attempt": self.attempt, "outcome": self.outcome,
             "class": self.class, "message": self.message,
             "pause_ms": self.pause.map(|pause| pause.as_millis() as u64), "published": self.published,
+            "state": self.state,
             "logs": logs.collect::<Value>(), "logs_dropped_bytes": self.logs_dropped, "wall_us": wall,
             "memory_bytes": memory, "digest": digest,
         })
@@ -126,6 +136,11 @@ impl Shown {
             let data = event.get("data").or_else(|| event.get("data_base64"));
             let data = data.map(|data| cut(&plain(&data.to_string()))).unwrap_or_default();
             say!("    -> {} {}{later} {}", word("stream"), word("type"), paint.faint(data));
+        }
+        for (key, value) in &self.state {
+            let value =
+                value.as_ref().map_or_else(|| "deleted".to_owned(), |value| cut(&plain(&json!(value).to_string())));
+            say!("    state {}: {}", plain(key), paint.faint(value));
         }
         self.logs.iter().for_each(|line| say!("    {}", paint.faint(log_text(line))));
         if self.logs_dropped > 0 {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use wasmill::clock::now_ms;
+use wasmill::state;
 use wasmill::wasm::{Execution, GuestDelivery, GuestEvent, Handler, Isolation};
 
 /// The most deliveries that are measured of each kind, and how long they may take together: enough for a median.
@@ -32,8 +33,10 @@ pub struct Sample {
 
 /// Runs the event again and again.
 pub async fn measure(handler: &Handler, name: String, event: Arc<GuestEvent>, delivery: GuestDelivery) -> Cost {
-    let deliver =
-        async |handler: &Handler, warm| handler.run(warm, event.clone(), delivery.clone(), now_ms(), "".into()).await;
+    let deliver = async |handler: &Handler, warm| {
+        let state = Some(state::empty());
+        handler.run(warm, event.clone(), delivery.clone(), now_ms(), "".into(), state).await
+    };
     let (execution, _) = deliver(handler, None).await;
     let mut fresh = Vec::new();
     let start = Instant::now();

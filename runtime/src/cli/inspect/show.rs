@@ -105,6 +105,7 @@ fn limits_json(config: &Config, findings: &Findings) -> Value {
         "concurrency": limits.concurrency,
         "publishes": limits.publishes,
         "publish_bytes": limits.publish_bytes,
+        "state_bytes": limits.state_bytes,
         "event_bytes": limits.event_bytes,
         "log_bytes": limits.log_bytes,
         "component_bytes": limits.component_bytes,
@@ -184,7 +185,7 @@ fn measured(cost: &Cost) -> String {
 fn limits(config: &Config, findings: &Findings) -> String {
     let limits = &findings.resolved.limits;
     format!(
-        "isolation {}, memory {}, deadline {:?}, concurrency {}, publishes {} of {}, events of {}, logs of {}; compiling: \
+        "isolation {}, memory {}, deadline {:?}, concurrency {}, publishes {} of {}, state {}, events of {}, logs of {}; compiling: \
          memory {}, CPU time {:?}",
         isolation(findings),
         size(limits.memory as u64),
@@ -192,6 +193,7 @@ fn limits(config: &Config, findings: &Findings) -> String {
         limits.concurrency,
         limits.publishes,
         size(limits.publish_bytes as u64),
+        size(limits.state_bytes as u64),
         size(limits.event_bytes as u64),
         size(limits.log_bytes as u64),
         size(config.compile.memory.as_u64()),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
+use wasmill::state;
 use wasmill::wasm::{Execution, GuestDelivery, GuestEvent, Handler, WarmInstance};
 
 /// A version, and what was seen of it.
@@ -38,7 +39,14 @@ impl Side {
     /// Runs a delivery.
     pub async fn run(&mut self, event: &Arc<GuestEvent>, delivery: &GuestDelivery) -> Execution {
         // The time of follow-ups and of the clock is that of the event: the handler is deterministic here.
-        let running = self.handler.run(self.warm.take(), event.clone(), delivery.clone(), event.time, "".into());
+        let running = self.handler.run(
+            self.warm.take(),
+            event.clone(),
+            delivery.clone(),
+            event.time,
+            "".into(),
+            Some(state::empty()),
+        );
         let (execution, warm) = running.await;
         self.warm = warm;
         // An auto-resizing histogram takes every value.

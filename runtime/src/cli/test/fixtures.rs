@@ -1,5 +1,6 @@
 //! The events of a project: `events/NAME.json`, or `events/HANDLER/NAME.json` where several handlers want the same types.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use wasmill::clock::now_ms;
@@ -7,11 +8,14 @@ use wasmill::config::{Config, ResolvedHandler};
 use wasmill::deploy::expected::Expectation;
 use wasmill::envelope::structured;
 use wasmill::event::Event;
+use wasmill::state::{Kept, unpack};
 
 use crate::cli::Report;
 
 /// What the name of an event's file ends with.
 const EVENT: &str = ".json";
+/// What the name of the file with the state that it begins with ends with.
+const STATE: &str = ".state.json";
 /// What the name of the file with its expectation ends with.
 const EXPECTED: &str = ".expected.json";
 
@@ -38,7 +42,7 @@ pub enum Choice {
 /// Whether a file is an event by its name.
 pub fn is_event(file: &Path) -> bool {
     let name = file.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    name.ends_with(EVENT) && !name.ends_with(EXPECTED) && !name.starts_with('.')
+    name.ends_with(EVENT) && !name.ends_with(EXPECTED) && !name.ends_with(STATE) && !name.starts_with('.')
 }
 
 /// The events in a folder and in the folders of handlers in it, by name.
@@ -83,6 +87,21 @@ impl Fixture {
     /// The file with what is expected of it.
     pub fn expected_file(&self) -> PathBuf {
         self.file.with_extension(&EXPECTED[1..])
+    }
+
+    /// The state that the handler begins with: that in `NAME.state.json`, or nothing.
+    pub fn state(&self) -> Result<BTreeMap<String, Kept>, String> {
+        let path = self.file.with_extension(&STATE[1..]);
+        let text = match std::fs::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
+            Err(error) => return Err(format!("{} cannot be read: {error}", path.display())),
+        };
+        let problem = |what: String| format!("{}: {what}", path.display());
+        let kept: BTreeMap<String, Kept> = serde_json::from_slice(&text)
+            .map_err(|error| problem(format!("not keys with texts, or {{\"base64\": ...}} for bytes: {error}")))?;
+        unpack(&kept).map_err(problem)?;
+        Ok(kept)
     }
 
     /// Reads the event.
@@ -143,7 +162,13 @@ mod tests {
             (fixture.name.as_str(), fixture.expected_file()),
             ("a.b", PathBuf::from("events/a.b.expected.json"))
         );
-        for (name, expected) in [("a.json", true), ("a.expected.json", false), (".a.json", false), ("a.json~", false)] {
+        for (name, expected) in [
+            ("a.json", true),
+            ("a.expected.json", false),
+            ("a.state.json", false),
+            (".a.json", false),
+            ("a.json~", false),
+        ] {
             assert_eq!(is_event(Path::new(name)), expected, "{name}");
         }
     }

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::super::batch::SettleDone;
 use super::super::lane::{ReadState, Standing};
+use super::super::run::Delivery;
 use super::super::{Heirloom, dedup};
 use super::Shard;
 use super::agenda::Agenda;
@@ -56,6 +57,11 @@ pub(super) enum IoDone {
         source: usize,
         result: Result<bool, BrokerError>,
     },
+    /// The pause of a delivery that is to be run again is over.
+    Again {
+        lane: usize,
+        delivery: Box<Delivery>,
+    },
     /// A batch, on its way.
     Settled {
         way: usize,
@@ -73,7 +79,8 @@ impl IoDone {
             | IoDone::Due { lane, .. }
             | IoDone::Heirlooms { lane, .. }
             | IoDone::Found { lane, .. }
-            | IoDone::Group { lane, .. } => Some(*lane),
+            | IoDone::Group { lane, .. }
+            | IoDone::Again { lane, .. } => Some(*lane),
             IoDone::Settled { .. } | IoDone::Left => None,
         }
     }
@@ -89,7 +96,7 @@ impl IoDone {
             | IoDone::Found { lane, asked, result, .. } => {
                 Some((*lane, *asked, result.as_ref().map_or(&[], |claimed| claimed.entries.as_slice())))
             }
-            IoDone::Group { .. } | IoDone::Settled { .. } | IoDone::Left => None,
+            IoDone::Group { .. } | IoDone::Settled { .. } | IoDone::Again { .. } | IoDone::Left => None,
         }
     }
 }
@@ -269,6 +276,12 @@ impl Shard {
             }
             IoDone::Group { lane, source, result: Err(error) } => self.failed(lane, source, error),
             IoDone::Settled { way, done } => self.settled(way, done),
+            IoDone::Again { lane: lane_at, delivery } => {
+                let lane = &mut self.lanes[lane_at];
+                lane.pausing -= 1;
+                lane.again.push_back(delivery);
+                self.schedule.activate(lane_at);
+            }
             IoDone::Left => {}
         }
     }

@@ -9,6 +9,7 @@ use slab::Slab;
 
 use super::super::batch::{Batch, Note, Ticket};
 use super::super::brokers::Brokers;
+use super::super::run::Delivery;
 use super::super::{Deployment, MAX_SETTLES};
 use crate::broker::Broker;
 use crate::outcome::{Decision, Settlement};
@@ -98,13 +99,20 @@ impl Ways {
         &self.ways[at].broker
     }
 
-    /// Adds a decision.
-    pub(super) fn push(&mut self, at: usize, lane: usize, ticket: Ticket, decision: Decision) {
+    /// Adds a decision; `delivery` is what was run, if it may have to be run again.
+    pub(super) fn push(
+        &mut self,
+        at: usize,
+        lane: usize,
+        ticket: Ticket,
+        decision: Decision,
+        delivery: Option<Box<Delivery>>,
+    ) {
         let batch = &mut self.ways[at].batch;
         if batch.is_empty() {
             self.filled.push(at);
         }
-        batch.push(lane, ticket, decision);
+        batch.push(lane, ticket, decision, delivery);
     }
 
     /// Whether there is room for the decision of one more delivery.
