@@ -147,8 +147,10 @@ fn everything_works_under_the_users_of_the_tenants() {
         for verb in [&["stats"][..], &["streams"], &["pending", "faults"], &["workers"], &["doctor"]] {
             mill.run(&[&["--tenant", tenant], verb].concat());
         }
+        let letters = mill.json(&["--tenant", tenant, "dlq", "ls", "faults"]);
         let path = format!("/v1/tenants/{tenant}/handlers/faults/dead-letters/drop");
-        let answer = mill.http("POST", &path, &["content-type: application/json"], br#"{"all": true}"#);
+        let ids = json!({"ids": [letters[0]["id"]]}).to_string();
+        let answer = mill.http("POST", &path, &["content-type: application/json"], ids.as_bytes());
         assert_eq!(answer.status, 200, "{answer:?}");
     }
     let refused = refused(&mut redis);
