@@ -295,6 +295,7 @@ pub fn policy(
         publish_bytes: limits.publish_bytes as u64,
         event_bytes: limits.event_bytes as u64,
         log_bytes: limits.log_bytes,
+        component_bytes: limits.component_bytes,
         memory: limits.memory,
         deadline: limits.deadline,
         schemas,

@@ -126,6 +126,13 @@ pub struct Entry {
     pub fields: Fields,
 }
 
+impl Entry {
+    /// The bytes of its fields, names and values.
+    pub fn bytes(&self) -> usize {
+        self.fields.iter().map(|(name, value)| name.len() + value.len()).sum()
+    }
+}
+
 /// Entries that were taken from another consumer or from the parked ones.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Claimed {

@@ -52,6 +52,7 @@ impl Version {
         if found.hex() != digest {
             return Err(LoadError::Altered(found));
         }
+        self.handler.policy.check_size(bytes.len() as u64)?;
         self.with(Component::new(engine, cache, bytes)?)
     }
 
@@ -78,6 +79,7 @@ impl Version {
     }
 
     fn with(&self, component: Component) -> Result<Version, LoadError> {
+        self.handler.policy.check_size(component.size as u64)?;
         component.check_grants(&self.handler.policy.interfaces.grants)?;
         Ok(Version::new(Handler { component, ..self.handler.clone() }))
     }

@@ -7,6 +7,7 @@
 
 mod batch;
 mod brokers;
+mod budget;
 mod dedup;
 mod intake;
 mod lane;
@@ -30,6 +31,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use self::brokers::Brokers;
+pub use self::budget::{Budget, Quota};
 pub use self::intake::{Intake, IntakeStats};
 pub use self::observe::{How, Observer, Run, Seen};
 pub use self::quotas::QuotaWaits;
@@ -195,8 +197,8 @@ pub struct Worker {
 enum Command {
     /// The stream has something new for this group.
     Wake(Arc<Source>),
-    /// Serve the handler as this says from now on, at most `share` deliveries of it at the same time.
-    Serve { deployment: Arc<Deployment>, stats: Arc<HandlerStats>, share: usize, paused: bool },
+    /// Serve the handler as this says from now on.
+    Serve { deployment: Arc<Deployment>, stats: Arc<HandlerStats>, budget: Arc<Budget>, share: Share, paused: bool },
     /// Read nothing more of the handler, and finish what has been read.
     Leave { handler: Arc<str> },
     /// Entries of the handler are parked: see whether their time has come.
@@ -207,6 +209,15 @@ enum Command {
     Pause { handler: Arc<str>, paused: bool },
     /// Finish what has been read, by then at the latest.
     Drain { until: Instant },
+}
+
+/// What a thread may run at the same time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Share {
+    /// Deliveries of the handler.
+    handler: usize,
+    /// Deliveries of all handlers of its tenant.
+    tenant: usize,
 }
 
 /// A consumer whose entries are to be taken.

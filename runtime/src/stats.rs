@@ -71,6 +71,8 @@ pub struct HandlerStats {
     pub log_bytes_dropped: Counter,
     /// HTTP requests of the handler that were refused.
     pub http_denied: Counter,
+    /// Nanoseconds that its deliveries have had a thread.
+    pub cpu_nanos: Counter,
     /// The threads on which the handler stands still because the broker refuses its writes.
     pub blocked: AtomicU64,
     durations: Mutex<Histogram<u64>>,
@@ -91,6 +93,7 @@ impl Default for HandlerStats {
             trimmed: Counter::default(),
             log_bytes_dropped: Counter::default(),
             http_denied: Counter::default(),
+            cpu_nanos: Counter::default(),
             blocked: AtomicU64::new(0),
             // Two digits are exact to 1 %, and take some kilobytes.
             durations: Mutex::new(Histogram::new(2).expect("two significant digits are allowed")),

@@ -50,6 +50,12 @@ impl Mill {
         self.wait_ready();
     }
 
+    /// Has the worker take over other settings.
+    pub(super) fn reload(&self, settings: &str) {
+        self.worker.reconfigure(&config(&self.server, self.admin, settings));
+        self.worker.signal(Signal::HUP);
+    }
+
     /// Pauses a handler, or lets it go on.
     pub(super) fn set_paused(&self, handler: &str, paused: bool) {
         use wasmill::broker::Inspect as _;

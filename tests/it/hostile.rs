@@ -84,3 +84,14 @@ fn a_thousand_attacks_leave_a_worker_that_is_no_larger_and_ends_cleanly() {
     mill.worker.signal(Signal::TERM);
     assert!(mill.worker.wait_exit(DEADLINE).success(), "{}", mill.worker.stderr_text());
 }
+
+#[test]
+fn the_settings_that_the_page_on_security_recommends_are_valid() {
+    let page = std::fs::read_to_string(wasmill_tests::workspace().join("docs/security.md")).unwrap();
+    let settings = page.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();
+    let settings = settings.lines().filter(|line| !line.starts_with("public_keys")).collect::<Vec<_>>().join("\n");
+    let handler = "[tenants.acme.handlers.h]\ncomponent = \"h.wasm\"\nstreams = [\"s\"]\n";
+    let config = wasmill::config::Config::parse(None, &format!("{settings}\n{handler}"), []);
+    let config = config.unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(config.of_tenant("acme").unwrap().tenant.quotas.unwrap().dead_letters, Some(10_000));
+}

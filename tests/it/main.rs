@@ -37,6 +37,7 @@ mod operations;
 mod pause;
 mod pins;
 mod project;
+mod quotas;
 mod recovery;
 mod redis_users;
 mod reload;

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use wasmill::broker::Inspect as _;
 use wasmill::broker::acl::UserGrants;
 use wasmill::broker::redis::{Login, RedisBroker, RedisSettings};
+use wasmill::broker::{EntryId, Inspect as _, Store as _};
 use wasmill_tests::redis_server::RedisServer;
 
 /// How long anything that must happen may take.
@@ -76,6 +76,21 @@ async fn the_line_grants_what_is_needed_and_no_more() {
     let url = server.url().replace("redis://", "redis://acme:acme@");
     let asking = RedisBroker::new(RedisSettings::new(&url).unwrap());
     assert_eq!(asking.user_may_not("acme", &needs).await.unwrap(), None);
+}
+
+/// A tenant's user may not touch the log of what the tenant's people have done; the worker writes it all the same.
+#[tokio::test]
+async fn the_audit_log_is_out_of_reach_and_written_nevertheless() {
+    let server = RedisServer::start();
+    let mut admin = admin(&server).await;
+    set_user(&mut admin, &grants("acme")).await;
+    let broker = RedisBroker::for_user(settings(&server), login("acme", "acme"));
+    let line = vec![(b"verb".to_vec(), b"pause".to_vec())];
+    let id = broker.write_audit("acme", &line).await.unwrap();
+    let read = broker.audit("acme", EntryId::MIN, EntryId::MAX, 10).await.unwrap();
+    assert_eq!(read.iter().map(|entry| (entry.id, &entry.fields)).collect::<Vec<_>>(), [(id, &line)]);
+    let refused = broker.range("wasmill:audit:acme", EntryId::MIN, EntryId::MAX, 1).await.unwrap_err();
+    assert!(refused.to_string().contains("no permission"), "{refused}");
 }
 
 /// The line as it is printed is what redis-cli takes.

@@ -146,6 +146,27 @@ fn pure_modules_know_no_io_and_no_clock() {
     assert_none("pure modules may not touch the world", offences);
 }
 
+/// The tests that a claim of security stands on: `name`, `module::name` or `module::` in backquotes.
+#[test]
+fn the_tests_that_the_page_on_security_names_are_there() {
+    let path = workspace().join("docs/security.md");
+    let text = fs::read_to_string(path).expect("docs/security.md says what is defended");
+    let all: String = sources("tests/it").iter().flat_map(|file| file.lines.clone()).collect();
+    let words = text.split('`').skip(1).step_by(2).filter(|word| {
+        let is_plain = word.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == ':');
+        is_plain && (word.contains("::") || word.matches('_').count() >= 4)
+    });
+    let mut found = 0;
+    for word in words {
+        let (module, name) = word.rsplit_once("::").unwrap_or(("", word));
+        let module = module.rsplit("::").next().unwrap_or_default();
+        assert!(module.is_empty() || all.contains(&format!("mod {module};")), "`{word}`: no such module");
+        assert!(name.is_empty() || all.contains(&format!("fn {name}(")), "`{word}`: no such test");
+        found += 1;
+    }
+    assert!(found > 10, "{found}");
+}
+
 /// What an engine compiles with when it is set up: nothing but `cli.rs` sets one up, in a child process.
 #[test]
 fn the_command_line_compiles_in_a_child_process() {

@@ -6,7 +6,8 @@ use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, Me
 use prometheus::{Encoder, TextEncoder};
 
 use super::AdminState;
-use crate::pipeline::{IntakeStats, Served, Stats};
+use crate::broker::keys::DEFAULT_TENANT;
+use crate::pipeline::{IntakeStats, Quota, Served, Stats};
 use crate::stats::{HandlerStats, VersionStats};
 
 /// Upper bounds of the duration histogram, in seconds: from a reused instance to the usual deadline.
@@ -69,8 +70,9 @@ pub(super) fn render(state: &AdminState) -> String {
         })
         .collect();
     families.push(by_version(stats));
-    families.push(serving(&state.served));
+    families.push(cpu(stats));
     families.push(quota_waits(&state.served));
+    families.push(serving(&state.served));
     let blocked = "Threads on which the handler stands still because Redis refuses what it did.";
     families.push(family("wasmill_handler_blocked", blocked, MetricType::GAUGE, stats, |stats, metric| {
         let mut gauge = Gauge::default();
@@ -118,9 +120,22 @@ fn serving(served: &Served) -> MetricFamily {
     with_metrics("wasmill_handler_version_info", help, MetricType::GAUGE, metrics.collect())
 }
 
-/// How often tenants came to wait, by the quota that they had used up.
+/// The time that handlers have had a thread.
+fn cpu(stats: &Stats) -> MetricFamily {
+    let help = "Time that deliveries of the handler had a thread, what was waited for left out.";
+    family("wasmill_handler_cpu_seconds_total", help, MetricType::COUNTER, stats, |stats, metric| {
+        let mut counter = Counter::default();
+        counter.set_value(stats.cpu_nanos.get() as f64 / 1e9);
+        metric.set_counter(counter);
+    })
+}
+
+/// How often tenants came to wait, by the quota that they had used up. The tenant `default` has none.
 fn quota_waits(served: &Served) -> MetricFamily {
-    let metrics = served.quota_waits.all().into_iter().map(|((tenant, quota), waits)| {
+    let bounded = served.budgets().iter().filter(|(tenant, _)| &***tenant != DEFAULT_TENANT);
+    let of_worker = bounded
+        .flat_map(|(tenant, budget)| Quota::ALL.map(|quota| ((tenant.clone(), quota.name()), budget.waits(quota))));
+    let metrics = served.quota_waits.all().into_iter().chain(of_worker).map(|((tenant, quota), waits)| {
         let mut metric = Metric::default();
         metric.set_label(vec![label("quota", quota), label("tenant", &tenant)]);
         let mut counter = Counter::default();

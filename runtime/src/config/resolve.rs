@@ -95,6 +95,8 @@ pub struct ResolvedLimits {
     pub event_bytes: usize,
     /// Bytes of log output that are kept.
     pub log_bytes: usize,
+    /// Bytes of the component.
+    pub component_bytes: u64,
 }
 
 impl From<&Limits> for ResolvedLimits {
@@ -107,6 +109,7 @@ impl From<&Limits> for ResolvedLimits {
             publish_bytes: bytes(limits.publish_bytes),
             event_bytes: bytes(limits.event_bytes),
             log_bytes: bytes(limits.log_bytes),
+            component_bytes: limits.component_bytes.as_u64(),
         }
     }
 }

@@ -172,6 +172,9 @@ pub struct Limits {
     /// Bytes of log output that are kept of one delivery, at most 1 MiB.
     #[serde(with = "size")]
     pub log_bytes: ByteSize,
+    /// Bytes of a component, 1 KiB to 64 MiB.
+    #[serde(with = "size")]
+    pub component_bytes: ByteSize,
 }
 
 impl Default for Limits {
@@ -184,6 +187,7 @@ impl Default for Limits {
             publish_bytes: ByteSize::mib(1),
             event_bytes: ByteSize::mib(1),
             log_bytes: ByteSize::kib(16),
+            component_bytes: ByteSize::mib(64),
         }
     }
 }
@@ -213,6 +217,9 @@ pub struct LimitsOverride {
     /// Instead of [`Limits::log_bytes`].
     #[serde(with = "size_option", skip_serializing_if = "Option::is_none")]
     pub log_bytes: Option<ByteSize>,
+    /// Instead of [`Limits::component_bytes`].
+    #[serde(with = "size_option", skip_serializing_if = "Option::is_none")]
+    pub component_bytes: Option<ByteSize>,
 }
 
 impl LimitsOverride {
@@ -226,6 +233,7 @@ impl LimitsOverride {
             publish_bytes: self.publish_bytes.unwrap_or(general.publish_bytes),
             event_bytes: self.event_bytes.unwrap_or(general.event_bytes),
             log_bytes: self.log_bytes.unwrap_or(general.log_bytes),
+            component_bytes: self.component_bytes.unwrap_or(general.component_bytes),
         }
     }
 }

@@ -227,6 +227,7 @@ fn bounds_hold_at_their_edges() {
         ("event_bytes", vec!["1", "'64 MiB'"], vec!["0", "67108865"]),
         ("publish_bytes", vec!["0", "'64 MiB'"], vec!["67108865"]),
         ("log_bytes", vec!["0", "'1 MiB'"], vec!["1048577"]),
+        ("component_bytes", vec!["1024", "'64 MiB'"], vec!["1023", "67108865"]),
         ("concurrency", vec!["1", "65536"], vec!["0", "65537"]),
         ("deadline", vec!["'1ns'"], vec!["'0s'"]),
         ("publishes", vec!["0"], vec![]),

@@ -30,6 +30,7 @@ use crate::envelope::settings::Preset;
 use crate::oci;
 use crate::route::TypePattern;
 use crate::schema::UnknownTypes;
+use crate::wasm::MAX_COMPONENT_BYTES;
 
 /// WebAssembly memories grow in pages of this size.
 const MIN_MEMORY: ByteSize = ByteSize::kib(64);
@@ -90,6 +91,7 @@ impl From<&Limits> for LimitsOverride {
             publish_bytes: Some(limits.publish_bytes),
             event_bytes: Some(limits.event_bytes),
             log_bytes: Some(limits.log_bytes),
+            component_bytes: Some(limits.component_bytes),
         }
     }
 }
@@ -241,6 +243,7 @@ impl Check<'_, '_> {
             ("publish_bytes", limits.publish_bytes, ByteSize(0), MAX_EVENT),
             ("event_bytes", limits.event_bytes, ByteSize(1), MAX_EVENT),
             ("log_bytes", limits.log_bytes, ByteSize(0), MAX_LOG),
+            ("component_bytes", limits.component_bytes, ByteSize::kib(1), ByteSize(MAX_COMPONENT_BYTES)),
         ];
         for (key, size, min, max) in sizes {
             if let Some(size) = size.filter(|size| !(min..=max).contains(size)) {

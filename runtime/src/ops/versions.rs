@@ -17,7 +17,7 @@ use crate::deploy::canary::{
 use crate::deploy::record::{Ended, KnownVersion, Preparation, Progress, Record, Rollout, Terms, progress_of};
 use crate::deploy::signature::Signature;
 use crate::deploy::smoke::SmokeTests;
-use crate::wasm::{Digest, MAX_COMPONENT_BYTES};
+use crate::wasm::Digest;
 
 /// How long workers may take to prepare a version, if nothing else is asked for: compiling a Python component takes many
 /// seconds, on a busy machine minutes.
@@ -209,10 +209,11 @@ pub struct GcReport {
 impl Operator {
     /// Keeps the component, and asks all workers to prepare it and then to serve it.
     pub async fn deploy(&self, handler: &str, bytes: &[u8], query: &DeployQuery) -> Result<VersionsReport, OpsError> {
-        self.handler(handler)?;
+        let allowed = self.handler(handler)?.limits.component_bytes;
         let (prepare, canary) = (query.prepare()?, query.canary()?);
-        if bytes.len() as u64 > MAX_COMPONENT_BYTES {
-            let problem = format!("the component has {} bytes; {MAX_COMPONENT_BYTES} are allowed", bytes.len());
+        if bytes.len() as u64 > allowed {
+            let size = bytes.len();
+            let problem = format!("the component has {size} bytes; {allowed} are allowed (limits.component_bytes)");
             return Err(OpsError::TooLarge(problem));
         }
         if !bytes.starts_with(b"\0asm") {

@@ -16,6 +16,8 @@ use crate::wasm::WarmInstance;
 const MAX_READ: usize = 100;
 /// The most bytes that one read aims for; more would only wait in memory.
 const READ_BYTES: usize = 128 << 10;
+/// What an entry is taken to have, in bytes, before any is known: the first reads are small.
+const FIRST_BYTES: f64 = 16_384.0;
 /// The work that is fetched ahead, measured in time: what waits here, no other worker can take.
 const READ_AHEAD: Duration = Duration::from_millis(20);
 
@@ -67,6 +69,8 @@ pub(super) enum Standing {
 
 /// An entry that waits for its turn.
 pub(super) struct Ready {
+    /// Its size.
+    pub(super) bytes: usize,
     pub(super) source: usize,
     pub(super) entry: Entry,
     /// It may be what killed a worker.
@@ -78,6 +82,8 @@ pub(super) struct Ready {
 /// A handler on a thread.
 pub(super) struct Lane {
     pub(super) deployment: Arc<Deployment>,
+    /// The number of its tenant on this thread.
+    pub(super) tenant: usize,
     /// On which its decisions are written.
     pub(super) way: usize,
     /// The versions that deliveries begin with.
@@ -175,12 +181,13 @@ impl Lane {
         deployment: Arc<Deployment>,
         stats: Arc<HandlerStats>,
         paused: bool,
-        way: usize,
+        (tenant, way): (usize, usize),
         runs: Runs,
     ) -> Lane {
         let version = deployment.slot.hold(&stats);
         Lane {
             deployment,
+            tenant,
             way,
             version,
             stats,
@@ -199,7 +206,7 @@ impl Lane {
             leaving: false,
             removed: false,
             held: 0,
-            mean_bytes: 1024.0,
+            mean_bytes: FIRST_BYTES,
             mean_nanos: 1e6,
         }
     }
@@ -361,7 +368,7 @@ impl Lane {
         if may_ask && self.ready.len() <= target / 2 { target } else { 0 }
     }
 
-    pub(super) fn saw_bytes(&mut self, bytes: usize) {
+    fn saw_bytes(&mut self, bytes: usize) {
         self.mean_bytes += (bytes.max(1) as f64 - self.mean_bytes) / 16.0;
     }
 
@@ -372,11 +379,13 @@ impl Lane {
     /// Takes entries in; `claimed` ones that were handed out before are suspects. `known` have been handled before.
     pub(super) fn take_in(&mut self, source: usize, entries: Vec<Entry>, known: &[EntryId], claimed_from_dead: bool) {
         for entry in entries {
+            let bytes = entry.bytes();
+            self.saw_bytes(bytes);
             let duplicate = known.contains(&entry.id);
             let suspect = claimed_from_dead && entry.attempt > 2;
             self.suspects += usize::from(suspect);
             self.sources[source].open += 1;
-            self.ready.push_back(Ready { source, entry, suspect, duplicate });
+            self.ready.push_back(Ready { bytes, source, entry, suspect, duplicate });
         }
     }
 }

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::quotas::QuotaWaits;
-use super::{Deployment, Intake, Retention, Stats};
+use super::{Budget, Deployment, Intake, Retention, Stats};
 use crate::broker::keys::Namespace;
 use crate::broker::redis::Login;
 use crate::broker::{BrokerError, Source};
@@ -28,6 +28,8 @@ pub struct Member {
     pub deployment: Arc<Deployment>,
     /// Its counters.
     pub stats: Arc<HandlerStats>,
+    /// What its tenant has left.
+    pub budget: Arc<Budget>,
     /// Which thread gets the larger share of its concurrency.
     pub(super) turn: usize,
     /// An operator has paused it.
@@ -75,8 +77,10 @@ pub struct Served {
     pub retention: Arc<[Retention]>,
     /// The messages that become events.
     pub intakes: Arc<[Arc<Intake>]>,
-    /// How often tenants came to wait since they had used up a quota.
+    /// How often tenants came to wait since they had used up a quota of what there is in Redis.
     pub quota_waits: Arc<QuotaWaits>,
+    /// What the tenants have left, by their names. One that has gone is remembered: it may come back.
+    budgets: BTreeMap<Arc<str>, Arc<Budget>>,
     namespaces: Vec<(Namespace, Option<Login>)>,
     /// The streams and the intakes of each tenant.
     of_tenants: BTreeMap<Arc<str>, (Vec<Retention>, Vec<Arc<Intake>>)>,
@@ -111,13 +115,19 @@ impl Served {
         self.members.get(id)
     }
 
+    /// What the tenants of this worker have left, by their names.
+    pub fn budgets(&self) -> &BTreeMap<Arc<str>, Arc<Budget>> {
+        &self.budgets
+    }
+
     fn put(&mut self, deployment: Arc<Deployment>) {
+        let budget = self.budgets.entry(deployment.tenant.clone()).or_default().clone();
         match self.members.get_mut(&deployment.id) {
             Some(member) => member.deployment = deployment,
             None => {
                 let id = deployment.id.clone();
                 let (stats, paused, over_quota) = (Arc::default(), Arc::default(), Arc::default());
-                self.members.insert(id, Member { deployment, stats, turn: self.turns, paused, over_quota });
+                self.members.insert(id, Member { deployment, stats, budget, turn: self.turns, paused, over_quota });
                 self.turns += 1;
             }
         }

@@ -70,12 +70,10 @@ pub(super) struct Finished {
 
 /// Decodes and routes an entry.
 pub(super) fn prepare(worker: &Worker, lane: &mut Lane, ready: Ready) -> Prepared {
-    let Ready { source: source_at, entry, suspect, duplicate } = ready;
+    let Ready { source: source_at, entry, suspect, duplicate, .. } = ready;
     let stream = lane.sources[source_at].source.clone();
     let counted = Counted::Handled;
     let ticket = Ticket { source_at, source: stream.clone(), entry: entry.id, suspect, counted, ran: None };
-    let bytes = entry.fields.iter().map(|(name, value)| name.len() + value.len()).sum();
-    lane.saw_bytes(bytes);
     if duplicate {
         let (ticket, decision) = (Ticket { counted: Counted::Duplicate, ..ticket }, Decision::ack(Vec::new()));
         if let Some(observer) = &worker.observer {

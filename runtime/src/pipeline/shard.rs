@@ -6,6 +6,7 @@
 mod agenda;
 mod io;
 mod members;
+mod tenants;
 mod ways;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -22,7 +23,7 @@ use tokio::sync::mpsc;
 use self::agenda::Agenda;
 use self::io::IoDone;
 pub(super) use self::io::backoff;
-use self::members::Tenants;
+use self::tenants::{Tenants, Wait};
 use self::ways::{Load, Ways};
 use super::batch::{Counted, Note, SettleDone, settle_until_written};
 use super::brokers::Brokers;
@@ -30,7 +31,7 @@ use super::lane::{Lane, LaneSource, Standing};
 use super::run::{Finished, Prepared};
 use super::runs::{Run, Woken};
 use super::watch::Watch;
-use super::{Command, LEAVE_TIME, MAX_INSTANCES, Worker};
+use super::{Command, LEAVE_TIME, MAX_INSTANCES, Share, Worker};
 use crate::broker::{BrokerError, Settled, Source};
 use crate::outcome::{Decision, Settlement};
 use crate::schedule::Schedule;
@@ -223,13 +224,17 @@ impl Shard {
                     self.touch(lane);
                 }
             }
-            Command::Serve { deployment, stats, share: 0, .. } => {
-                drop(stats);
-                self.leave(&deployment.id, false);
+            Command::Serve { deployment, share: Share { handler: 0, .. }, .. } => self.leave(&deployment.id, false),
+            Command::Serve { deployment, stats, budget, share, paused } => {
+                self.serve(deployment, (stats, &budget), share, paused);
             }
-            Command::Serve { deployment, stats, share, paused } => self.serve(deployment, stats, share, paused),
             Command::Leave { handler } => self.leave(&handler, true),
-            Command::Drain { until } => self.drain_until = Some(until),
+            Command::Drain { until } => {
+                self.drain_until = Some(until);
+                // What has been read is finished now, whatever its tenant may use.
+                let lanes: Vec<usize> = self.lanes.iter().map(|(at, _)| at).collect();
+                lanes.into_iter().for_each(|lane| self.touch(lane));
+            }
         }
     }
 
@@ -267,15 +272,18 @@ impl Shard {
 
     /// Starts what is called for by one lane.
     fn look(&mut self, lane: usize, now: Instant) {
+        // It may have waited for its tenant's quota.
+        if self.lanes[lane].can_begin() {
+            self.schedule.activate(lane);
+        }
         if self.drain_until.is_none() {
             // Whoever asks for more never finds the quiet that the search needs.
-            if self.lanes[lane].is_searching() {
-                self.start_search(lane, now);
-            } else {
-                self.start_claims(lane, now);
-                self.start_reads(lane, now);
-            }
-            if let Some(timer) = self.lanes[lane].next_timer() {
+            let has_asked = match self.lanes[lane].is_searching() {
+                true => self.start_search(lane, now),
+                false => self.start_claims(lane, now) && self.start_reads(lane, now),
+            };
+            // One that could not ask is told when it can.
+            if let Some(timer) = self.lanes[lane].next_timer().filter(|_| has_asked) {
                 self.agenda.list_at(lane, timer);
             }
         }
@@ -305,37 +313,54 @@ impl Shard {
         if self.may_begin() {
             self.held_back.drain(..).for_each(|lane| self.schedule.activate(lane));
         }
+        let mut now = start;
         for ran in 0..RUNS_PER_TURN {
-            let may_begin = self.may_begin();
-            let Shard { lanes, schedule, held_back, ways, .. } = &mut *self;
-            let next = schedule.next(|at| {
-                let Some(lane) = lanes.get(at) else { return false };
-                let has_room = ways.has_room(lane.way);
-                if lane.runs.can_go_on() || (may_begin && has_room && lane.can_begin()) {
-                    return true;
-                }
-                // It leaves its place until then.
-                match lane.can_begin() {
-                    true if !has_room => ways.hold_back(lane.way, at),
-                    true => held_back.push(at),
-                    false => {}
-                }
-                false
-            });
-            let Some(lane) = next else { return ran > 0 };
-            let may_begin = may_begin && self.ways.has_room(self.lanes[lane].way);
-            if self.run_next(lane, may_begin).duration_since(start) >= TURN {
+            let Some((lane, may_begin)) = self.next_lane(now) else { return ran > 0 };
+            now = self.run_next(lane, may_begin, now);
+            if now.duration_since(start) >= TURN {
                 return true;
             }
         }
         true
     }
 
+    /// The lane to run something of, and whether that may be a delivery that is begun. Those that have to wait leave their
+    /// places until then.
+    fn next_lane(&mut self, now: Instant) -> Option<(usize, bool)> {
+        let (has_room, is_draining) = (self.may_begin(), self.drain_until.is_some());
+        let crowd = (self.shares > self.most_running).then_some((self.running, self.most_running));
+        let Shard { lanes, schedule, tenants, agenda, held_back, ways, .. } = &mut *self;
+        let mut may_begin = false;
+        let lane = schedule.next(|at| {
+            let Some(lane) = lanes.get(at) else { return false };
+            let wait = match lane.can_begin() {
+                false => None,
+                true if !ways.has_room(lane.way) => Some(Wait::ToWrite),
+                true if !has_room => Some(Wait::ForAny),
+                true => tenants.may_begin(lane.tenant, crowd, now, is_draining).err(),
+            };
+            may_begin = lane.can_begin() && wait.is_none();
+            if may_begin || lane.runs.can_go_on() {
+                return true;
+            }
+            match wait {
+                None => {}
+                Some(Wait::ToWrite) => ways.hold_back(lane.way, at),
+                Some(Wait::ForAny) => held_back.push(at),
+                Some(Wait::ForOwn) => tenants[lane.tenant].wait_for_own(at),
+                Some(Wait::Until(quota, until)) => {
+                    tenants[lane.tenant].budget.count_wait(quota);
+                    agenda.list_at(at, until);
+                }
+            }
+            false
+        });
+        lane.map(|lane| (lane, may_begin))
+    }
+
     /// Runs a delivery of the lane as far as it goes without waiting; when that was over.
-    fn run_next(&mut self, lane_at: usize, may_begin: bool) -> Instant {
-        let start = Instant::now();
+    fn run_next(&mut self, lane_at: usize, can_begin: bool, start: Instant) -> Instant {
         let lane = &mut self.lanes[lane_at];
-        let can_begin = may_begin && lane.can_begin();
         lane.went_on = lane.runs.can_go_on() && !(can_begin && lane.went_on);
         if lane.went_on {
             if let Some(finished) = lane.runs.go_on() {
@@ -347,7 +372,12 @@ impl Shard {
             self.begin(lane_at);
         }
         let end = Instant::now();
-        self.schedule.charge(lane_at, (end - start).as_nanos() as u64);
+        let used = end - start;
+        let nanos = u64::try_from(used.as_nanos()).unwrap_or(u64::MAX);
+        self.schedule.charge(lane_at, nanos);
+        let lane = &self.lanes[lane_at];
+        lane.stats.cpu_nanos.add(nanos);
+        self.tenants[lane.tenant].budget.used_cpu(used, end);
         end
     }
 
@@ -356,6 +386,8 @@ impl Shard {
         let lane = &mut self.lanes[lane_at];
         let Some(ready) = lane.ready.pop_front() else { return };
         self.agenda.list(lane_at);
+        let hungry = self.tenants[lane.tenant].taken(ready.bytes);
+        hungry.into_iter().for_each(|other| self.agenda.list(other));
         match super::run::prepare(&self.worker, lane, ready) {
             Prepared::Decided { decision, ticket } => {
                 lane.unsettled += 1;
@@ -365,6 +397,7 @@ impl Shard {
                 let warm = lane.take_warm(delivery.version());
                 lane.running += 1;
                 self.running += 1;
+                self.tenants[lane.tenant].begun();
                 let mut run: Run = Box::pin(super::run::run(lane_at, *delivery, warm));
                 // Most handlers return without waiting: then no task, timer or queue was needed.
                 match (&mut run).now_or_never() {
@@ -381,10 +414,15 @@ impl Shard {
         let lane = &mut self.lanes[lane_at];
         lane.running -= 1;
         self.running -= 1;
+        let crowded = self.tenants[lane.tenant].finished();
+        crowded.into_iter().for_each(|other| self.schedule.activate(other));
         lane.unsettled += 1;
         lane.saw_duration(finished.execution.wall);
         let (decision, ticket, warm) = super::run::conclude(&self.worker, lane, finished);
         lane.warm.extend(warm);
+        if let Decision::Ack { publishes, .. } = &decision {
+            self.tenants[lane.tenant].budget.published(publishes.len());
+        }
         self.ways.push(lane.way, lane_at, ticket, decision);
         self.touch(lane_at);
     }

@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::roster::Member;
 use super::shard::Shard;
 use super::watch::Watch;
-use super::{Backend, Command, Deployment, Worker};
+use super::{Backend, Command, Deployment, Share, Worker};
 
 /// The way to all threads.
 #[derive(Clone)]
@@ -42,11 +42,16 @@ impl Threads {
 
     /// Has each of them serve its share of the handler from now on; nothing of it, if its share is none.
     pub(super) fn serve(&self, member: &Member) {
-        let Member { deployment, stats, turn, .. } = member;
+        let Member { deployment, stats, budget, turn, .. } = member;
+        let quotas = deployment.quotas.as_deref();
+        budget.renew(quotas, Instant::now());
+        let of_tenant = quotas.map_or(usize::MAX, |quotas| quotas.concurrency.max(1));
+        let concurrency = (deployment.concurrency.max(1), of_tenant);
+        let first = first_thread(&deployment.tenant, self.0.len());
         for (number, thread) in self.0.iter().enumerate() {
-            let share = share(deployment.concurrency.max(1), self.0.len(), turn + number);
-            let (deployment, stats, paused) = (deployment.clone(), stats.clone(), member.is_held());
-            let _ = thread.send(Command::Serve { deployment, stats, share, paused });
+            let share = share(concurrency, self.0.len(), first + number, *turn);
+            let (deployment, stats, budget) = (deployment.clone(), stats.clone(), budget.clone());
+            let _ = thread.send(Command::Serve { deployment, stats, budget, share, paused: member.is_held() });
         }
     }
 }
@@ -103,9 +108,25 @@ pub(super) fn join(shards: Vec<RunningShard>) -> bool {
     joined.iter().any(Result::is_err)
 }
 
-/// The part of `concurrency` that one of the threads gets; the parts sum up to it.
-fn share(concurrency: usize, threads: usize, turn: usize) -> usize {
-    concurrency / threads + usize::from(turn % threads < concurrency % threads)
+/// The thread that a tenant comes to first: not the same one for all of them.
+fn first_thread(tenant: &str, threads: usize) -> usize {
+    tenant.bytes().fold(0, |sum: usize, byte| (sum * 31 + usize::from(byte)) % threads)
+}
+
+/// What one of the threads gets of the concurrency of a handler and of its tenant; the parts sum up to the whole, or for the
+/// handler to what its tenant may. A tenant that may run less than there are threads is on so many of them only. `number` is
+/// counted from the first one of the tenant, `turn` is the handler's.
+fn share((handler, tenant): (usize, usize), threads: usize, number: usize, turn: usize) -> Share {
+    let (at, used) = (number % threads, threads.min(tenant));
+    if at >= used {
+        return Share { handler: 0, tenant: 0 };
+    }
+    Share { handler: part(handler.min(tenant), used, turn + at), tenant: part(tenant, threads, at) }
+}
+
+/// The part of a number that one of those gets among whom it is divided; the parts sum up to it.
+fn part(whole: usize, among: usize, turn: usize) -> usize {
+    whole / among + usize::from(turn % among < whole % among)
 }
 
 #[cfg(test)]
@@ -116,9 +137,16 @@ mod tests {
 
     proptest! {
         #[test]
-        fn shares_sum_up(concurrency in 1usize..500, threads in 1usize..64, turn in 0usize..64) {
-            let parts = (0..threads).map(|number| share(concurrency, threads, turn + number));
-            prop_assert_eq!(parts.sum::<usize>(), concurrency);
+        fn shares_sum_up(
+            (handler, tenant) in (1usize..500, prop_oneof![1usize..500, Just(usize::MAX)]),
+            threads in 1usize..64,
+            (first, turn) in (0usize..64, 0usize..64),
+        ) {
+            let parts: Vec<Share> = (0..threads).map(|at| share((handler, tenant), threads, first + at, turn)).collect();
+            prop_assert_eq!(parts.iter().map(|part| part.handler).sum::<usize>(), handler.min(tenant));
+            prop_assert_eq!(parts.iter().map(|part| part.tenant).fold(0, usize::saturating_add), tenant);
+            // No thread has something of the handler and nothing of its tenant.
+            prop_assert!(parts.iter().all(|part| part.handler <= part.tenant.max(handler) && (part.handler == 0 || part.tenant > 0)));
         }
     }
 }

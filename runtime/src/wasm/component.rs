@@ -97,6 +97,9 @@ pub enum LoadError {
     /// More than [`MAX_COMPONENT_BYTES`].
     #[error("the component has {0} bytes; {MAX_COMPONENT_BYTES} are allowed")]
     TooLarge(u64),
+    /// More than the handler may have.
+    #[error("the component has {size} bytes; limits.component_bytes of the handler allows {allowed}")]
+    OverLimit { size: u64, allowed: u64 },
     /// The bytes are not those that were asked for.
     #[error("its bytes were changed where they are kept: they have the digest {0}")]
     Altered(Digest),

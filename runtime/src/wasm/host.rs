@@ -14,6 +14,7 @@ use super::ambient::Ambient;
 use super::bindings::wasi::logging::logging;
 use super::bindings::wasmill::events::publisher::{self, PublishError};
 use super::bindings::wasmill::events::types::{self, Draft};
+use super::component::LoadError;
 use super::http::HttpState;
 use super::interfaces::Interfaces;
 use super::limiter::Limiter;
@@ -106,6 +107,8 @@ pub struct Policy {
     pub event_bytes: u64,
     /// Bytes of logs that one delivery may write.
     pub log_bytes: usize,
+    /// The largest component that may run, in bytes.
+    pub component_bytes: u64,
     /// Linear memory of an instance, in bytes.
     pub memory: usize,
     /// Wall-clock time of one delivery.
@@ -117,6 +120,12 @@ pub struct Policy {
 }
 
 impl Policy {
+    /// Refuses a component of that many bytes, if they are too many.
+    pub fn check_size(&self, size: u64) -> Result<(), LoadError> {
+        let allowed = self.component_bytes;
+        if size > allowed { Err(LoadError::OverLimit { size, allowed }) } else { Ok(()) }
+    }
+
     /// Why an event is given up without being run: it is too large, or, if schemas are checked on reading, does not
     /// follow its schema. `None` if it may be run.
     pub fn refusal(&self, event: &Event, check_schemas: bool) -> Option<(FaultClass, String)> {
@@ -455,6 +464,7 @@ pub(super) mod tests {
             publish_bytes,
             event_bytes: 1024,
             log_bytes: 0,
+            component_bytes: u64::MAX,
             memory: 0,
             deadline: Duration::ZERO,
             schemas: Arc::default(),

@@ -90,6 +90,7 @@ impl Handler {
         isolation: Isolation,
     ) -> Result<Handler, LoadError> {
         let policy = policy.into();
+        policy.check_size(component.size as u64)?;
         component.check_grants(&policy.interfaces.grants)?;
         Ok(Handler { component, policy, isolation })
     }

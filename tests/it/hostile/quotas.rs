@@ -181,3 +181,20 @@ fn versions_that_are_kept_are_bounded_and_gc_makes_room() {
     let answer = deploy(&mill, "acme", 3);
     assert!((200..300).contains(&answer.status), "{answer:?}");
 }
+
+#[test]
+fn a_component_may_have_so_many_bytes() {
+    let size = version(0).len();
+    for (allowed, status) in [(size, 200), (size - 1, 413)] {
+        let mill = mill(&format!("[tenants.acme.limits]\ncomponent_bytes = \"{allowed} B\""));
+        let answer = deploy(&mill, "acme", 0);
+        assert_eq!(answer.status, status, "{answer:?}");
+        assert!(status == 200 || answer.body.contains("limits.component_bytes"), "{answer:?}");
+    }
+    // The one of the configuration as well: its tenant is not served.
+    let mill = mill("[tenants.acme.limits]\ncomponent_bytes = \"2 KiB\"");
+    let log = mill.worker.stderr_text();
+    let line = log.lines().find(|line| line.contains("tenant_faulty")).unwrap_or_else(|| panic!("{log}"));
+    assert!(line.contains("acme") && line.contains("limits.component_bytes of the handler allows 2048"), "{line}");
+    assert_eq!(publish(&mill, "other", "faults.in", "ok", "").status, 201);
+}

@@ -54,8 +54,10 @@ pub fn every_change_is_written_down(way: Way) {
     let deployed = mill.json(&["deploy", "faults", component.to_str().unwrap()]);
     let digest = deployed["current"].as_str().unwrap();
     assert_done(&mill, "deploy", &format!("sha256:{digest}"), "the rollout has begun");
-    mill.text(&["rollback", "faults", "--to", digest]);
-    assert_done(&mill, "rollback", &format!("to sha256:{digest}"), "");
+    let said = mill.failure(1, &["rollback", "faults", "--to", digest]);
+    let change = last(&mill, "rollback");
+    assert_eq!((&change["outcome"], &change["what"]), (&json!("failed"), &json!(format!("to sha256:{digest}"))));
+    assert!(said.contains("serves already") && change["detail"].as_str().unwrap().contains("serves already"), "{said}");
     mill.text(&["gc"]);
     assert_done(&mill, "gc", "keep the last", "0 components");
     mill.run(&["doctor", "--fix"]);
@@ -166,7 +168,7 @@ fn reloads_are_written_down() {
     assert_eq!(change["outcome"], "failed", "{change:#}");
     assert!(change["detail"].as_str().unwrap().contains("nothing.wasm"), "{change:#}");
     let log = mill.worker.stderr_text();
-    assert!(log.contains("audit") && log.contains("verb=\"reload\" tenant=\"\""), "{log}");
+    assert!(log.contains("audit") && log.contains("verb=\"reload\" tenant=\"default\""), "{log}");
 }
 
 /// What stands in the log reaches no terminal as it is, whoever has put it there.

@@ -107,6 +107,7 @@ fn limits_json(config: &Config, findings: &Findings) -> Value {
         "publish_bytes": limits.publish_bytes,
         "event_bytes": limits.event_bytes,
         "log_bytes": limits.log_bytes,
+        "component_bytes": limits.component_bytes,
         "compile_memory": compile.memory.as_u64(),
         "compile_cpu_time_ms": compile.cpu_time.as_millis() as u64,
     })

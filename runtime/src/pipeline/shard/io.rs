@@ -6,6 +6,8 @@ use super::super::batch::SettleDone;
 use super::super::lane::{ReadState, Standing};
 use super::super::{Heirloom, dedup};
 use super::Shard;
+use super::agenda::Agenda;
+use super::tenants::Tenant;
 use crate::broker::{BrokerError, Claimed, Entry, EntryId, Refusal, Source};
 
 /// The first pause after a failed request; doubles up to [`MAX_PAUSE`], with jitter.
@@ -32,11 +34,13 @@ pub(super) enum IoDone {
     Due {
         lane: usize,
         source: usize,
+        asked: usize,
         result: Result<Claimed, BrokerError>,
     },
     Heirlooms {
         lane: usize,
         source: usize,
+        asked: usize,
         from: Heirloom,
         result: Result<Claimed, BrokerError>,
     },
@@ -44,6 +48,7 @@ pub(super) enum IoDone {
     Found {
         lane: usize,
         source: usize,
+        asked: usize,
         result: Result<Claimed, BrokerError>,
     },
     Group {
@@ -72,90 +77,133 @@ impl IoDone {
             IoDone::Settled { .. } | IoDone::Left => None,
         }
     }
+
+    /// Of a request for entries: its lane, how many it asked for, and those that have come.
+    fn asked(&self) -> Option<(usize, usize, &[Entry])> {
+        match self {
+            IoDone::Read { lane, asked, result, .. } => {
+                Some((*lane, *asked, result.as_ref().map_or(&[], Vec::as_slice)))
+            }
+            IoDone::Due { lane, asked, result, .. }
+            | IoDone::Heirlooms { lane, asked, result, .. }
+            | IoDone::Found { lane, asked, result, .. } => {
+                Some((*lane, *asked, result.as_ref().map_or(&[], |claimed| claimed.entries.as_slice())))
+            }
+            IoDone::Group { .. } | IoDone::Settled { .. } | IoDone::Left => None,
+        }
+    }
+}
+
+/// How many entries a lane may ask for; none if it has to wait, and is told when it may ask again.
+fn ask(tenant: &mut Tenant, agenda: &mut Agenda, lane: (usize, bool), count: usize, now: Instant) -> Option<usize> {
+    match tenant.ask(lane, count, now) {
+        Ok(asked) => Some(asked),
+        Err(until) => {
+            until.into_iter().for_each(|until| agenda.list_at(lane.0, until));
+            None
+        }
+    }
 }
 
 impl Shard {
-    pub(super) fn start_reads(&mut self, lane_at: usize, now: Instant) {
-        let lane = &mut self.lanes[lane_at];
-        let count = lane.appetite();
+    /// Starts reading what is new. Says whether all was asked for that is called for, or the lane is told when to ask again.
+    pub(super) fn start_reads(&mut self, lane_at: usize, now: Instant) -> bool {
+        let Shard { lanes, tenants, agenda, io, .. } = self;
+        let lane = &mut lanes[lane_at];
+        let (who, count) = ((lane_at, lane.ready.is_empty()), lane.appetite());
         if count == 0 {
-            return;
+            return true;
         }
         let broker = self.ways.broker(lane.way);
         for (at, source) in lane.sources.iter_mut().enumerate().filter(|(_, source)| source.may_read(now)) {
+            let Some(asked) = ask(&mut tenants[lane.tenant], agenda, who, count, now) else { return false };
             source.state = ReadState::Busy;
             let (broker, consumer, stream) = (broker.clone(), self.consumer.clone(), source.source.clone());
             let deployment = lane.deployment.clone();
-            self.io.push(Box::pin(async move {
-                let result = broker.read(&stream, &consumer, count).await;
+            io.push(Box::pin(async move {
+                let result = broker.read(&stream, &consumer, asked).await;
                 let known = match &result {
                     Ok(entries) => dedup::known(&*broker, &deployment, &stream, entries).await,
                     Err(_) => Vec::new(),
                 };
-                IoDone::Read { lane: lane_at, source: at, asked: count, known, result }
+                IoDone::Read { lane: lane_at, source: at, asked, known, result }
             }));
         }
+        true
     }
 
-    /// Starts looking for what was lost: what is pending under this consumer while nothing of it is in memory.
-    pub(super) fn start_search(&mut self, lane_at: usize, now: Instant) {
-        let lane = &mut self.lanes[lane_at];
-        let count = lane.appetite();
+    /// Starts looking for what was lost: what is pending under this consumer while nothing of it is in memory. Says the same
+    /// as [`Shard::start_reads`].
+    pub(super) fn start_search(&mut self, lane_at: usize, now: Instant) -> bool {
+        let Shard { lanes, tenants, agenda, io, .. } = self;
+        let lane = &mut lanes[lane_at];
+        let (who, count) = ((lane_at, lane.ready.is_empty()), lane.appetite());
         if count == 0 || !lane.may_search() {
-            return;
+            return true;
         }
         let broker = self.ways.broker(lane.way);
         let lost = lane.sources.iter_mut().enumerate().filter(|(_, source)| source.lost && source.is_ready(now));
         for (at, source) in lost {
+            let Some(asked) = ask(&mut tenants[lane.tenant], agenda, who, count, now) else { return false };
             source.state = ReadState::Busy;
             let (broker, consumer, stream) = (broker.clone(), self.consumer.clone(), source.source.clone());
-            self.io.push(Box::pin(async move {
-                let result = broker.claim_from(&stream, &consumer, &consumer, None, count).await;
-                IoDone::Found { lane: lane_at, source: at, result }
+            io.push(Box::pin(async move {
+                let result = broker.claim_from(&stream, &consumer, &consumer, None, asked).await;
+                IoDone::Found { lane: lane_at, source: at, asked, result }
             }));
         }
+        true
     }
 
-    /// Starts taking parked entries that are due, and entries of dead workers.
-    pub(super) fn start_claims(&mut self, lane_at: usize, now: Instant) {
-        let lane = &mut self.lanes[lane_at];
-        let count = lane.appetite();
+    /// Starts taking parked entries that are due, and entries of dead workers. Says the same as [`Shard::start_reads`].
+    pub(super) fn start_claims(&mut self, lane_at: usize, now: Instant) -> bool {
+        let Shard { lanes, tenants, agenda, io, .. } = self;
+        let lane = &mut lanes[lane_at];
+        let (who, count) = ((lane_at, lane.ready.is_empty()), lane.appetite());
         if count == 0 {
-            return;
+            return true;
         }
         let broker = self.ways.broker(lane.way);
         let members = lane.sources.iter_mut().enumerate().filter(|(_, source)| source.standing == Standing::Member);
         for (at, source) in members {
             let (broker, consumer, stream) = (broker.clone(), self.consumer.clone(), source.source.clone());
             if source.due_at.is_some_and(|due| now >= due) {
+                let Some(asked) = ask(&mut tenants[lane.tenant], agenda, who, count, now) else { return false };
                 source.due_at = None;
                 source.claims += 1;
                 lane.claims += 1;
                 let (broker, consumer, stream) = (broker.clone(), consumer.clone(), stream.clone());
-                self.io.push(Box::pin(async move {
-                    let result = broker.claim_due(&stream, &consumer, count).await;
-                    IoDone::Due { lane: lane_at, source: at, result }
+                io.push(Box::pin(async move {
+                    let result = broker.claim_due(&stream, &consumer, asked).await;
+                    IoDone::Due { lane: lane_at, source: at, asked, result }
                 }));
             }
             // One at a time: two could bring a suspect each.
-            if !lane.inheriting
-                && let Some(from) = source.heirlooms.pop_front()
-            {
+            if !lane.inheriting && !source.heirlooms.is_empty() {
+                let Some(asked) = ask(&mut tenants[lane.tenant], agenda, who, count, now) else { return false };
+                let Some(from) = source.heirlooms.pop_front() else { continue };
                 lane.inheriting = true;
                 source.claims += 1;
                 lane.claims += 1;
-                self.io.push(Box::pin(async move {
-                    let result = broker.claim_from(&stream, &consumer, &from.consumer, from.min_idle, count).await;
-                    IoDone::Heirlooms { lane: lane_at, source: at, from, result }
+                io.push(Box::pin(async move {
+                    let result = broker.claim_from(&stream, &consumer, &from.consumer, from.min_idle, asked).await;
+                    IoDone::Heirlooms { lane: lane_at, source: at, asked, from, result }
                 }));
             }
         }
+        true
     }
 
     /// Takes in the result of a request.
     pub(super) fn apply(&mut self, done: IoDone) {
         if let Some(lane) = done.lane() {
             self.agenda.list(lane);
+        }
+        if let Some((lane, asked, entries)) = done.asked() {
+            let bytes = entries.iter().map(Entry::bytes).sum();
+            let tenant = &mut self.tenants[self.lanes[lane].tenant];
+            let hungry = tenant.answered(asked, entries.len(), bytes);
+            hungry.into_iter().for_each(|lane| self.agenda.list(lane));
         }
         match done {
             IoDone::Read { lane, source, asked, known, result: Ok(entries) } => {
@@ -166,7 +214,7 @@ impl Shard {
                 self.lanes[lane].sources[source].lost |= !matches!(error, BrokerError::Refused { .. });
                 self.failed(lane, source, error);
             }
-            IoDone::Due { lane: lane_at, source, result } => {
+            IoDone::Due { lane: lane_at, source, result, .. } => {
                 let lane = &mut self.lanes[lane_at];
                 lane.claims -= 1;
                 lane.sources[source].claims -= 1;
@@ -184,7 +232,7 @@ impl Shard {
                     Err(error) => self.failed_claim(lane_at, source, error),
                 }
             }
-            IoDone::Heirlooms { lane: lane_at, source, from, result } => {
+            IoDone::Heirlooms { lane: lane_at, source, from, result, .. } => {
                 let lane = &mut self.lanes[lane_at];
                 lane.claims -= 1;
                 lane.sources[source].claims -= 1;
@@ -208,14 +256,14 @@ impl Shard {
                     Err(error) => self.failed_claim(lane_at, source, error),
                 }
             }
-            IoDone::Found { lane, source, result: Ok(claimed) } => {
+            IoDone::Found { lane, source, result: Ok(claimed), .. } => {
                 let state = &mut self.lanes[lane].sources[source];
                 state.state = ReadState::Ready;
                 state.lost = claimed.more;
                 state.failures = 0;
                 self.accept_claimed(lane, source, claimed, true);
             }
-            IoDone::Found { lane, source, result: Err(error) } => self.failed(lane, source, error),
+            IoDone::Found { lane, source, result: Err(error), .. } => self.failed(lane, source, error),
             IoDone::Group { lane, source, result: Ok(_) } => {
                 self.lanes[lane].sources[source].state = ReadState::Ready;
             }

@@ -3,64 +3,36 @@
 //! A lane is not exchanged when its settings change: it goes on by the new ones. So nothing stands still, and what is in
 //! memory stays known. What is not read any more finishes first.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
-use slab::Slab;
-
-use super::super::Deployment;
 use super::super::lane::Lane;
 use super::super::runs::Runs;
+use super::super::{Budget, Deployment, Share};
 use super::Shard;
 use super::io::IoDone;
 use crate::stats::HandlerStats;
 
-/// The tenants of the lanes, as the schedule knows them.
-#[derive(Default)]
-pub(super) struct Tenants {
-    by_name: HashMap<Arc<str>, Tenant>,
-    numbers: Slab<()>,
-}
-
-struct Tenant {
-    number: usize,
-    lanes: usize,
-}
-
-impl Tenants {
-    /// The number of the tenant, for one more lane of it.
-    fn enter(&mut self, name: &Arc<str>) -> usize {
-        let Tenants { by_name, numbers } = self;
-        let tenant = by_name.entry(name.clone()).or_insert_with(|| Tenant { number: numbers.insert(()), lanes: 0 });
-        tenant.lanes += 1;
-        tenant.number
-    }
-
-    /// One lane less.
-    fn leave(&mut self, name: &Arc<str>) {
-        let Some(tenant) = self.by_name.get_mut(name) else { return };
-        tenant.lanes -= 1;
-        if tenant.lanes == 0 {
-            self.numbers.remove(tenant.number);
-            self.by_name.remove(name);
-        }
-    }
-}
-
 impl Shard {
     /// Serves the handler as the deployment says from now on.
-    pub(super) fn serve(&mut self, deployment: Arc<Deployment>, stats: Arc<HandlerStats>, share: usize, paused: bool) {
+    pub(super) fn serve(
+        &mut self,
+        deployment: Arc<Deployment>,
+        (stats, budget): (Arc<HandlerStats>, &Arc<Budget>),
+        share: Share,
+        paused: bool,
+    ) {
         let way = self.ways.enter(&deployment);
         let at = match self.by_name.get(&deployment.id) {
             Some(&at) => {
                 self.ways.leave(std::mem::replace(&mut self.lanes[at].way, way));
                 at
             }
-            None => self.admit(&deployment, stats.clone(), paused, way),
+            None => self.admit(&deployment, (stats.clone(), budget), paused, way),
         };
         let (lane, left) = (&mut self.lanes[at], &self.left);
-        self.shares = self.shares + share - lane.share;
-        lane.renew(deployment, stats, share, |source| left.contains(source));
+        self.tenants[lane.tenant].set_share(share.tenant);
+        self.shares = self.shares + share.handler - lane.share;
+        lane.renew(deployment, stats, share.handler, |source| left.contains(source));
         lane.paused = paused;
         self.schedule.set_weight(at, lane.deployment.weight);
         for source in &lane.sources {
@@ -73,12 +45,19 @@ impl Shard {
         self.touch(at);
     }
 
-    fn admit(&mut self, deployment: &Arc<Deployment>, stats: Arc<HandlerStats>, paused: bool, way: usize) -> usize {
+    fn admit(
+        &mut self,
+        deployment: &Arc<Deployment>,
+        (stats, budget): (Arc<HandlerStats>, &Arc<Budget>),
+        paused: bool,
+        way: usize,
+    ) -> usize {
+        let tenant = self.tenants.enter(&deployment.tenant, budget);
         let entry = self.lanes.vacant_entry();
         let at = entry.key();
-        entry.insert(Lane::new(deployment.clone(), stats, paused, way, Runs::new(at, &self.woken)));
+        let runs = Runs::new(at, &self.woken);
+        entry.insert(Lane::new(deployment.clone(), stats, paused, (tenant, way), runs));
         self.by_name.insert(deployment.id.clone(), at);
-        let tenant = self.tenants.enter(&deployment.tenant);
         self.schedule.enter(at, tenant, deployment.weight);
         at
     }
@@ -97,6 +76,9 @@ impl Shard {
         if lane.removed && lane.paused {
             // Nobody begins it here any more, as nobody says when it goes on. It is found when the handler comes back, or by
             // others after this worker.
+            let tenant = &mut self.tenants[lane.tenant];
+            let hungry = lane.ready.iter().flat_map(|ready| tenant.taken(ready.bytes));
+            hungry.for_each(|other| self.agenda.list(other));
             self.left.extend(lane.abandon());
         }
         for source in lane.sources.iter_mut().filter(|source| source.has_finished()) {

@@ -1,0 +1,263 @@
+//! The tenants of a thread: what each one holds on it, and what it may begin and read there.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use slab::Slab;
+
+use super::super::budget::{Budget, Quota};
+
+/// The most entries of a tenant that are read and not begun, or asked for, on a thread: a flood stays in Redis.
+const MAX_AHEAD: usize = 1000;
+/// The most bytes of those that are read before more is asked for. What is on its way then comes on top.
+const MAX_BYTES_AHEAD: usize = 16 << 20;
+
+/// What a tenant holds on the thread.
+pub(super) struct Tenant {
+    pub(super) budget: Arc<Budget>,
+    lanes: usize,
+    /// Deliveries begun and not finished.
+    running: usize,
+    /// The most of them.
+    share: usize,
+    /// Entries read and not begun, and entries asked for.
+    ahead: usize,
+    /// Bytes of those that were read.
+    bytes_ahead: usize,
+    /// Lanes that could begin a delivery if another one had finished.
+    crowded: Vec<usize>,
+    /// Lanes that would read if less were waiting.
+    sated: Vec<usize>,
+}
+
+/// Why a delivery is not begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wait {
+    /// Until one of the same tenant has finished.
+    ForOwn,
+    /// Until one of any tenant has finished.
+    ForAny,
+    /// Until there is room for its decision.
+    ToWrite,
+    /// Until then.
+    Until(Quota, Instant),
+}
+
+/// The tenants of the lanes, by the numbers that the schedule knows them by.
+#[derive(Default)]
+pub(super) struct Tenants {
+    by_name: HashMap<Arc<str>, usize>,
+    tenants: Slab<Tenant>,
+}
+
+impl std::ops::Index<usize> for Tenants {
+    type Output = Tenant;
+
+    fn index(&self, at: usize) -> &Tenant {
+        &self.tenants[at]
+    }
+}
+
+impl std::ops::IndexMut<usize> for Tenants {
+    fn index_mut(&mut self, at: usize) -> &mut Tenant {
+        &mut self.tenants[at]
+    }
+}
+
+impl Tenants {
+    /// The number of the tenant, for one more lane of it.
+    pub(super) fn enter(&mut self, name: &Arc<str>, budget: &Arc<Budget>) -> usize {
+        let Tenants { by_name, tenants } = self;
+        let at = *by_name.entry(name.clone()).or_insert_with(|| tenants.insert(Tenant::new(budget.clone())));
+        tenants[at].lanes += 1;
+        at
+    }
+
+    /// One lane less.
+    pub(super) fn leave(&mut self, name: &str) {
+        let Some(&at) = self.by_name.get(name) else { return };
+        self.tenants[at].lanes -= 1;
+        if self.tenants[at].lanes == 0 {
+            self.tenants.remove(at);
+            self.by_name.remove(name);
+        }
+    }
+
+    /// Whether the tenant may begin a delivery. `crowd`: so many of at most so many run on the thread, if the handlers could
+    /// run more. `is_draining`: what has been read is finished, whatever may be used.
+    pub(super) fn may_begin(
+        &self,
+        at: usize,
+        crowd: Option<(usize, usize)>,
+        now: Instant,
+        is_draining: bool,
+    ) -> Result<(), Wait> {
+        let tenant = &self.tenants[at];
+        if tenant.running >= tenant.share {
+            return Err(Wait::ForOwn);
+        }
+        // The second half of the thread's instances is divided up: nobody can take all of them from the others.
+        if let Some((running, most)) = crowd
+            && running >= most / 2
+            && tenant.running >= (most / 2 / self.tenants.len()).max(1)
+        {
+            return Err(Wait::ForAny);
+        }
+        match is_draining {
+            true => Ok(()),
+            false => tenant.budget.may_begin(now).map_err(|(quota, until)| Wait::Until(quota, until)),
+        }
+    }
+}
+
+impl Tenant {
+    fn new(budget: Arc<Budget>) -> Tenant {
+        Tenant {
+            budget,
+            lanes: 0,
+            running: 0,
+            share: 1,
+            ahead: 0,
+            bytes_ahead: 0,
+            crowded: Vec::new(),
+            sated: Vec::new(),
+        }
+    }
+
+    /// It may run so many deliveries from now on.
+    pub(super) fn set_share(&mut self, share: usize) {
+        self.share = share.max(1);
+    }
+
+    /// A delivery has been begun.
+    pub(super) fn begun(&mut self) {
+        self.running += 1;
+    }
+
+    /// A delivery has finished: the lanes that waited for that.
+    pub(super) fn finished(&mut self) -> Vec<usize> {
+        self.running -= 1;
+        std::mem::take(&mut self.crowded)
+    }
+
+    /// The lane could begin a delivery, and waits until another one has finished.
+    pub(super) fn wait_for_own(&mut self, lane: usize) {
+        self.budget.count_wait(Quota::Concurrency);
+        self.crowded.push(lane);
+    }
+
+    /// Sets entries aside that a lane asks for, at most `count`. None if enough of them wait: the lane is told when there is
+    /// room. Or when it may ask again, as the quota says. `is_idle`: the lane has nothing to run, and gets at least one,
+    /// since those of the others may wait for long.
+    pub(super) fn ask(
+        &mut self,
+        (lane, is_idle): (usize, bool),
+        count: usize,
+        now: Instant,
+    ) -> Result<usize, Option<Instant>> {
+        let has_room = self.bytes_ahead < MAX_BYTES_AHEAD;
+        let room = if has_room { MAX_AHEAD.saturating_sub(self.ahead) } else { 0 };
+        let room = room.max(usize::from(is_idle));
+        if room == 0 {
+            self.sated.push(lane);
+            return Err(None);
+        }
+        let count = self.budget.reserve_in(count.min(room), now).map_err(|until| {
+            self.budget.count_wait(Quota::EventsIn);
+            Some(until)
+        })?;
+        self.ahead += count;
+        Ok(count)
+    }
+
+    /// What was asked for has come, or has not: the lanes that may read again.
+    pub(super) fn answered(&mut self, asked: usize, entries: usize, bytes: usize) -> Vec<usize> {
+        self.budget.give_back_in(asked.saturating_sub(entries));
+        self.ahead = (self.ahead + entries).saturating_sub(asked);
+        self.bytes_ahead += bytes;
+        self.hungry()
+    }
+
+    /// An entry waits no longer: the lanes that may read again.
+    pub(super) fn taken(&mut self, bytes: usize) -> Vec<usize> {
+        self.ahead = self.ahead.saturating_sub(1);
+        self.bytes_ahead = self.bytes_ahead.saturating_sub(bytes);
+        self.hungry()
+    }
+
+    fn hungry(&mut self) -> Vec<usize> {
+        let has_room = self.ahead <= MAX_AHEAD / 2 && self.bytes_ahead <= MAX_BYTES_AHEAD / 2;
+        if has_room { std::mem::take(&mut self.sated) } else { Vec::new() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn two() -> Tenants {
+        let mut tenants = Tenants::default();
+        for name in ["one", "two"] {
+            let at = tenants.enter(&name.into(), &Arc::default());
+            tenants[at].set_share(100);
+        }
+        tenants
+    }
+
+    #[test]
+    fn what_waits_is_bounded_by_number_and_bytes() {
+        let (mut tenants, now) = (two(), Instant::now());
+        let tenant = &mut tenants[0];
+        assert_eq!(tenant.ask((0, false), MAX_AHEAD - 10, now), Ok(MAX_AHEAD - 10));
+        assert_eq!(tenant.ask((0, false), 100, now), Ok(10));
+        assert_eq!(tenant.ask((7, false), 100, now), Err(None));
+        // One that has nothing to run does not depend on the others.
+        assert_eq!(tenant.ask((9, true), 100, now), Ok(1));
+        tenant.answered(1, 0, 0);
+        // The one that waits is told when half of it is gone.
+        assert!(tenant.answered(MAX_AHEAD, MAX_AHEAD, 1000).is_empty());
+        let told: Vec<Vec<usize>> = (0..MAX_AHEAD / 2).map(|_| tenant.taken(1)).collect();
+        assert_eq!((told.concat(), told[told.len() - 1].clone()), (vec![7], vec![7]));
+        // What has not come takes no room.
+        assert_eq!(tenant.ask((0, false), MAX_AHEAD, now), Ok(MAX_AHEAD / 2));
+        assert_eq!(tenant.ask((7, false), 1, now), Err(None));
+        assert_eq!(tenant.answered(MAX_AHEAD / 2, 0, 0), [7]);
+        // The same by bytes.
+        let tenant = &mut tenants[1];
+        assert_eq!(tenant.ask((0, false), 2, now), Ok(2));
+        tenant.answered(2, 2, MAX_BYTES_AHEAD - 1);
+        assert_eq!(tenant.ask((0, false), 1, now), Ok(1));
+        tenant.answered(1, 1, 1);
+        assert_eq!(tenant.ask((8, false), 1, now), Err(None));
+        assert_eq!(tenant.taken(MAX_BYTES_AHEAD / 2), [8]);
+    }
+
+    #[test]
+    fn no_tenant_takes_all_instances_of_a_thread() {
+        let (mut tenants, now) = (two(), Instant::now());
+        let may_begin = |tenants: &Tenants, at, running| tenants.may_begin(at, Some((running, 8)), now, false);
+        for running in 0..4 {
+            assert_eq!(may_begin(&tenants, 0, running), Ok(()));
+            tenants[0].begun();
+        }
+        assert_eq!(may_begin(&tenants, 0, 4), Err(Wait::ForAny));
+        for running in 4..6 {
+            assert_eq!(may_begin(&tenants, 1, running), Ok(()));
+            tenants[1].begun();
+        }
+        assert_eq!(may_begin(&tenants, 1, 6), Err(Wait::ForAny));
+    }
+
+    #[test]
+    fn a_tenant_runs_no_more_than_its_share() {
+        let (mut tenants, now) = (two(), Instant::now());
+        tenants[0].set_share(1);
+        tenants[0].begun();
+        assert_eq!(tenants.may_begin(0, None, now, false), Err(Wait::ForOwn));
+        tenants[0].wait_for_own(3);
+        assert_eq!(tenants[0].finished(), [3]);
+        assert_eq!(tenants.may_begin(0, None, now, false), Ok(()));
+        assert_eq!(tenants[0].budget.waits(Quota::Concurrency), 1);
+    }
+}
