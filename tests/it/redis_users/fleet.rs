@@ -110,8 +110,6 @@ fn refused(redis: &mut Connection) -> Vec<String> {
 #[test]
 fn everything_works_under_the_users_of_the_tenants() {
     let site = Site::new();
-    let settings = "dedup = { by = \"id\", ttl = \"1h\" }\n";
-    let trims = |tenant: &str| format!("[tenants.{tenant}.streams.\"faults.out\"]\nmax_length = 2\n");
     let dedup = "dedup = \"1h\"\n";
     let tenants = ["acme", "beta"].map(|tenant| [site.user(tenant, grants(tenant)), handler(tenant, dedup)].concat());
     let mut redis = site.redis();
