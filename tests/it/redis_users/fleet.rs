@@ -110,8 +110,6 @@ fn refused(redis: &mut Connection) -> Vec<String> {
 #[test]
 fn everything_works_under_the_users_of_the_tenants() {
     let site = Site::new();
-    let settings = "dedup = { by = \"id\", ttl = \"1h\" }\n";
-    let trims = |tenant: &str| format!("[tenants.{tenant}.streams.\"faults.out\"]\nmax_length = 2\n");
     let dedup = "dedup = \"1h\"\n";
     let tenants = ["acme", "beta"].map(|tenant| [site.user(tenant, grants(tenant)), handler(tenant, dedup)].concat());
     let mut redis = site.redis();
@@ -147,8 +145,10 @@ fn everything_works_under_the_users_of_the_tenants() {
         for verb in [&["stats"][..], &["streams"], &["pending", "faults"], &["workers"], &["doctor"]] {
             mill.run(&[&["--tenant", tenant], verb].concat());
         }
+        let letters = mill.json(&["--tenant", tenant, "dlq", "ls", "faults"]);
         let path = format!("/v1/tenants/{tenant}/handlers/faults/dead-letters/drop");
-        let answer = mill.http("POST", &path, &["content-type: application/json"], br#"{"all": true}"#);
+        let ids = json!({"ids": [letters[0]["id"]]}).to_string();
+        let answer = mill.http("POST", &path, &["content-type: application/json"], ids.as_bytes());
         assert_eq!(answer.status, 200, "{answer:?}");
     }
     let refused = refused(&mut redis);
