@@ -67,6 +67,13 @@ impl Member {
     }
 }
 
+/// What is served of a tenant besides its handlers.
+#[derive(Clone)]
+struct OfTenant {
+    retention: Vec<Retention>,
+    intakes: Vec<Arc<Intake>>,
+}
+
 /// What is served at one time.
 #[derive(Clone, Default)]
 pub struct Served {
@@ -83,7 +90,7 @@ pub struct Served {
     budgets: BTreeMap<Arc<str>, Arc<Budget>>,
     namespaces: Vec<(Namespace, Option<Login>)>,
     /// The streams and the intakes of each tenant.
-    of_tenants: BTreeMap<Arc<str>, (Vec<Retention>, Vec<Arc<Intake>>)>,
+    of_tenants: BTreeMap<Arc<str>, OfTenant>,
     /// Counts the handlers that ever were on it.
     turns: usize,
 }
@@ -145,10 +152,13 @@ impl Served {
         let retention: Vec<Retention> = change.retention.into_iter().map(known).collect();
         match retention.is_empty() && change.intakes.is_empty() {
             true => drop(next.of_tenants.remove(&change.tenant)),
-            false => drop(next.of_tenants.insert(change.tenant, (retention, change.intakes))),
+            false => {
+                let of_tenant = OfTenant { retention, intakes: change.intakes };
+                next.of_tenants.insert(change.tenant, of_tenant);
+            }
         }
-        next.retention = next.of_tenants.values().flat_map(|(retention, _)| retention).cloned().collect();
-        next.intakes = next.of_tenants.values().flat_map(|(_, intakes)| intakes).cloned().collect();
+        next.retention = next.of_tenants.values().flat_map(|tenant| &tenant.retention).cloned().collect();
+        next.intakes = next.of_tenants.values().flat_map(|tenant| &tenant.intakes).cloned().collect();
         let stats = next.members().map(|member| (member.deployment.id().to_owned(), member.stats.clone()));
         next.stats = Arc::new(stats.collect());
         let namespaces = next.deployments().map(|deployment| (deployment.namespace.clone(), deployment.login.clone()));

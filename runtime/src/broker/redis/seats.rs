@@ -136,7 +136,7 @@ impl Seats {
     pub(super) fn take_idle(&mut self, before: Instant) -> Vec<Id> {
         let idle = self.taken.iter().filter(|(_, seat)| seat.busy == 0 && seat.used < before);
         let idle: Vec<Id> = idle.map(|(&id, _)| id).collect();
-        idle.iter().for_each(|id| drop(self.taken.remove(id)));
+        self.taken.retain(|id, _| !idle.contains(id));
         idle
     }
 
