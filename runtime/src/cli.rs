@@ -225,10 +225,11 @@ impl Context {
     /// Reads the configuration, as it is for the tenant that is meant.
     pub fn config(&self) -> Result<Config, Report> {
         let config = self.whole_config()?;
-        if let Some(faulty) = config.faulty_tenants.iter().find(|faulty| faulty.name == self.tenant) {
+        let faulty = config.faulty_tenants.iter().find(|faulty| faulty.name == self.tenant);
+        if let Some(faulty) = faulty.filter(|_| !self.admin.is_given()) {
             return Err(Report::usage(&faulty.faults));
         }
-        // A worker elsewhere may know tenants that nobody knows here.
+        // A worker elsewhere may know tenants that nobody knows here, or serve one as it was before it was at fault.
         if self.admin.is_given() && !config.tenant_names().any(|name| name == self.tenant) {
             return Ok(config.general());
         }

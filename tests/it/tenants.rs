@@ -147,20 +147,7 @@ pub fn dead_letters_and_delayed_events_stay_with_their_tenant(way: Way) {
         let back = letters("acme").as_array().unwrap().first().cloned()?;
         (back["id"] != letter["id"]).then_some(())
     });
-    mill.text(&[
-        "send",
-        "faults.in",
-        "--tenant",
-        "beta",
-        "--id",
-        "later",
-        "--type",
-        "echo",
-        "--data",
-        "x",
-        "--delay",
-        "300ms",
-    ]);
+    mill.text(&["send", "faults.in", "echo", "x", "--tenant", "beta", "--id", "later", "--delay", "300ms"]);
     assert_eq!(causes(&wait_for(&mill, "beta", "faults.out", 1)), ["later"]);
 }
 

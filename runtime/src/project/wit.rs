@@ -12,9 +12,10 @@ use super::BuildError;
 pub const WORLD: &str = "event-handler";
 
 /// The files of the folder `wit/`: the contract itself, then what it depends on.
-pub const FILES: [(&str, &str); 4] = [
+pub const FILES: [(&str, &str); 5] = [
     ("events.wit", include_str!("../../../wit/events.wit")),
     ("deps/config/config.wit", include_str!("../../../wit/deps/config/config.wit")),
+    ("deps/keyvalue/keyvalue.wit", include_str!("../../../wit/deps/keyvalue/keyvalue.wit")),
     ("deps/messaging/messaging.wit", include_str!("../../../wit/deps/messaging/messaging.wit")),
     ("deps/logging/logging.wit", include_str!("../../../wit/deps/logging/logging.wit")),
 ];
