@@ -90,6 +90,9 @@ pub struct Config {
     /// Tenants whose files cannot be used.
     #[serde(skip)]
     pub faulty_tenants: Vec<FaultyTenant>,
+    /// The prefixes of tenants that cannot be served, although their files are right.
+    #[serde(skip)]
+    pub unserved_prefixes: Vec<String>,
     /// Whose configuration it is, if it is that of one tenant: see [`Config::of_tenant`].
     #[serde(skip)]
     pub tenant: Tenant,

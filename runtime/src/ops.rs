@@ -93,7 +93,10 @@ pub enum OpsError {
     #[error("{0}")]
     Conflict(String),
     /// It cannot be written down who does it.
-    #[error("nothing was done, as it cannot be written down in the audit log, `wasmill:audit`: {0}")]
+    #[error(
+        "nothing was done, as it cannot be written down in the audit log, `wasmill:audit` (of a tenant \
+         `wasmill:audit:NAME`): {0}; the key must be a stream or absent, and the worker's user may write it"
+    )]
     NotAudited(#[source] BrokerError),
     /// The broker did not do it.
     #[error(transparent)]

@@ -67,6 +67,12 @@ pub enum ReloadError {
     /// The tokens of the HTTP API cannot be used.
     #[error(transparent)]
     Tokens(#[from] TokenError),
+    /// The keys of a tenant would be those of another one.
+    #[error(
+        "prefix: `{prefix}` meets `{theirs}`, which tenants.{other} has as it runs; choose another one, or reload \
+         again when that one has given it up"
+    )]
+    Prefix { prefix: String, theirs: String, other: String },
     /// The pipeline cannot do it.
     #[error(transparent)]
     Change(#[from] ChangeError),
@@ -296,6 +302,22 @@ impl Reloader {
 }
 
 impl Running {
+    /// Refuses a tenant the keys that another one has as it runs: that one may have to stay as it is.
+    fn check_prefix(&self, next: &Config, name: &str) -> Result<(), ReloadError> {
+        let Some(prefix) = next.tenants.get(name).map(|tenant| tenant.prefix(name)) else { return Ok(()) };
+        if self.config.tenants.get(name).is_some_and(|running| running.prefix(name) == prefix) {
+            return Ok(());
+        }
+        let is_staying = |other: &str| other != name && next.tenants.contains_key(other);
+        let staying = self.config.tenants.iter().filter(|(other, _)| is_staying(other));
+        let mut prefixes = staying.map(|(other, tenant)| (other.clone(), tenant.prefix(other)));
+        let meets = |theirs: &str| prefix.starts_with(theirs) || theirs.starts_with(&prefix);
+        match prefixes.find(|(_, theirs)| meets(theirs)) {
+            Some((other, theirs)) => Err(ReloadError::Prefix { prefix, theirs, other }),
+            None => Ok(()),
+        }
+    }
+
     /// Goes on with a tenant as it was before.
     fn keep(&mut self, before: &Running, name: &str) {
         match before.config.tenants.get(name) {
@@ -355,7 +377,8 @@ impl Parts {
         let (mut tenants, mut tokens) = (Vec::new(), Tokens::default());
         for name in &names {
             let Some(own) = next.config.of_tenant(name) else { continue };
-            let plan = self.plan_of(running.tenants.get(name), own);
+            let plan = running.check_prefix(&next.config, name);
+            let plan = plan.and_then(|()| self.plan_of(running.tenants.get(name), own));
             let admitted = |plan| Ok(next.config.add_tokens_of(name, &mut tokens, &before).map(|()| plan)?);
             match plan.and_then(admitted) {
                 Ok(plan) if plan.changes(running.tenants.get(name)) => tenants.push(plan),
@@ -536,7 +559,9 @@ fn report(changes: &Changes, running: &RunningTenant, config: &Config) -> Reload
 
 /// What the audit log says of it.
 fn told(report: &ReloadReport) -> String {
-    let lists = [("added", &report.added), ("changed", &report.changed), ("removed", &report.removed)];
+    let faulty: Vec<String> = report.faulty.keys().cloned().collect();
+    let lists =
+        [("added", &report.added), ("changed", &report.changed), ("removed", &report.removed), ("faulty", &faulty)];
     let lists = lists.into_iter().filter(|(_, names)| !names.is_empty());
     let lists = lists.map(|(what, names)| format!("{what}: {}", names.join(", "))).collect::<Vec<_>>();
     if lists.is_empty() { "nothing has changed".to_owned() } else { lists.join("; ") }

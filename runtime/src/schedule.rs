@@ -169,6 +169,13 @@ impl Schedule {
         }
     }
 
+    /// The tenant has no lanes any more, and its number may be used for another one, who owes nothing.
+    pub fn forget(&mut self, tenant: usize) {
+        if let Some(share) = self.tenants.get_mut(tenant) {
+            share.credit = QUANTUM * share.weight;
+        }
+    }
+
     /// The lane has something to run. May be said again.
     pub fn activate(&mut self, lane: usize) {
         let tenant = self.owners[lane];
@@ -208,6 +215,27 @@ mod tests {
 
     /// The longest stretch of a guest, in nanoseconds, with something to spare.
     const LONGEST: u64 = 4_000_000;
+
+    #[test]
+    fn who_gets_the_number_of_another_tenant_owes_nothing() {
+        let mut schedule = Schedule::default();
+        for lane in [0, 1] {
+            schedule.enter(lane, lane, 1);
+            schedule.activate(lane);
+        }
+        schedule.charge(0, 100 * LONGEST);
+        schedule.leave(0);
+        schedule.forget(0);
+        schedule.enter(0, 0, 1);
+        schedule.activate(0);
+        let mut turns = [0; 2];
+        for _ in 0..4 {
+            let lane = schedule.next(|_| true).expect("both can run");
+            schedule.charge(lane, 1_000_000);
+            turns[lane] += 1;
+        }
+        assert_eq!(turns, [2, 2]);
+    }
 
     /// Lanes that always have something to run.
     struct Saturated {

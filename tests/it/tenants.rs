@@ -261,6 +261,22 @@ mod files {
     }
 
     #[test]
+    fn a_file_cannot_take_the_keys_of_a_tenant_that_stays_as_it_was() {
+        let with_prefix = format!("prefix = \"shop:\"\n{}", faults());
+        let files = Files::start(&[("acme", &with_prefix)]);
+        files.reload();
+        files.write("acme", "wieght = 1\n");
+        files.write("beta", &with_prefix);
+        let report = files.reload();
+        let why = report["faulty"]["beta"].as_str().unwrap_or_else(|| panic!("{report}"));
+        assert!(why.contains("meets `shop:`, which tenants.acme has as it runs"), "{report}");
+        assert_eq!(files.0.http("GET", "/v1/tenants/beta/streams", &[], b"").status, 404);
+        // When acme has gone, its keys can be had.
+        std::fs::remove_file(files.folder().join("acme.toml")).unwrap();
+        assert_eq!(files.reload()["added"], json!(["tenants.beta.handlers.faults"]));
+    }
+
+    #[test]
     fn a_faulty_file_leaves_its_tenant_as_it_was_and_the_others_go_on() {
         let files = Files::start(&[("acme", &faults()), ("beta", &faults())]);
         files.reload();

@@ -63,6 +63,9 @@ pub fn component(digest: &str) -> String {
 /// Which version of each handler serves: a hash, field handler, value as in [`crate::deploy::record`].
 pub const DEPLOYMENTS: &str = "wasmill:deployments";
 
+/// How often one of those has changed: a number.
+pub const DEPLOYMENTS_REVISION: &str = "wasmill:deployments:rev";
+
 /// The audit log of a tenant: a stream, entries as in [`crate::audit`]. Not among the keys that the tenant may touch; that of
 /// `default` is that of the worker itself, too.
 pub fn audit(tenant: &str) -> String {
@@ -71,8 +74,6 @@ pub fn audit(tenant: &str) -> String {
         _ => format!("wasmill:audit:{tenant}"),
     }
 }
-/// How often one of those has changed: a number.
-pub const DEPLOYMENTS_REVISION: &str = "wasmill:deployments:rev";
 
 /// How far workers have come with a deployment: a hash, field worker.
 pub fn deployment_reports(handler: &str) -> String {

@@ -103,7 +103,8 @@ impl Start<'_> {
                 }
                 Err(error) if name != DEFAULT_TENANT => {
                     faulty(&name, &error.to_string());
-                    config.tenants.remove(&name);
+                    let tenant = config.tenants.remove(&name);
+                    config.unserved_prefixes.extend(tenant.map(|tenant| tenant.prefix(&name)));
                 }
                 Err(error) => return Err(error),
             }

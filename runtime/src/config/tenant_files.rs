@@ -37,25 +37,28 @@ impl Config {
             None => BTreeMap::new(),
         };
         let document = Document::parse(file, text)?;
-        let mut faults = validate::sharing(DEFAULT_TENANT, self, &document, &[]);
-        for name in self.tenants.keys().filter(|name| !files.contains_key(*name)) {
-            faults.extend(validate::sharing(name, self, &document, &["tenants", name]));
-        }
-        // Those that name a tenant which is taken out here are found when that one has been.
-        let mut is_changing = true;
-        while std::mem::take(&mut is_changing) {
-            for (name, TenantFile { path, text }) in &files {
-                if !self.tenants.contains_key(name) {
-                    continue;
-                }
+        // Those that name a tenant which is taken out here are found when that one has been. Of two that meet both are.
+        loop {
+            let mut faulty = Vec::new();
+            for (name, TenantFile { path, text }) in files.iter().filter(|(name, _)| self.tenants.contains_key(*name)) {
                 let Ok(document) = Document::parse(Some(path), text) else { continue };
                 let faults = validate::sharing(name, self, &document, &[]);
                 if !faults.is_empty() {
-                    self.tenants.remove(name);
-                    self.faulty_tenants.push(FaultyTenant { name: name.clone(), faults: ConfigErrors(faults) });
-                    is_changing = true;
+                    faulty.push(FaultyTenant { name: name.clone(), faults: ConfigErrors(faults) });
                 }
             }
+            if faulty.is_empty() {
+                break;
+            }
+            for tenant in faulty {
+                self.tenants.remove(&tenant.name);
+                self.faulty_tenants.push(tenant);
+            }
+        }
+        // What a file has wrong is its own matter: it has been taken out before the others are looked at.
+        let mut faults = validate::sharing(DEFAULT_TENANT, self, &document, &[]);
+        for name in self.tenants.keys().filter(|name| !files.contains_key(*name)) {
+            faults.extend(validate::sharing(name, self, &document, &["tenants", name]));
         }
         self.faulty_tenants.sort_by(|a, b| a.name.cmp(&b.name));
         if faults.is_empty() { Ok(()) } else { Err(ConfigErrors(faults)) }

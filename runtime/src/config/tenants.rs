@@ -244,8 +244,11 @@ impl Config {
             view.streams.clone_from(&self.streams);
             view.intake.clone_from(&self.intake);
             view.handlers.clone_from(&self.handlers);
+            // What is in Redis of a tenant that is not served is no more of `default` than that of one that is.
+            let faulty = self.faulty_tenants.iter().map(|faulty| format!("{}:", faulty.name));
+            let unserved = faulty.chain(self.unserved_prefixes.iter().cloned());
             let others = self.tenants.iter().map(|(name, tenant)| tenant.prefix(name));
-            view.tenant.namespace = view.tenant.namespace.without(others);
+            view.tenant.namespace = view.tenant.namespace.without(others.chain(unserved));
         } else {
             let tenant = self.tenants.get(name)?;
             view.limits = tenant.limits.over(&self.limits);

@@ -51,6 +51,11 @@ impl Config {
     /// Reads the tokens of a tenant, and adds them all or none; with those of `default` comes the one for everything. What
     /// stood for another tenant in `before` is refused.
     pub fn add_tokens_of(&self, tenant: &str, tokens: &mut Tokens, before: &Tokens) -> Result<(), TokenError> {
+        // With those of tenants alone nobody could do anything for the worker. It is so when the token of everything is
+        // new in the configuration of a worker that runs: that takes another start, until then all is as it was.
+        if self.admin.token_env.is_none() && self.admin.token_file.is_none() {
+            return Ok(());
+        }
         let mut found = Vec::new();
         let (section, places) = match tenant {
             DEFAULT_TENANT => {
@@ -171,6 +176,19 @@ mod tests {
         let twice = "[admin]\ntoken_env = \"T\"\n[tenants.acme.tokens]\nview_env = \"V\"\nview_file = \"f\"\n";
         let faults = Config::parse(None, twice, []).unwrap_err().to_string();
         assert!(faults.contains("the token is given twice, by `view_env` and by `view_file`"), "{faults}");
+    }
+
+    #[test]
+    fn without_the_token_of_everything_those_of_tenants_stand_for_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let of_acme = keys(directory.path(), &[("view", "another token of acme")]);
+        let text = format!("[admin]\n{}[tenants.acme.tokens]\n{of_acme}", keys(directory.path(), &[ADMIN]));
+        let wanted = Config::parse(None, &text, []).unwrap();
+        // As a reload takes it over.
+        let running = Config::default().taking_over(wanted);
+        let mut tokens = Tokens::default();
+        running.add_tokens_of("acme", &mut tokens, &Tokens::default()).unwrap();
+        assert!(tokens.is_empty());
     }
 
     #[test]

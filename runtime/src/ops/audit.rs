@@ -1,7 +1,7 @@
 //! Writing down who changes what, and reading it.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -54,17 +54,23 @@ pub struct AuditPage {
 pub(super) struct GoingOn(Mutex<HashMap<String, Instant>>);
 
 impl GoingOn {
-    /// Whether it is to be written down now.
-    fn begins(&self, what: String, now: Instant) -> bool {
-        let mut known = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    fn known(&self) -> MutexGuard<'_, HashMap<String, Instant>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether it has been written down a short while ago.
+    fn goes_on(&self, what: &str, now: Instant) -> bool {
+        let mut known = self.known();
         known.retain(|_, since| now.duration_since(*since) < AGAIN);
-        if known.contains_key(&what) {
-            return false;
-        }
+        known.contains_key(what)
+    }
+
+    /// It has been written down. Not before that: what cannot be written is not done the next time either.
+    fn written(&self, what: String, now: Instant) {
+        let mut known = self.known();
         if known.len() < MAX_GOING_ON {
             known.insert(what, now);
         }
-        true
     }
 }
 
@@ -149,10 +155,12 @@ impl Operator {
         told: impl FnOnce(&T) -> String,
     ) -> Result<T, OpsError> {
         let key = format!("{} {} {handler} {what}", self.actor, verb.name());
-        match self.going_on.begins(key, Instant::now()) {
-            true => self.audited((verb, handler), what, work, told).await,
-            false => work.await,
+        if self.going_on.goes_on(&key, Instant::now()) {
+            return work.await;
         }
+        let done = self.audited((verb, handler), what, work, told).await?;
+        self.going_on.written(key, Instant::now());
+        Ok(done)
     }
 
     /// Writes down that somebody was refused, and why.
@@ -213,15 +221,30 @@ impl Operator {
 mod tests {
     use super::*;
 
+    /// Whether it is to be written down now, which is done then.
+    fn begins(going_on: &GoingOn, what: &str, now: Instant) -> bool {
+        let is_new = !going_on.goes_on(what, now);
+        if is_new {
+            going_on.written(what.to_owned(), now);
+        }
+        is_new
+    }
+
+    #[test]
+    fn what_could_not_be_written_down_does_not_go_on() {
+        let (going_on, start) = (GoingOn::default(), Instant::now());
+        assert!(!going_on.goes_on("a", start) && !going_on.goes_on("a", start));
+    }
+
     #[test]
     fn what_goes_on_is_written_down_once_a_minute() {
         let (going_on, start) = (GoingOn::default(), Instant::now());
-        let begins = |what: &str, after: u64| going_on.begins(what.to_owned(), start + Duration::from_secs(after));
+        let begins = |what: &str, after: u64| begins(&going_on, what, start + Duration::from_secs(after));
         assert!(begins("a", 0) && begins("b", 0));
         assert!(!begins("a", 59));
         assert!(begins("a", 60) && !begins("a", 61));
         let many = GoingOn::default();
-        let begins = |what: usize| many.begins(what.to_string(), start);
+        let begins = |what: usize| self::begins(&many, &what.to_string(), start);
         assert!((0..MAX_GOING_ON).all(begins) && !begins(0));
         assert!(begins(MAX_GOING_ON) && begins(MAX_GOING_ON), "what is not remembered is written down each time");
     }

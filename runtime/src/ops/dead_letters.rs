@@ -12,6 +12,7 @@ use super::{Operator, OpsError, about};
 use crate::audit::Verb;
 use crate::broker::dead_letter::{self, StoredDeadLetter};
 use crate::broker::{BrokerError, EntryId, keys};
+use crate::config::is_handler_name;
 use crate::envelope::structured;
 
 /// The most dead letters of one page.
@@ -230,11 +231,12 @@ impl Operator {
 
     fn dead_key(&self, handler: &str) -> Result<std::sync::Arc<str>, OpsError> {
         // Without a configuration the usual name is what there is to go by.
-        let name = match self.handlers.is_empty() {
+        let name = match self.handlers.is_empty() && is_handler_name(handler) {
             true => keys::default_dead_letter(handler),
+            // `TENANT/HANDLER` is what those of other tenants are called in records.
             false => self.handler(handler)?.dead_letter.clone(),
         };
-        Ok(self.namespace.stream(&name))
+        self.key(&name)
     }
 
     async fn find_letter(&self, key: &str, id: EntryId) -> Result<Option<StoredDeadLetter>, OpsError> {

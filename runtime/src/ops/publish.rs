@@ -45,6 +45,8 @@ impl Operator {
             let count = events.len();
             return Err(OpsError::TooLarge(format!("{count} events in one request; the limit is {MAX_PUBLISH}")));
         }
+        // What belongs to another tenant is no matter of the quotas of this one.
+        let (key, waits_in) = (self.key(stream)?, self.namespace.delayed());
         self.check_publish(stream).await?;
         let envelope = self.envelopes.of(stream);
         let is_one = events.len() == 1;
@@ -55,7 +57,6 @@ impl Operator {
                 return Err(OpsError::Invalid(format!("{}{error}", place())));
             }
         }
-        let (key, waits_in) = (self.key(stream)?, self.namespace.delayed());
         let publications: Vec<Publication> = events
             .into_iter()
             .map(|event| Publication {

@@ -74,6 +74,16 @@ impl Operator {
         }
     }
 
+    /// Refuses replaying more while the tenant has too many bytes in its streams: inboxes count.
+    pub(super) async fn check_replay(&self) -> Result<(), OpsError> {
+        let Some(quotas) = &self.tenant.quotas else { return Ok(()) };
+        match self.sampler.usage(&*self.broker, quotas).await?.exceeded(quotas) {
+            Some(Exceeded { quota: quota @ "stream_bytes", text }) => Err(self.over(quota, text)),
+            // How many dead letters there are is no matter of what is run again.
+            _ => Ok(()),
+        }
+    }
+
     fn over(&self, quota: &'static str, text: String) -> OpsError {
         OpsError::Quota { tenant: self.namespace.tenant().to_string(), quota, text }
     }

@@ -100,6 +100,7 @@ impl Operator {
             report.next = Some(from.to_string());
             return Ok(report);
         }
+        self.check_replay().await?;
         let stream = &request.stream;
         let replay = Replay { stream, key: &key, inbox: &inbox.key, from, to, count, run: &report.run };
         let what = match report.run.as_str() {

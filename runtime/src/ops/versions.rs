@@ -237,7 +237,13 @@ impl Operator {
         let work = async {
             self.check_deploy(&digest, version.size, version.deployed_ms).await?;
             self.broker.put_component(&digest, bytes).await?;
-            self.change(handler, |record| begin(record, version.clone(), &terms)).await?;
+            if let Err(error) = self.change(handler, |record| begin(record, version.clone(), &terms)).await {
+                // What no record names counts against no quota: nothing of it stays.
+                if self.wanted(usize::MAX).await.is_ok_and(|wanted| !wanted.contains(&digest)) {
+                    self.broker.remove_component(&digest).await?;
+                }
+                return Err(error);
+            }
             // As long as no record named it, `gc` took it for one that nobody needs.
             if !self.broker.components().await?.contains_key(&digest) {
                 self.broker.put_component(&digest, bytes).await?;
@@ -261,13 +267,12 @@ impl Operator {
     async fn smoke(&self, digest: Option<&str>) -> Result<Option<String>, OpsError> {
         let Some(digest) = digest else { return Ok(None) };
         let document = if Digest::parse(digest).is_some() { self.broker.component(digest).await? } else { None };
-        let Some(document) = document else {
-            return Err(OpsError::Invalid(format!(
-                "no smoke tests of the digest `{}` are kept",
-                digest.escape_debug()
-            )));
-        };
-        SmokeTests::parse(&document).map_err(|error| OpsError::Invalid(error.to_string()))?;
+        // A component is answered as nothing: it may be another tenant's.
+        if document.is_none_or(|document| SmokeTests::parse(&document).is_err()) {
+            let digest = digest.escape_debug();
+            let problem = format!("no smoke tests of the digest `{digest}` are kept: upload them first");
+            return Err(OpsError::Invalid(problem));
+        }
         Ok(Some(digest.to_owned()))
     }
 

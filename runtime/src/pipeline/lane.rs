@@ -274,10 +274,12 @@ impl Lane {
         self.sources.iter_mut().for_each(|source| source.leave(&self.deployment));
     }
 
-    /// Lets go of what was read and not begun, or is to be looked for: it stays pending. Says of which sources.
-    pub(super) fn abandon(&mut self) -> Vec<Arc<Source>> {
-        let mut abandoned = Vec::new();
+    /// Lets go of what was read and not begun, or is to be looked for: it stays pending. Says of which sources, and the
+    /// sizes of what had never been begun.
+    pub(super) fn abandon(&mut self) -> (Vec<Arc<Source>>, Vec<usize>) {
+        let (mut abandoned, mut sizes) = (Vec::new(), Vec::new());
         for ready in self.ready.drain(..) {
+            sizes.push(ready.bytes);
             self.suspects -= usize::from(ready.suspect);
             let source = &mut self.sources[ready.source];
             source.open -= 1;
@@ -289,6 +291,7 @@ impl Lane {
             self.suspects -= usize::from(ticket.suspect);
             self.sources[ticket.source_at].open -= 1;
             abandoned.push(ticket.source.clone());
+            sizes.extend(delivery.ahead);
             // What still runs may lose its turn by this, and have another one beside it: that costs a run at the worst.
             self.pass_on(&delivery);
         }
@@ -296,7 +299,7 @@ impl Lane {
             source.lost = false;
             abandoned.push(source.source.clone());
         }
-        abandoned
+        (abandoned, sizes)
     }
 
     /// Nothing is left to do, and nothing more will come.

@@ -1,6 +1,6 @@
 //! Setting up, staying alive, and looking for what became due meanwhile.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -197,10 +197,11 @@ pub(super) async fn find_parked(broker: &dyn Broker, roster: &Roster, threads: &
 
 /// Moves delayed events into their streams when their time has come, until the future is dropped.
 pub(super) async fn move_delayed(brokers: &Brokers, roster: &Roster) {
-    let mut failures = 0u32;
+    let mut failures: BTreeMap<Arc<str>, u32> = BTreeMap::new();
     loop {
         let mut pause = DELAYED_POLL;
         let served = roster.now();
+        failures.retain(|tenant, _| served.namespaces().iter().any(|(namespace, _)| namespace.tenant() == tenant));
         let sets: Vec<Arc<str>> = served.namespaces().iter().map(|(namespace, _)| namespace.delayed()).collect();
         // If that cannot be seen, looking for the events says why.
         let filled = brokers.own.filled(&sets).await.unwrap_or_else(|_| vec![true; sets.len()]);
@@ -208,7 +209,7 @@ pub(super) async fn move_delayed(brokers: &Brokers, roster: &Roster) {
         for ((namespace, login), _) in filled {
             match brokers.of(login.as_ref()).move_delayed(namespace, MAX_MOVED).await {
                 Ok(moved) => {
-                    failures = 0;
+                    failures.remove(namespace.tenant());
                     let reasons: BTreeSet<&String> = moved.refused.iter().collect();
                     for why in reasons {
                         tracing::error!(
@@ -219,11 +220,16 @@ pub(super) async fn move_delayed(brokers: &Brokers, roster: &Roster) {
                     pause = moved.next_due.map_or(pause, |next| next.min(pause));
                 }
                 Err(error) => {
-                    failures += 1;
+                    let tenant = namespace.tenant();
+                    let failures = failures.entry(tenant.clone()).or_default();
+                    *failures = failures.saturating_add(1);
                     if failures.is_power_of_two() {
-                        tracing::warn!("cannot look for delayed events: {error}");
+                        tracing::warn!(tenant = &**tenant, "cannot look for delayed events: {error}");
                     }
-                    pause = backoff(failures).max(DELAYED_POLL);
+                    // What is wrong with the user of one tenant puts off the events of no other.
+                    if login.is_none() {
+                        pause = backoff(*failures).max(DELAYED_POLL);
+                    }
                 }
             }
         }

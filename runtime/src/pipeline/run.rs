@@ -39,6 +39,8 @@ pub(super) struct Delivery {
     mark: Option<Mark>,
     /// What it has to itself on this thread until it is settled; none if its handler has no state.
     pub(super) turns: Vec<Turn>,
+    /// Its size, until it is begun: so long it counts among what its tenant holds and has not begun.
+    pub(super) ahead: Option<usize>,
     /// How often it ran on outdated state.
     pub(super) reruns: u32,
     /// How often the state could not be read.
@@ -93,7 +95,7 @@ pub(super) struct Finished {
 
 /// Decodes and routes an entry.
 pub(super) fn prepare(worker: &Worker, lane: &mut Lane, ready: Ready) -> Prepared {
-    let Ready { source: source_at, entry, suspect, duplicate, .. } = ready;
+    let Ready { bytes, source: source_at, entry, suspect, duplicate } = ready;
     let stream = lane.sources[source_at].source.clone();
     let counted = Counted::Handled;
     let ticket = Ticket { source_at, source: stream.clone(), entry: entry.id, suspect, counted, ran: None };
@@ -162,6 +164,7 @@ pub(super) fn prepare(worker: &Worker, lane: &mut Lane, ready: Ready) -> Prepare
         tenant,
         mark,
         turns,
+        ahead: Some(bytes),
         reruns,
         unread,
         over_quota,

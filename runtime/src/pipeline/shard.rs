@@ -21,7 +21,7 @@ use futures::stream::{FuturesUnordered, StreamExt as _};
 use slab::Slab;
 use tokio::sync::mpsc;
 
-use self::agenda::Agenda;
+use self::agenda::{Agenda, Waiting};
 use self::io::IoDone;
 pub(super) use self::io::backoff;
 use self::tenants::{Tenants, Wait};
@@ -65,7 +65,7 @@ pub(super) struct Shard {
     /// The lanes with deliveries that can go on.
     woken: Arc<Woken>,
     /// Lanes that could begin a delivery if the thread did.
-    held_back: Vec<usize>,
+    held_back: Waiting,
     /// Deliveries begun and not finished.
     running: usize,
     /// The most deliveries that run at the same time, so that there is an instance for each.
@@ -104,7 +104,7 @@ impl Shard {
             left: HashSet::new(),
             schedule: Schedule::default(),
             woken: Arc::default(),
-            held_back: Vec::new(),
+            held_back: Waiting::default(),
             running: 0,
             most_running,
             shares: 0,
@@ -312,7 +312,7 @@ impl Shard {
     fn run_some(&mut self) -> bool {
         let start = Instant::now();
         if self.may_begin() {
-            self.held_back.drain(..).for_each(|lane| self.schedule.activate(lane));
+            self.held_back.take().into_iter().for_each(|lane| self.schedule.activate(lane));
         }
         let mut now = start;
         for ran in 0..RUNS_PER_TURN {
@@ -347,7 +347,7 @@ impl Shard {
             match wait {
                 None => {}
                 Some(Wait::ToWrite) => ways.hold_back(lane.way, at),
-                Some(Wait::ForAny) => held_back.push(at),
+                Some(Wait::ForAny) => _ = held_back.add(at),
                 Some(Wait::ForOwn) => tenants[lane.tenant].wait_for_own(at),
                 Some(Wait::Until(quota, until)) => {
                     tenants[lane.tenant].budget.count_wait(quota);
@@ -403,20 +403,26 @@ impl Shard {
     /// One that is to be run again, or the lane's next entry, if it has to be run and need not wait for its turn.
     fn next_delivery(&mut self, lane_at: usize) -> Option<Box<Delivery>> {
         let lane = &mut self.lanes[lane_at];
-        if let Some(delivery) = lane.again.pop_front() {
-            return Some(delivery);
-        }
-        let ready = lane.ready.pop_front()?;
-        let hungry = self.tenants[lane.tenant].taken(ready.bytes);
-        hungry.into_iter().for_each(|other| self.agenda.list(other));
-        match super::run::prepare(&self.worker, lane, ready) {
-            Prepared::Decided { decision, ticket } => {
-                lane.unsettled += 1;
-                self.ways.push(lane.way, lane_at, ticket, decision, None);
-                None
+        let mut next = lane.again.pop_front();
+        let mut taken = None;
+        if next.is_none() {
+            let ready = lane.ready.pop_front()?;
+            let bytes = ready.bytes;
+            match super::run::prepare(&self.worker, lane, ready) {
+                Prepared::Decided { decision, ticket } => {
+                    lane.unsettled += 1;
+                    self.ways.push(lane.way, lane_at, ticket, decision, None);
+                    taken = Some(bytes);
+                }
+                Prepared::Delivery(delivery) => next = lane.in_turn(delivery),
             }
-            Prepared::Delivery(delivery) => lane.in_turn(delivery),
         }
+        // What waits for its turn is held as what was only read.
+        if let Some(bytes) = taken.or_else(|| next.as_mut()?.ahead.take()) {
+            let hungry = self.tenants[lane.tenant].taken(bytes);
+            hungry.into_iter().for_each(|other| self.agenda.list(other));
+        }
+        next
     }
 
     /// A handler is done: its decision goes into the batch.
@@ -468,7 +474,12 @@ impl Shard {
                 }
                 Settled::Applied => count(lane, &settlement, &note),
                 Settled::Duplicate => lane.stats.duplicate.add(1),
-                Settled::Stale | Settled::OverQuota => {}
+                Settled::Stale | Settled::OverQuota => {
+                    // It was counted when the handler was done, and will be once more.
+                    if let Decision::Ack { publishes, .. } = &settlement.decision {
+                        self.tenants[lane.tenant].budget.give_back_out(publishes.len());
+                    }
+                }
                 // The one who was first may have been this worker.
                 Settled::Superseded => lane.stats.superseded.add(u64::from(!done.resent)),
             }

@@ -112,7 +112,15 @@ impl Takeover<'_> {
         let dead: BTreeSet<String> = dead.collect();
         for Found { deployment, source, owner, consumer } in found.iter().filter(|found| dead.contains(&found.owner)) {
             if consumer.pending == 0 {
-                self.brokers.of(deployment.login.as_ref()).remove_consumer(source, &consumer.name).await?;
+                let broker = self.brokers.of(deployment.login.as_ref());
+                match broker.remove_consumer(source, &consumer.name).await {
+                    Ok(_) => {}
+                    Err(error @ BrokerError::Unreachable { .. }) => return Err(error),
+                    // What is refused to the user of one tenant is no reason to leave the events of others with the dead.
+                    Err(error) => {
+                        tracing::debug!(stream = source.stream, "cannot remove the consumer of a dead worker: {error}");
+                    }
+                }
                 continue;
             }
             tracing::info!(

@@ -32,8 +32,10 @@ impl Threads {
 
     /// Tells one of them that has a share of the handler.
     pub(super) fn tell_one_that_has(&self, deployment: &Deployment, command: Command) {
-        // A handler with little concurrency is not on every thread: those that do not have it ignore the command.
-        if deployment.concurrency < self.0.len() {
+        // A handler with little concurrency, its own or that of its tenant, is not on every thread: those that do not have it
+        // ignore the command.
+        let of_tenant = deployment.quotas.as_deref().map_or(usize::MAX, |quotas| quotas.concurrency);
+        if deployment.concurrency.min(of_tenant) < self.0.len() {
             self.tell_all(&command);
         } else {
             let _ = self.0[rand::random_range(0..self.0.len())].send(command);
@@ -121,12 +123,11 @@ fn share((handler, tenant): (usize, usize), threads: usize, number: usize, turn:
     if at >= used {
         return Share { handler: 0, tenant: 0 };
     }
-    Share { handler: part(handler.min(tenant), used, turn + at), tenant: part(tenant, threads, at) }
-}
-
-/// The part of a number that one of those gets among whom it is divided; the parts sum up to it.
-fn part(whole: usize, among: usize, turn: usize) -> usize {
-    whole / among + usize::from(turn % among < whole % among)
+    let handler = handler.min(tenant);
+    // What is left over of the handler's goes where its tenant may run one more, too.
+    let room = if tenant / used > handler / used { used } else { tenant % used };
+    let has_more = at < room && (turn + at) % room < handler % used;
+    Share { handler: handler / used + usize::from(has_more), tenant: tenant / used + usize::from(at < tenant % used) }
 }
 
 #[cfg(test)]
@@ -145,8 +146,8 @@ mod tests {
             let parts: Vec<Share> = (0..threads).map(|at| share((handler, tenant), threads, first + at, turn)).collect();
             prop_assert_eq!(parts.iter().map(|part| part.handler).sum::<usize>(), handler.min(tenant));
             prop_assert_eq!(parts.iter().map(|part| part.tenant).fold(0, usize::saturating_add), tenant);
-            // No thread has something of the handler and nothing of its tenant.
-            prop_assert!(parts.iter().all(|part| part.handler <= part.tenant.max(handler) && (part.handler == 0 || part.tenant > 0)));
+            // Else it could never run as much.
+            prop_assert!(parts.iter().all(|part| part.handler <= part.tenant));
         }
     }
 }

@@ -79,6 +79,9 @@ pub(super) struct StateScope {
     waiting: Option<Instant>,
 }
 
+/// A key and its value.
+type Named = (String, Vec<u8>);
+
 /// Why a call of the guest is not answered with a value.
 enum Trouble {
     /// The guest is told.
@@ -193,6 +196,17 @@ impl StateScope {
 
     fn value(&self, key: &str) -> Option<Vec<u8>> {
         self.slots.get(key)?.value()?.map(<[u8]>::to_vec)
+    }
+
+    /// The values of these keys, which have been loaded. Each one is a copy, however often its key is named: so all of them
+    /// together are bounded, too.
+    fn values(&self, keys: Vec<String>) -> Result<Vec<Option<Named>>, Trouble> {
+        let lengths = keys.iter().filter_map(|key| self.slots.get(key)?.value()?).map(|value| value.len() as u64);
+        if lengths.sum::<u64>() > self.limit {
+            return Err(self.too_large());
+        }
+        let value = |key: String| self.value(&key).map(|value| (key, value));
+        Ok(keys.into_iter().map(value).collect())
     }
 
     async fn has(&mut self, key: &str) -> Result<bool, Trouble> {
@@ -357,10 +371,7 @@ impl batch::Host for Host {
     ) -> wasmtime::Result<Result<Vec<Option<(String, Vec<u8>)>>, Error>> {
         self.table.get(&bucket)?;
         let loaded = self.load(&keys).await;
-        let values = loaded.map(|()| {
-            let value = |key: String| Some((self.loaded(&key)?, key)).map(|(value, key)| (key, value));
-            keys.into_iter().map(value).collect()
-        });
+        let values = loaded.and_then(|()| self.state().map_err(Trouble::Refused)?.values(keys));
         self.answer(values)
     }
 

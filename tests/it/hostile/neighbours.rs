@@ -173,7 +173,9 @@ fn versions(mill: &Mill, tenant: &str) -> Value {
 #[test]
 fn compile_bombs_and_a_version_every_moment_do_not_keep_another_tenant_from_deploying() {
     let mill = Mill::start_with(Way::RedisByWorker, &tenants("quotas.deploys_per_minute = 1000"), None);
-    let bomb = |number: usize| [module_of(1, 600_000), vec![0, 2, 1, number as u8]].concat();
+    // Each with a name of its own, of two printable characters.
+    let name = |number: usize| [number / 90, number].map(|number| b' ' + (number % 90) as u8);
+    let bomb = |number: usize| [module_of(1, 600_000), vec![0, 3, 2], name(number).to_vec()].concat();
     let mut deployed = 0;
     // A bomb is being compiled, and another one waits as soon as it has failed.
     assert_eq!(deploy(&mill, "hostile", &bomb(0)).status, 200, "{:?}", versions(&mill, "hostile"));

@@ -100,7 +100,8 @@ enum Kind {
 }
 
 /// Settles by script. What the server refuses as a whole is about what is to be written: acks go on, and the call is
-/// made again handler by handler, since the keys of one may be what is refused.
+/// made again for each group on each stream, since the keys of one may be what is refused. Groups of different tenants can have
+/// the same name.
 async fn settle_by_script(
     kind: Kind,
     link: &Link,
@@ -118,9 +119,9 @@ async fn settle_by_script(
     match reply {
         Ok(reply) => results(reply),
         Err(BrokerError::Refused { refusal, message }) if refusal.is_about_effects() => {
-            let group = |at: usize| &settlements[at].source.group;
+            let whose = |at: usize| (&settlements[at].source.key, &settlements[at].source.group);
             let (first, others): (Vec<usize>, Vec<usize>) =
-                places.iter().partition(|&&at| group(at) == group(places[0]));
+                places.iter().partition(|&&at| whose(at) == whose(places[0]));
             if others.is_empty() {
                 return Ok(vec![refused(refusal, &message); places.len()]);
             }

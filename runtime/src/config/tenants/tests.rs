@@ -68,6 +68,16 @@ fn the_default_tenant_shares_as_others_do_and_cannot_reach_round_it() {
     let expected = "handlers.spy.streams[0]: `acme:orders` is a key of the tenant acme; write it as `acme/orders`, which \
          acme must share";
     assert_eq!(faults(&by_key), [expected]);
+    let handler = format!("[handlers.own]\n{HANDLER}streams = [\"s\"]\n");
+    for (text, place) in [
+        ("dead_letter = \"acme:dead\"\n", "handlers.own.dead_letter"),
+        ("[streams.\"acme:orders\"]\nmax_length = 1\n", "streams.\"acme:orders\""),
+        ("[intake.i]\nchannel = \"c\"\nstream = \"acme:orders\"\n", "intake.i.stream"),
+    ] {
+        let found = faults(&format!("{handler}{text}{}", acme("")));
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].starts_with(place) && found[0].contains("is a key of the tenant acme"), "{found:?}");
+    }
     let dead = acme("").replace("[\"orders\"]\n", "[\"orders\"]\ndead_letter = \"default/dead\"\n");
     assert!(faults(&dead)[0].starts_with("tenants.acme.handlers.pay.dead_letter: "), "{:?}", faults(&dead));
 }
@@ -121,6 +131,8 @@ fn the_bounds_of_a_tenant_are_checked() {
     }
     assert!(faults("[tenants.default]\nweight = 1\n")[0].contains("belongs to `default`"));
     assert!(faults("[tenants.\"A b\"]\nweight = 1\n")[0].contains("cannot be the name of a tenant"));
+    assert!(faults("[tenants.wasmill]\nweight = 1\n")[0].contains("would be those of wasmill itself"));
+    assert_eq!(faults("[tenants.wasmill]\nprefix = \"mill:\"\n"), [""; 0]);
 }
 
 mod files {
@@ -182,11 +194,36 @@ mod files {
     }
 
     #[test]
+    fn a_file_cannot_take_the_keys_of_another_tenant_nor_put_it_out() {
+        let takes = |prefix: &str| format!("prefix = {prefix:?}\n{PAY}");
+        let names = |config: &Config| config.tenants.keys().cloned().collect::<Vec<_>>();
+        let config = load(&[("acme.toml", &takes("beta:")), ("beta.toml", PAY)], "").unwrap();
+        assert_eq!(names(&config), ["beta"], "{:?}", faulty(&config));
+        let config = load(&[("acme.toml", &takes("beta:")), ("beta.toml", "wieght = 1")], "").unwrap();
+        assert_eq!(names(&config), [""; 0], "its keys are there while its file is at fault");
+        let config = load(&[("acme.toml", &takes("shop:")), ("beta.toml", &takes("shop:"))], "").unwrap();
+        assert_eq!(names(&config), [""; 0], "nobody knows whose they are");
+        let own = "[handlers.own]\ncomponent = \"o.wasm\"\nstreams = [\"orders\"]\n";
+        let config = load(&[("acme.toml", &takes("or")), ("beta.toml", &takes("own."))], own).unwrap();
+        assert_eq!(names(&config), [""; 0], "{:?}", faulty(&config));
+        let text = faulty(&config).remove(0).1;
+        assert!(text.contains("`or` is how `orders` begins, a stream of the tenant default"), "{text}");
+    }
+
+    #[test]
     fn who_wants_something_of_a_faulty_tenant_is_not_taken_for_the_owner_of_a_stream_of_that_name() {
         let wants = "[handlers.copy]\ncomponent = \"c.wasm\"\nstreams = [\"acme/orders\"]\n";
         let config = load(&[("acme.toml", "wieght = 1"), ("beta.toml", wants)], "").unwrap();
         assert!(config.tenants.is_empty());
         assert!(faulty(&config)[1].1.contains("whose file cannot be used"), "{:?}", faulty(&config));
+    }
+
+    #[test]
+    fn the_keys_of_a_faulty_tenant_are_not_those_of_the_default_one() {
+        let mut config = load(&[("acme.toml", "wieght = 3")], "").unwrap();
+        config.unserved_prefixes.push("b:".to_owned());
+        let default = config.of_tenant("default").unwrap().tenant.namespace;
+        assert_eq!(["acme:orders", "b:orders", "orders"].map(|name| default.is_own(name)), [false, false, true]);
     }
 
     #[test]

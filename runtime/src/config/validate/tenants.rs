@@ -1,5 +1,7 @@
 //! Tenants: each for itself, and what they have to do with one another.
 
+use std::borrow::Cow;
+
 use super::super::tenants::{MAX_WEIGHT, Sharing, TenantConfig, TenantQuotas, TenantRedis};
 use super::super::units::format_duration;
 use super::super::{Config, ConfigError};
@@ -57,8 +59,32 @@ pub(in crate::config) fn sharing(
             let problem = format!("`{stream}` is a stream of another tenant");
             check.fault(&["handlers", handler, "dead_letter"], problem, "choose a stream of its own");
         }
+        if name == DEFAULT_TENANT {
+            let dead = settings.dead_letter.clone().unwrap_or_else(|| keys::default_dead_letter(handler));
+            check.stream_by_key(config, &["handlers", handler, "dead_letter"], &dead);
+        }
+    }
+    if name == DEFAULT_TENANT {
+        // By its settings a stream would be trimmed, and by an intake written.
+        for stream in config.streams.keys() {
+            check.stream_by_key(config, &["streams", stream], stream);
+        }
+        for (intake, settings) in &config.intake {
+            check.stream_by_key(config, &["intake", intake, "stream"], &settings.stream);
+        }
     }
     check.faults
+}
+
+/// The streams that the tenant `default` names.
+fn streams_of_default(config: &Config) -> impl Iterator<Item = Cow<'_, str>> {
+    let of_handlers = config.handlers.iter().flat_map(|(name, handler)| {
+        let dead = handler.dead_letter.as_deref().map_or_else(|| keys::default_dead_letter(name).into(), Cow::Borrowed);
+        let named = handler.streams.iter().chain(&handler.publishes);
+        named.map(|stream| Cow::Borrowed(stream.as_str())).chain([dead])
+    });
+    let others = config.streams.keys().chain(config.intake.values().map(|intake| &intake.stream));
+    of_handlers.chain(others.map(|stream| Cow::Borrowed(stream.as_str())))
 }
 
 impl Check<'_, '_> {
@@ -76,8 +102,14 @@ impl Check<'_, '_> {
             let remedy = "what stands at the top of the file is its; give another tenant another name";
             self.fault(&[], "everything that names no tenant belongs to `default`", remedy);
         }
-        if let Some(prefix) = &tenant.prefix {
-            self.prefix_text(prefix);
+        match &tenant.prefix {
+            Some(prefix) => self.prefix_text(prefix),
+            // The tenant `wasmill`.
+            None if tenant.prefix(name).starts_with(keys::PREFIX) => {
+                let problem = format!("its keys would be those of wasmill itself, which begin with `{}`", keys::PREFIX);
+                self.fault(&[], problem, "set a `prefix`, or give the tenant another name");
+            }
+            None => {}
         }
         if !(1..=MAX_WEIGHT).contains(&tenant.weight) {
             self.fault(&["weight"], format!("{} is out of bounds", tenant.weight), format!("from 1 to {MAX_WEIGHT}"));
@@ -116,14 +148,24 @@ impl Check<'_, '_> {
         }
     }
 
-    /// A prefix that begins with another one's would lie within what the other may touch.
+    /// A prefix that begins with another one's would lie within what the other may touch. The fault is with whoever has
+    /// chosen its prefix, and not with who has the one of its name: nobody can take the keys of another one.
     fn prefix(&mut self, name: &str, config: &Config) {
         let Some(tenant) = config.tenants.get(name) else { return };
-        let prefix = tenant.prefix(name);
-        // Reported once, at the later of the two.
-        let before = config.tenants.iter().take_while(|(other, _)| *other != name);
-        let mut clashing = before.map(|(other, settings)| (other, settings.prefix(other)));
-        let clash = clashing.find(|(_, theirs)| prefix.starts_with(theirs.as_str()) || theirs.starts_with(&prefix));
+        // What stands in a file of its own is no matter of `default`, which would be at fault otherwise.
+        let (prefix, has_file) = (tenant.prefix(name), self.base.is_empty());
+        if has_file && let Some(stream) = streams_of_default(config).find(|stream| stream.starts_with(&prefix)) {
+            let problem = format!("`{prefix}` is how `{stream}` begins, a stream of the tenant default");
+            return self.fault(&["prefix"], problem, "choose another prefix");
+        }
+        if tenant.prefix.is_none() {
+            return;
+        }
+        // The keys of a tenant whose file cannot be used are there all the same.
+        let faulty = config.faulty_tenants.iter().map(|faulty| (&faulty.name, format!("{}:", faulty.name)));
+        let served = config.tenants.iter().map(|(other, settings)| (other, settings.prefix(other)));
+        let mut others = served.chain(faulty).filter(|(other, _)| *other != name);
+        let clash = others.find(|(_, theirs)| prefix.starts_with(theirs.as_str()) || theirs.starts_with(&prefix));
         if let Some((other, theirs)) = clash {
             let problem = format!("`{prefix}` meets `{theirs}`, the prefix of tenants.{other}");
             self.fault(&["prefix"], problem, "let no prefix begin with another one");
@@ -163,7 +205,13 @@ impl Check<'_, '_> {
             owners.into_iter().find_map(|(owner, prefix)| Some((owner, stream.strip_prefix(&*prefix)?.to_owned())));
         if let Some((owner, own)) = owner {
             let problem = format!("`{stream}` is a key of the tenant {owner}");
-            self.fault(path, problem, format!("write it as `{owner}/{own}`, which {owner} must share"));
+            let remedy = match path {
+                ["handlers", _, "streams" | "publishes", ..] => {
+                    format!("write it as `{owner}/{own}`, which {owner} must share")
+                }
+                _ => "choose a stream of its own".to_owned(),
+            };
+            self.fault(path, problem, remedy);
         }
     }
 

@@ -1,7 +1,7 @@
 //! Which lanes have to be looked at, and when: so that a thousand idle ones cost nothing.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::{BinaryHeap, HashSet, VecDeque};
 use std::time::Instant;
 
 /// Lanes, by their numbers, that something may be asked for. Whoever changes a lane lists it.
@@ -74,6 +74,30 @@ impl Agenda {
     }
 }
 
+/// Lanes that wait until something has happened, each once, in the order in which they came.
+#[derive(Default)]
+pub(super) struct Waiting {
+    lanes: Vec<usize>,
+    known: HashSet<usize>,
+}
+
+impl Waiting {
+    /// Says whether the lane did not wait before.
+    pub(super) fn add(&mut self, lane: usize) -> bool {
+        let is_new = self.known.insert(lane);
+        if is_new {
+            self.lanes.push(lane);
+        }
+        is_new
+    }
+
+    /// It has happened.
+    pub(super) fn take(&mut self) -> Vec<usize> {
+        self.known.clear();
+        std::mem::take(&mut self.lanes)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -91,6 +115,14 @@ mod tests {
         assert_eq!(taken(&mut agenda), [3, 1]);
         agenda.list(3);
         assert_eq!(taken(&mut agenda), [3]);
+    }
+
+    #[test]
+    fn who_waits_is_told_once() {
+        let mut waiting = Waiting::default();
+        assert_eq!([3, 1, 3].map(|lane| waiting.add(lane)), [true, true, false]);
+        assert_eq!((waiting.take(), waiting.take()), (vec![3, 1], vec![]));
+        assert!(waiting.add(3));
     }
 
     #[test]

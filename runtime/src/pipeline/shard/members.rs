@@ -76,10 +76,11 @@ impl Shard {
         if lane.removed && lane.paused {
             // Nobody begins it here any more, as nobody says when it goes on. It is found when the handler comes back, or by
             // others after this worker.
+            let (left, sizes) = lane.abandon();
             let tenant = &mut self.tenants[lane.tenant];
-            let hungry = lane.ready.iter().flat_map(|ready| tenant.taken(ready.bytes));
+            let hungry = sizes.into_iter().flat_map(|bytes| tenant.taken(bytes));
             hungry.for_each(|other| self.agenda.list(other));
-            self.left.extend(lane.abandon());
+            self.left.extend(left);
         }
         for source in lane.sources.iter_mut().filter(|source| source.has_finished()) {
             source.end();
@@ -102,7 +103,9 @@ impl Shard {
         if lane.has_ended() {
             let lane = self.lanes.remove(at);
             self.schedule.leave(at);
-            self.tenants.leave(&lane.deployment.tenant);
+            if self.tenants.leave(&lane.deployment.tenant) {
+                self.schedule.forget(lane.tenant);
+            }
             self.ways.leave(lane.way);
             self.shares -= lane.share;
             self.by_name.remove(&lane.deployment.id);

@@ -7,6 +7,7 @@ use std::time::Instant;
 use slab::Slab;
 
 use super::super::budget::{Budget, Quota};
+use super::agenda::Waiting;
 
 /// The most entries of a tenant that are read and not begun, or asked for, on a thread: a flood stays in Redis.
 const MAX_AHEAD: usize = 1000;
@@ -26,9 +27,9 @@ pub(super) struct Tenant {
     /// Bytes of those that were read.
     bytes_ahead: usize,
     /// Lanes that could begin a delivery if another one had finished.
-    crowded: Vec<usize>,
+    crowded: Waiting,
     /// Lanes that would read if less were waiting.
-    sated: Vec<usize>,
+    sated: Waiting,
 }
 
 /// Why a delivery is not begun.
@@ -74,14 +75,16 @@ impl Tenants {
         at
     }
 
-    /// One lane less.
-    pub(super) fn leave(&mut self, name: &str) {
-        let Some(&at) = self.by_name.get(name) else { return };
+    /// One lane less. Says whether that was the last one: then the number is free for another tenant.
+    pub(super) fn leave(&mut self, name: &str) -> bool {
+        let Some(&at) = self.by_name.get(name) else { return false };
         self.tenants[at].lanes -= 1;
-        if self.tenants[at].lanes == 0 {
+        let is_last = self.tenants[at].lanes == 0;
+        if is_last {
             self.tenants.remove(at);
             self.by_name.remove(name);
         }
+        is_last
     }
 
     /// Whether the tenant may begin a delivery. `crowd`: so many of at most so many run on the thread, if the handlers could
@@ -120,8 +123,8 @@ impl Tenant {
             share: 1,
             ahead: 0,
             bytes_ahead: 0,
-            crowded: Vec::new(),
-            sated: Vec::new(),
+            crowded: Waiting::default(),
+            sated: Waiting::default(),
         }
     }
 
@@ -138,13 +141,14 @@ impl Tenant {
     /// A delivery has finished: the lanes that waited for that.
     pub(super) fn finished(&mut self) -> Vec<usize> {
         self.running -= 1;
-        std::mem::take(&mut self.crowded)
+        self.crowded.take()
     }
 
     /// The lane could begin a delivery, and waits until another one has finished.
     pub(super) fn wait_for_own(&mut self, lane: usize) {
-        self.budget.count_wait(Quota::Concurrency);
-        self.crowded.push(lane);
+        if self.crowded.add(lane) {
+            self.budget.count_wait(Quota::Concurrency);
+        }
     }
 
     /// Sets entries aside that a lane asks for, at most `count`. None if enough of them wait: the lane is told when there is
@@ -160,7 +164,7 @@ impl Tenant {
         let room = if has_room { MAX_AHEAD.saturating_sub(self.ahead) } else { 0 };
         let room = room.max(usize::from(is_idle));
         if room == 0 {
-            self.sated.push(lane);
+            self.sated.add(lane);
             return Err(None);
         }
         let count = self.budget.reserve_in(count.min(room), now).map_err(|until| {
@@ -188,7 +192,7 @@ impl Tenant {
 
     fn hungry(&mut self) -> Vec<usize> {
         let has_room = self.ahead <= MAX_AHEAD / 2 && self.bytes_ahead <= MAX_BYTES_AHEAD / 2;
-        if has_room { std::mem::take(&mut self.sated) } else { Vec::new() }
+        if has_room { self.sated.take() } else { Vec::new() }
     }
 }
 

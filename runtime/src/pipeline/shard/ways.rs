@@ -11,6 +11,7 @@ use super::super::batch::{Batch, Note, Ticket};
 use super::super::brokers::Brokers;
 use super::super::run::Delivery;
 use super::super::{Deployment, MAX_SETTLES};
+use super::agenda::Waiting;
 use crate::broker::Broker;
 use crate::outcome::{Decision, Settlement};
 
@@ -37,7 +38,7 @@ struct Way {
     batch: Batch,
     settles: usize,
     /// Lanes that could begin a delivery if there were room for its decision.
-    held_back: Vec<usize>,
+    held_back: Waiting,
 }
 
 /// Decisions to be sent.
@@ -49,7 +50,7 @@ pub(super) struct Load {
 
 impl Way {
     fn new(broker: Arc<dyn Broker>, tenant: Option<Arc<str>>) -> Way {
-        Way { broker, tenant, lanes: 0, batch: Batch::default(), settles: 0, held_back: Vec::new() }
+        Way { broker, tenant, lanes: 0, batch: Batch::default(), settles: 0, held_back: Waiting::default() }
     }
 }
 
@@ -123,7 +124,7 @@ impl Ways {
 
     /// A lane could begin a delivery if there were room: see [`Ways::take_held_back`].
     pub(super) fn hold_back(&mut self, at: usize, lane: usize) {
-        self.ways[at].held_back.push(lane);
+        self.ways[at].held_back.add(lane);
     }
 
     /// What is to be sent now. `idle`: nothing else is coming.
@@ -146,7 +147,7 @@ impl Ways {
 
     /// The lanes that were held back on a way, once there is room.
     pub(super) fn take_held_back(&mut self, at: usize) -> Vec<usize> {
-        if self.has_room(at) { std::mem::take(&mut self.ways[at].held_back) } else { Vec::new() }
+        if self.has_room(at) { self.ways[at].held_back.take() } else { Vec::new() }
     }
 
     /// A batch has been answered.

@@ -84,6 +84,15 @@ async fn each_key_is_read_once_and_what_was_seen_is_told() {
 }
 
 #[tokio::test]
+async fn a_key_that_is_named_often_is_not_copied_beyond_the_limit() {
+    let (mut state, _) = with([("k".to_owned(), vec![b'x'; 400])], 1000);
+    let keys = |count: usize| vec!["k".to_owned(); count];
+    assert!(state.load(&keys(3)).await.is_ok());
+    assert_eq!(state.values(keys(2)).ok().map(|values| values.len()), Some(2));
+    refused(state.values(keys(3)), "limits.state_bytes");
+}
+
+#[tokio::test]
 async fn own_writes_are_seen_and_ask_nobody() {
     let (mut state, reader) = two(1000);
     assert!(set(&mut state, "a", 3) && set(&mut state, "new", 0) && state.write("b", None).is_ok());
