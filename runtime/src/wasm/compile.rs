@@ -34,7 +34,7 @@ static TURNS: Turns = Turns::new();
 /// How much the child yields to the threads that handle events: to a twentieth of their share where there is not enough for
 /// all. With that a Python component, which takes 14 s of CPU time, is still compiled within the five minutes that a deployment
 /// waits, on cores that do nothing but handle events. Measured with two such workers on two cores, both compiling: 5 took 31 %
-/// of their events, 10 took 20 %.
+/// of their events, 10 took 20 %, this takes 16 %.
 const NICENESS: i32 = 13;
 /// Exit codes of the child; its output is the reason then.
 const INVALID: u8 = 3;
