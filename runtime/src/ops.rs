@@ -45,7 +45,7 @@ pub use versions::{
 use crate::access::{Actor, Holder};
 use crate::app;
 use crate::broker::acl::UserGrants;
-use crate::broker::keys::{self, Namespace};
+use crate::broker::keys;
 use crate::broker::{BrokerError, Operate};
 use crate::config::{Config, ResolvedHandler, StreamConfig, Tenant};
 use crate::envelope::Envelopes;
@@ -153,7 +153,6 @@ impl OpsError {
 pub struct Operator {
     broker: Arc<dyn Operate>,
     tenant: Arc<Tenant>,
-    namespace: Namespace,
     handlers: Arc<[ResolvedHandler]>,
     schemas: Arc<Schemas>,
     envelopes: Envelopes,
@@ -210,7 +209,6 @@ impl Operator {
         Operator {
             broker,
             tenant: Arc::new(config.tenant.clone()),
-            namespace: config.tenant.namespace.clone(),
             handlers: config.handlers().into(),
             schemas,
             envelopes: app::envelopes(config),
@@ -231,7 +229,7 @@ impl Operator {
 
     /// The tenant whose handlers and streams these are.
     pub fn tenant(&self) -> &str {
-        self.namespace.tenant()
+        self.tenant.namespace.tenant()
     }
 
     /// The handlers of the configuration, in the order of their names.
@@ -257,13 +255,13 @@ impl Operator {
 
     /// What a handler is called where those of all tenants stand together.
     fn id(&self, handler: &str) -> Arc<str> {
-        self.namespace.qualified(handler)
+        self.tenant.namespace.qualified(handler)
     }
 
     /// The key of a stream that somebody names. Those of other tenants are a matter of theirs.
     fn key(&self, stream: &str) -> Result<Arc<str>, OpsError> {
         if self.may_see(stream) {
-            return Ok(self.namespace.stream(stream));
+            return Ok(self.tenant.namespace.stream(stream));
         }
         let problem = match stream.starts_with(keys::PREFIX) {
             true => format!("`{stream}` is wasmill's own: that takes the token of everything"),
@@ -275,7 +273,7 @@ impl Operator {
     /// Whether whoever asks may see a stream of that name. wasmill's own keys tell of all tenants.
     fn may_see(&self, stream: &str) -> bool {
         let is_of_tenant = matches!(&self.actor, Actor::Token(Holder { tenant: Some(_), .. }));
-        self.namespace.is_own(stream) && !(is_of_tenant && stream.starts_with(keys::PREFIX))
+        self.tenant.namespace.is_own(stream) && !(is_of_tenant && stream.starts_with(keys::PREFIX))
     }
 
     fn unknown_stream(&self, name: &str) -> OpsError {

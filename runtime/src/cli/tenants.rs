@@ -69,14 +69,8 @@ fn list(context: &Context) -> Result<ExitCode, Report> {
 
 /// The tenants of the configuration, those with faults at the end.
 fn configured(config: &Config) -> Vec<TenantReport> {
-    let tenants = config.of_all_tenants().map(|own| TenantReport {
-        tenant: own.tenant.name.clone(),
-        prefix: own.tenant.namespace.prefix().to_owned(),
-        weight: own.tenant.weight,
-        redis_user: own.tenant.redis.username.clone(),
-        handlers: own.handlers.keys().cloned().collect(),
-        fault: None,
-    });
+    let tenants = config.of_all_tenants();
+    let tenants = tenants.map(|own| TenantReport::new(&own.tenant, own.handlers.keys().map(String::as_str)));
     let faulty = config.faulty_tenants.iter().map(|tenant| TenantReport {
         tenant: tenant.name.clone(),
         fault: Some(tenant.faults.to_string()),

@@ -7,6 +7,7 @@ mod tenants;
 pub(super) use tenants::{sharing, tenant};
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bytesize::ByteSize;
@@ -130,19 +131,13 @@ impl Check<'_, '_> {
         if redis.ca_file.is_some() && !tls {
             self.fault(&["redis", "ca_file"], "has no effect without TLS", "let `redis.url` begin with `rediss://`");
         }
-        match (redis.password_env.is_some(), redis.password_file.is_some(), redis.url_has_password()) {
-            (true, true, _) => {
-                let problem = "the password is given twice, by `password_env` and by `password_file`";
-                self.fault(&["redis", "password_file"], problem, "leave one of the two out");
-            }
-            (env, file, true) if env || file => {
-                let key = if env { "password_env" } else { "password_file" };
-                let problem = format!("the password is given twice, by `{key}` and in `url`");
-                self.fault(&["redis", key], problem, "take it out of the URL");
-            }
-            _ => {}
+        self.secret(&["redis"], ("password", "password"), &redis.password_env, &redis.password_file);
+        let (env, file) = (redis.password_env.is_some(), redis.password_file.is_some());
+        if env != file && redis.url_has_password() {
+            let key = if env { "password_env" } else { "password_file" };
+            let problem = format!("the password is given twice, by `{key}` and in `url`");
+            self.fault(&["redis", key], problem, "take it out of the URL");
         }
-        self.variable(&["redis", "password_env"], redis.password_env.as_deref(), "password");
         self.positive(&["redis", "connect_timeout"], redis.connect_timeout);
         self.positive(&["redis", "response_timeout"], redis.response_timeout);
     }
@@ -181,6 +176,16 @@ impl Check<'_, '_> {
             let remedy = "give it three heartbeats at least, or one lost beat lets others take this worker's events";
             self.fault(&["worker", "heartbeat_ttl"], "is shorter than three times `worker.heartbeat`", remedy);
         }
+    }
+
+    /// Where a secret is, in a variable or in a file; `key` and what it is, as in `[redis]` the `password`.
+    fn secret(&mut self, section: &[&str], (key, what): (&str, &str), env: &Option<String>, file: &Option<PathBuf>) {
+        let [env_key, file_key] = ["env", "file"].map(|kind| format!("{key}_{kind}"));
+        if env.is_some() && file.is_some() {
+            let problem = format!("the {what} is given twice, by `{env_key}` and by `{file_key}`");
+            self.fault(&[section, &[&file_key]].concat(), problem, "leave one of the two out");
+        }
+        self.variable(&[section, &[&env_key]].concat(), env.as_deref(), what);
     }
 
     /// The name of a variable that holds a secret.

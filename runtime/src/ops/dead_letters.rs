@@ -176,7 +176,7 @@ impl Operator {
     /// are sent when every worker that serves the handler has it; the report says for whom that has to wait.
     pub async fn redrive(&self, handler: &str, selection: &Selection) -> Result<MovedReport, OpsError> {
         let key = self.dead_key(handler)?;
-        let inbox = self.namespace.inbox(handler);
+        let inbox = self.tenant.namespace.inbox(handler);
         let mut report = MovedReport::default();
         let chosen = parsed(selection)?;
         let version = match &selection.to {

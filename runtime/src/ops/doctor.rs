@@ -247,7 +247,7 @@ impl Operator {
         let mut findings = Vec::new();
         let dead: BTreeSet<&str> = self.handlers().iter().map(|handler| handler.dead_letter.as_str()).collect();
         for name in self.configured_streams() {
-            let info = match self.broker.stream(&self.namespace.stream(&name)).await {
+            let info = match self.broker.stream(&self.tenant.namespace.stream(&name)).await {
                 Err(BrokerError::Refused { message, .. }) => {
                     let remedy = "rename the key that is in the way, or grant the user the key";
                     let text = format!("{name}: {message}");

@@ -72,7 +72,7 @@ impl Operator {
             let report: WorkerReport = serde_json::from_str(&report).unwrap_or_default();
             let uptime_ms = if report.started_ms == 0 { 0 } else { now.saturating_sub(report.started_ms) };
             let handlers = report.handlers.into_iter();
-            let own = handlers.filter_map(|(id, of)| Some((self.namespace.unqualified(&id)?.to_owned(), of)));
+            let own = handlers.filter_map(|(id, of)| Some((self.tenant.namespace.unqualified(&id)?.to_owned(), of)));
             let report = WorkerReport { worker, handlers: own.collect(), ..report };
             workers.push(WorkerStatus { report, uptime_ms });
         }
@@ -92,7 +92,7 @@ impl Operator {
         }
         let paused = self.broker.paused().await?;
         for (name, status) in &mut handlers {
-            status.paused = paused.iter().any(|id| self.namespace.unqualified(id) == Some(name));
+            status.paused = paused.iter().any(|id| self.tenant.namespace.unqualified(id) == Some(name));
             self.backlog_of(name, status).await?;
         }
         Ok(StatsReport { at_ms: now_ms(), workers: workers.len(), handlers })
@@ -128,7 +128,7 @@ impl Operator {
             lag = lag.zip(waiting).map(|(sum, waiting)| sum + waiting);
         }
         status.lag = lag;
-        let dead = self.readable(&self.namespace.stream(&handler.dead_letter)).await?;
+        let dead = self.readable(&self.tenant.namespace.stream(&handler.dead_letter)).await?;
         status.dead_letters = dead.map_or(0, |dead| dead.length);
         Ok(())
     }

@@ -137,8 +137,8 @@ impl Operator {
     /// What a handler reads, its inbox included.
     pub(super) fn sources(&self, handler: &str) -> Result<Vec<Source>, OpsError> {
         let resolved = self.handler(handler)?;
-        let streams = resolved.streams.iter().map(|stream| self.namespace.source(stream, &resolved.group));
-        Ok(streams.chain([self.namespace.inbox_source(&resolved.name, &resolved.group)]).collect())
+        let streams = resolved.streams.iter().map(|stream| self.tenant.namespace.source(stream, &resolved.group));
+        Ok(streams.chain([self.tenant.namespace.inbox_source(&resolved.name, &resolved.group)]).collect())
     }
 
     async fn all_pending(&self, source: &Source) -> Result<Vec<PendingEntry>, OpsError> {

@@ -46,7 +46,7 @@ impl Operator {
             return Err(OpsError::TooLarge(format!("{count} events in one request; the limit is {MAX_PUBLISH}")));
         }
         // What belongs to another tenant is no matter of the quotas of this one.
-        let (key, waits_in) = (self.key(stream)?, self.namespace.delayed());
+        let (key, waits_in) = (self.key(stream)?, self.tenant.namespace.delayed());
         self.check_publish(stream).await?;
         let envelope = self.envelopes.of(stream);
         let is_one = events.len() == 1;

@@ -55,7 +55,7 @@ impl Operator {
     /// The records of the tenant's handlers, by what they are called among those of all tenants.
     pub(super) async fn own_records(&self) -> Result<BTreeMap<String, Record>, OpsError> {
         let records = self.broker.records().await?.into_iter();
-        let own = records.filter(|(id, _)| self.namespace.unqualified(id).is_some());
+        let own = records.filter(|(id, _)| self.tenant.namespace.unqualified(id).is_some());
         own.map(|(id, text)| Ok((id, parse(&text)?))).collect()
     }
 
@@ -85,7 +85,7 @@ impl Operator {
     }
 
     fn over(&self, quota: &'static str, text: String) -> OpsError {
-        OpsError::Quota { tenant: self.namespace.tenant().to_string(), quota, text }
+        OpsError::Quota { tenant: self.tenant.namespace.tenant().to_string(), quota, text }
     }
 }
 

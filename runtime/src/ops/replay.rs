@@ -80,7 +80,7 @@ impl Operator {
             return Err(OpsError::Invalid(format!("`count` is {count}; it must be 1 to {MAX_REPLAY_PAGE}")));
         }
         let (from, mut to) = self.bounds(request.from.as_deref(), request.to.as_deref())?;
-        let key = self.namespace.stream(&request.stream);
+        let key = self.tenant.namespace.stream(&request.stream);
         let Some(info) = self.broker.stream(&key).await? else { return Err(self.unknown_stream(&request.stream)) };
         // What comes meanwhile is not past; follow-ups of the replay itself would go round for ever.
         to = to.min(info.last);
@@ -89,7 +89,7 @@ impl Operator {
             return Err(OpsError::Invalid(format!("{problem}; it has at most {MAX_RUN_ID} bytes")));
         }
         let run = request.run.clone().unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
-        let inbox = self.namespace.inbox_source(&resolved.name, &resolved.group);
+        let inbox = self.tenant.namespace.inbox_source(&resolved.name, &resolved.group);
         let mut report =
             ReplayReport { to: to.to_string(), run, backlog: self.backlog(&inbox).await?, ..ReplayReport::default() };
         report.workers = self.serving(handler).await?;

@@ -92,7 +92,7 @@ pub struct StateCleared {
 impl Operator {
     /// Where the state of a handler lies.
     fn home(&self, handler: &str) -> Home {
-        self.namespace.state(handler, self.tenant.state_quota())
+        self.tenant.namespace.state(handler, self.tenant.state_quota())
     }
 
     /// The keys in the state of a handler.
@@ -156,7 +156,7 @@ impl Operator {
 
     /// Bytes of keys and values in the states of all handlers of the tenant, also of those that are not configured any more.
     pub async fn state_bytes(&self) -> Result<u64, OpsError> {
-        Ok(self.broker.state_sizes(&self.namespace.state_sizes()).await?.into_values().sum())
+        Ok(self.broker.state_sizes(&self.tenant.namespace.state_sizes()).await?.into_values().sum())
     }
 
     fn over_state_quota(&self, home: &Home) -> OpsError {

@@ -71,9 +71,11 @@ impl Operator {
     pub async fn streams(&self, names: &[String], all: bool) -> Result<Vec<StreamReport>, OpsError> {
         let names = match (names.is_empty(), all || self.handlers.is_empty()) {
             (false, _) => names.to_vec(),
-            (true, false) => self.configured_streams().into_iter().filter(|name| self.namespace.is_own(name)).collect(),
+            (true, false) => {
+                self.configured_streams().into_iter().filter(|name| self.tenant.namespace.is_own(name)).collect()
+            }
             (true, true) => {
-                let prefix = self.namespace.prefix();
+                let prefix = self.tenant.namespace.prefix();
                 let keys = self.broker.stream_keys(prefix, MAX_STREAMS).await?;
                 let names = keys.iter().filter_map(|key| key.strip_prefix(prefix));
                 let mut names: Vec<String> = names.filter(|name| self.may_see(name)).map(str::to_owned).collect();

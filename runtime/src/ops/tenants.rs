@@ -5,6 +5,7 @@ use utoipa::ToSchema;
 
 use super::quotas::begun;
 use super::{Operator, Operators, OpsError};
+use crate::config::Tenant;
 
 /// A tenant.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
@@ -50,6 +51,20 @@ pub struct QuotaUsage {
     pub limit: Option<u64>,
 }
 
+impl TenantReport {
+    /// One that nothing is wrong with. The handlers in order.
+    pub fn new<'a>(tenant: &Tenant, handlers: impl Iterator<Item = &'a str>) -> TenantReport {
+        TenantReport {
+            tenant: tenant.name.clone(),
+            prefix: tenant.namespace.prefix().to_owned(),
+            weight: tenant.weight,
+            redis_user: tenant.redis.username.clone(),
+            handlers: handlers.map(str::to_owned).collect(),
+            fault: None,
+        }
+    }
+}
+
 impl Operators {
     /// All tenants that are served, in order.
     pub fn reports(&self) -> Vec<TenantReport> {
@@ -60,14 +75,7 @@ impl Operators {
 impl Operator {
     /// The tenant that it works for.
     pub fn tenant_report(&self) -> TenantReport {
-        TenantReport {
-            tenant: self.tenant.name.clone(),
-            prefix: self.namespace.prefix().to_owned(),
-            weight: self.tenant.weight,
-            redis_user: self.tenant.redis.username.clone(),
-            handlers: self.handlers.iter().map(|handler| handler.name.clone()).collect(),
-            fault: None,
-        }
+        TenantReport::new(&self.tenant, self.handlers.iter().map(|handler| handler.name.as_str()))
     }
 
     /// What its tenant uses, beside what it may use.

@@ -13,7 +13,7 @@ impl Operator {
         let Some(user) = &self.user else { return Ok((Vec::new(), true)) };
         let name = &user.username;
         // Anything that it does itself.
-        let own = keys::mark(&self.namespace.marks("doctor"), [0; 16]);
+        let own = keys::mark(&self.tenant.namespace.marks("doctor"), [0; 16]);
         if let Err(error @ BrokerError::Refused { .. }) = self.broker.seen(&[own]).await {
             let text = format!("{name} cannot work: {error}");
             return Ok((vec![Finding::bad(Check::User, Level::Error, text, self.how_to_set_up())], false));
@@ -58,6 +58,6 @@ impl Operator {
     }
 
     fn how_to_set_up(&self) -> String {
-        format!("`wasmill tenants acl {}` prints the line that sets it up", self.namespace.tenant())
+        format!("`wasmill tenants acl {}` prints the line that sets it up", self.tenant.namespace.tenant())
     }
 }

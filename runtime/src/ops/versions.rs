@@ -365,7 +365,7 @@ impl Operator {
     pub(super) async fn own_digests(&self) -> Result<BTreeSet<String>, OpsError> {
         let mut digests = BTreeSet::new();
         for (id, text) in self.broker.records().await? {
-            if self.namespace.unqualified(&id).is_some() {
+            if self.tenant.namespace.unqualified(&id).is_some() {
                 digests.extend(parse(&text)?.versions.into_iter().map(|version| version.digest));
             }
         }
@@ -400,7 +400,7 @@ impl Operator {
 
     /// Whether it works for the tenant `default`, whose operators look after all.
     fn is_operator(&self) -> bool {
-        &**self.namespace.tenant() == DEFAULT_TENANT
+        &**self.tenant.namespace.tenant() == DEFAULT_TENANT
     }
 
     /// The digests of what some handler needs.
@@ -409,7 +409,7 @@ impl Operator {
         for (id, text) in self.broker.records().await? {
             let record = parse(&text)?;
             // What another tenant has deployed as well is its own matter.
-            let is_asked = self.is_operator() || self.namespace.unqualified(&id).is_some();
+            let is_asked = self.is_operator() || self.tenant.namespace.unqualified(&id).is_some();
             let keep_last = if is_asked { keep_last } else { usize::MAX };
             wanted.extend(record.pins.into_iter().filter(|(_, pin)| now_ms < pin.until_ms).map(|(digest, _)| digest));
             wanted.extend(record.versions.iter().take(keep_last).map(|version| version.digest.clone()));

@@ -111,8 +111,8 @@ impl Served {
         self.deployments().flat_map(|deployment| deployment.sources.iter().map(move |source| (deployment, source)))
     }
 
-    /// Where the streams of those served lie, each once, with the tenant's user. That of the tenant `default` is always among them: events may be
-    /// published for later where no handler is.
+    /// Where the streams of those served lie, each once, with the tenant's user. That of the tenant `default` is always among
+    /// them: events may be published for later where no handler is.
     pub(super) fn namespaces(&self) -> &[(Namespace, Option<Login>)] {
         &self.namespaces
     }

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use serde_json::{Value, json};
+
 use super::measure::{IN, OUT, Server, add_event, wait};
+use super::rounded;
 use crate::cmd::Result;
 
 /// How often events are sent: those whose time has come since.
@@ -137,6 +140,18 @@ impl Seen {
     pub fn percentile_ms(&self, share: f64) -> f64 {
         let at = (self.latencies.len() as f64 * share).ceil() as usize;
         self.latencies.get(at.saturating_sub(1)).map_or(f64::NAN, |&micros| f64::from(micros) / 1e3)
+    }
+
+    /// The latencies of all rounds, and the p99 of each.
+    pub fn summary(&self, p99s: &[f64]) -> Value {
+        json!({
+            "events": self.sent,
+            "p50_ms": rounded(self.percentile_ms(0.5)),
+            "p99_ms": rounded(self.percentile_ms(0.99)),
+            "p999_ms": rounded(self.percentile_ms(0.999)),
+            "max_ms": rounded(self.percentile_ms(1.0)),
+            "p99_ms_of_each": p99s,
+        })
     }
 }
 

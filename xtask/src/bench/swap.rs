@@ -178,15 +178,9 @@ fn compiling(server: &Server, fleet: &mut Fleet, plan: &Plan, max: f64) -> Resul
 }
 
 fn summary(seen: &Seen, p99s: &[f64]) -> Value {
-    json!({
-        "events": seen.sent,
-        "p50_ms": rounded(seen.percentile_ms(0.5)),
-        "p99_ms": rounded(seen.percentile_ms(0.99)),
-        "p999_ms": rounded(seen.percentile_ms(0.999)),
-        "max_ms": rounded(seen.percentile_ms(1.0)),
-        "p99_ms_of_each": p99s,
-        "digests": seen.digests,
-    })
+    let mut summary = seen.summary(p99s);
+    summary["digests"] = json!(seen.digests);
+    summary
 }
 
 /// For people.

@@ -8,11 +8,7 @@ use crate::config::tokens::Place;
 
 impl Check<'_, '_> {
     pub(super) fn admin(&mut self, admin: &AdminConfig) {
-        if admin.token_env.is_some() && admin.token_file.is_some() {
-            let problem = "the token is given twice, by `token_env` and by `token_file`";
-            self.fault(&["admin", "token_file"], problem, "leave one of the two out");
-        }
-        self.variable(&["admin", "token_env"], admin.token_env.as_deref(), "token");
+        self.secret(&["admin"], ("token", "token"), &admin.token_env, &admin.token_file);
         let is_open = admin.token_env.is_none() && admin.token_file.is_none();
         self.tokens(&["admin"], admin.places(), is_open);
         let path = ["admin", "listen"];
@@ -35,17 +31,15 @@ impl Check<'_, '_> {
     /// The tokens of the roles of a tenant. `is_open`: there is no token of everything.
     pub(super) fn tokens(&mut self, section: &[&str], places: [Place<'_>; 3], is_open: bool) {
         for Place { role, env, file } in places {
-            let [env_key, file_key] = [format!("{role}_env"), format!("{role}_file")];
-            let [env_path, file_path] = [&env_key, &file_key].map(|key| [section, &[key.as_str()]].concat());
-            if env.is_some() && file.is_some() {
-                let problem = format!("the token is given twice, by `{env_key}` and by `{file_key}`");
-                self.fault(&file_path, problem, "leave one of the two out");
-            }
-            self.variable(&env_path, env.as_deref(), "token");
+            self.secret(section, (&role.to_string(), "token"), env, file);
             if is_open && (env.is_some() || file.is_some()) {
-                let path = if env.is_some() { &env_path } else { &file_path };
+                let key = format!("{role}_{}", if env.is_some() { "env" } else { "file" });
                 let problem = "means nothing while everybody may do everything";
-                self.fault(path, problem, "set admin.token_env or admin.token_file, the token of those who may");
+                self.fault(
+                    &[section, &[&key]].concat(),
+                    problem,
+                    "set admin.token_env or admin.token_file, the token of those who may",
+                );
             }
         }
     }

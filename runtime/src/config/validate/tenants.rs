@@ -238,10 +238,7 @@ impl Check<'_, '_> {
 
     fn tenant_redis(&mut self, redis: &TenantRedis) {
         let at = |key: &'static str| ["redis", key];
-        if redis.password_env.is_some() && redis.password_file.is_some() {
-            let problem = "the password is given twice, by `password_env` and by `password_file`";
-            self.fault(&at("password_file"), problem, "leave one of the two out");
-        }
+        self.secret(&["redis"], ("password", "password"), &redis.password_env, &redis.password_file);
         if redis.username.is_none() && (redis.password_env.is_some() || redis.password_file.is_some()) {
             self.fault(&at("username"), "is missing", "a tenant has a user of its own, or none and no password");
         }
@@ -251,6 +248,5 @@ impl Check<'_, '_> {
         if redis.username.as_deref().is_some_and(|user| user.is_empty() || user.contains(char::is_whitespace)) {
             self.fault(&at("username"), "is not the name of a user", "write a name without white space");
         }
-        self.variable(&at("password_env"), redis.password_env.as_deref(), "password");
     }
 }

@@ -53,8 +53,8 @@ pub fn run(root: &Path, quick: bool) -> Result<Value> {
         "doubled": undisturbed.doubled() + disturbed.doubled(),
         "neighbour": {
             "hostile": hostile::ALL.map(|hostile| hostile.name),
-            "undisturbed": summary(&undisturbed, &p99s[0]),
-            "disturbed": summary(&disturbed, &p99s[1]),
+            "undisturbed": undisturbed.summary(&p99s[0]),
+            "disturbed": disturbed.summary(&p99s[1]),
             "worker_rss_mib": rounded(rss_mib),
         },
     }))
@@ -91,16 +91,5 @@ fn measure(server: &Server, phase: Duration, is_disturbed: bool) -> Result<Seen>
             hostile.join().unwrap_or_else(|_| Err("the hostile tenants' thread has panicked".to_owned()))?;
         }
         seen
-    })
-}
-
-fn summary(seen: &Seen, p99s: &[f64]) -> Value {
-    json!({
-        "events": seen.sent,
-        "p50_ms": rounded(seen.percentile_ms(0.5)),
-        "p99_ms": rounded(seen.percentile_ms(0.99)),
-        "p999_ms": rounded(seen.percentile_ms(0.999)),
-        "max_ms": rounded(seen.percentile_ms(1.0)),
-        "p99_ms_of_each": p99s,
     })
 }
