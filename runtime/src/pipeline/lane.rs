@@ -20,6 +20,8 @@ const MAX_READ: usize = 100;
 const READ_BYTES: usize = 128 << 10;
 /// What an entry is taken to have, in bytes, before any is known: the first reads are small.
 const FIRST_BYTES: f64 = 16_384.0;
+/// Entries that wait in a lane which is not behind.
+const FEW_READY: usize = 8;
 /// The work that is fetched ahead, measured in time: what waits here, no other worker can take.
 const READ_AHEAD: Duration = Duration::from_millis(20);
 
@@ -333,6 +335,17 @@ impl Lane {
     pub(super) fn can_begin(&self) -> bool {
         let has_some = !self.ready.is_empty() || !self.again.is_empty();
         has_some && self.running < self.share && self.held == 0 && !self.paused
+    }
+
+    /// Whether so little waits here that a decision should not wait for others.
+    pub(super) fn is_prompt(&self) -> bool {
+        self.ready.len() < FEW_READY
+    }
+
+    /// Whether its decisions may overtake each other: if it is the one that runs its deliveries one by one, they are
+    /// written in that order.
+    pub(super) fn may_overtake(&self) -> bool {
+        self.deployment.concurrency > 1
     }
 
     /// Whether it can use the thread.

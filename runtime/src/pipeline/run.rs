@@ -98,7 +98,7 @@ pub(super) fn prepare(worker: &Worker, lane: &mut Lane, ready: Ready) -> Prepare
     let Ready { bytes, source: source_at, entry, suspect, duplicate } = ready;
     let stream = lane.sources[source_at].source.clone();
     let counted = Counted::Handled;
-    let ticket = Ticket { source_at, source: stream.clone(), entry: entry.id, suspect, counted, ran: None };
+    let ticket = Ticket { source_at, source: stream.clone(), entry: entry.id, bytes, suspect, counted, ran: None };
     if duplicate {
         let (ticket, decision) = (Ticket { counted: Counted::Duplicate, ..ticket }, Decision::ack(Vec::new()));
         if let Some(observer) = &worker.observer {

@@ -26,7 +26,7 @@ use self::io::IoDone;
 pub(super) use self::io::backoff;
 use self::tenants::{Tenants, Wait};
 use self::ways::{Load, Ways};
-use super::batch::{Counted, Note, SettleDone, settle_until_written};
+use super::batch::{Counted, Note, SettleDone, Ticket, is_light, settle_until_written};
 use super::brokers::Brokers;
 use super::lane::{Lane, LaneSource, Standing};
 use super::run::{Concluded, Delivery, Finished, Prepared};
@@ -40,7 +40,7 @@ use crate::schedule::Schedule;
 /// Deliveries that are run before input and output get a turn.
 const RUNS_PER_TURN: usize = 16;
 /// The longest that deliveries are run before input and output get a turn; one that has been begun ends its stretch.
-const TURN: Duration = Duration::from_millis(1);
+const TURN: Duration = Duration::from_micros(500);
 /// How often lanes without deliveries look whether another version serves.
 const REFRESH: Duration = Duration::from_secs(1);
 /// How often writes that the broker refused are tried again.
@@ -122,9 +122,15 @@ impl Shard {
         loop {
             self.take_in();
             let started = self.start_io();
+            if started {
+                // Sends it before anything else is run.
+                self.take_in();
+                tokio::task::yield_now().await;
+            }
             let ran = self.run_some();
             if ran || started {
-                // Lets the connection send and receive, then takes what has come without waiting for more.
+                // Sees what can be sent and received, then does so, without waiting for more.
+                tokio::task::yield_now().await;
                 tokio::task::yield_now().await;
                 continue;
             }
@@ -318,7 +324,7 @@ impl Shard {
         for ran in 0..RUNS_PER_TURN {
             let Some((lane, may_begin)) = self.next_lane(now) else { return ran > 0 };
             now = self.run_next(lane, may_begin, now);
-            if now.duration_since(start) >= TURN {
+            if now.duration_since(start) >= TURN || self.ways.is_pressing() {
                 return true;
             }
         }
@@ -336,7 +342,7 @@ impl Shard {
             let Some(lane) = lanes.get(at) else { return false };
             let wait = match lane.can_begin() {
                 false => None,
-                true if !ways.has_room(lane.way) => Some(Wait::ToWrite),
+                true if !ways.has_room(ways.next_of(lane)) => Some(Wait::ToWrite),
                 true if !has_room => Some(Wait::ForAny),
                 true => tenants.may_begin(lane.tenant, crowd, now, is_draining).err(),
             };
@@ -346,7 +352,7 @@ impl Shard {
             }
             match wait {
                 None => {}
-                Some(Wait::ToWrite) => ways.hold_back(lane.way, at),
+                Some(Wait::ToWrite) => ways.hold_back(ways.next_of(lane), at),
                 Some(Wait::ForAny) => _ = held_back.add(at),
                 Some(Wait::ForOwn) => tenants[lane.tenant].wait_for_own(at),
                 Some(Wait::Until(quota, until)) => {
@@ -403,6 +409,7 @@ impl Shard {
     /// One that is to be run again, or the lane's next entry, if it has to be run and need not wait for its turn.
     fn next_delivery(&mut self, lane_at: usize) -> Option<Box<Delivery>> {
         let lane = &mut self.lanes[lane_at];
+        let tenant = lane.tenant;
         let mut next = lane.again.pop_front();
         let mut taken = None;
         if next.is_none() {
@@ -411,7 +418,7 @@ impl Shard {
             match super::run::prepare(&self.worker, lane, ready) {
                 Prepared::Decided { decision, ticket } => {
                     lane.unsettled += 1;
-                    self.ways.push(lane.way, lane_at, ticket, decision, None);
+                    self.push(lane_at, ticket, decision, None);
                     taken = Some(bytes);
                 }
                 Prepared::Delivery(delivery) => next = lane.in_turn(delivery),
@@ -419,7 +426,7 @@ impl Shard {
         }
         // What waits for its turn is held as what was only read.
         if let Some(bytes) = taken.or_else(|| next.as_mut()?.ahead.take()) {
-            let hungry = self.tenants[lane.tenant].taken(bytes);
+            let hungry = self.tenants[tenant].taken(bytes);
             hungry.into_iter().for_each(|other| self.agenda.list(other));
         }
         next
@@ -442,11 +449,19 @@ impl Shard {
                 if let Decision::Ack { publishes, .. } = &decision {
                     self.tenants[lane.tenant].budget.published(publishes.len());
                 }
-                self.ways.push(lane.way, lane_at, ticket, decision, delivery);
+                self.push(lane_at, ticket, decision, delivery);
             }
             Concluded::Unreadable(delivery, why) => self.unreadable(lane_at, delivery, &why),
         }
         self.touch(lane_at);
+    }
+
+    /// Adds a decision to those that are to be written.
+    fn push(&mut self, lane_at: usize, ticket: Ticket, decision: Decision, delivery: Option<Box<Delivery>>) {
+        let lane = &self.lanes[lane_at];
+        let is_prompt = lane.is_prompt() && is_light(&decision, &ticket);
+        let way = if is_prompt { self.ways.next_of(lane) } else { lane.way };
+        self.ways.push(way, (lane_at, is_prompt), ticket, decision, delivery);
     }
 
     /// A batch has been answered.

@@ -19,7 +19,9 @@ use super::messaging_bindings::wasi::messaging;
 
 /// How often a running guest is interrupted: it yields to the other deliveries of its thread, and its deadline is
 /// checked. Short enough that neighbours do not feel a spinning guest, long enough to cost nothing.
-const TICK: Duration = Duration::from_millis(2);
+const TICK: Duration = Duration::from_micros(500);
+/// After so many ticks in which no guest ran the clock stops, until one does.
+const IDLE_TICKS: u32 = 200;
 /// Linear memory that a pool slot keeps mapped between two uses instead of giving it back to the kernel. Measured: the
 /// cost of a fresh instance triples without it.
 const KEEP_RESIDENT: usize = 4 << 20;
@@ -70,7 +72,7 @@ pub struct Engine {
     /// For whom it compiles, empty unless that was said: tenants take turns.
     pub(super) tenant: Arc<str>,
     pub(super) loaded: Arc<Loaded>,
-    _ticker: Arc<Ticker>,
+    pub(super) clock: Arc<Clock>,
 }
 
 impl Engine {
@@ -78,7 +80,7 @@ impl Engine {
     pub fn new(settings: EngineSettings) -> Result<Engine, EngineError> {
         let engine = wasmtime::Engine::new(&config(settings)).map_err(EngineError::Setup)?;
         let linker = linker(&engine).map_err(EngineError::Setup)?;
-        let ticker = Ticker::start(engine.clone())?;
+        let clock = Clock::start(engine.clone())?;
         Ok(Engine {
             engine,
             linker: Arc::new(linker),
@@ -86,7 +88,7 @@ impl Engine {
             stop_compiling: Arc::default(),
             tenant: "".into(),
             loaded: Arc::default(),
-            _ticker: Arc::new(ticker),
+            clock: Arc::new(clock),
         })
     }
 
@@ -177,32 +179,99 @@ fn linker(engine: &wasmtime::Engine) -> wasmtime::Result<Linker<Host>> {
     Ok(linker)
 }
 
-/// The thread that advances the engine's epoch.
-struct Ticker {
-    stop: Arc<AtomicBool>,
+/// The thread that advances the engine's epoch while guests run.
+pub(super) struct Clock {
+    state: Arc<ClockState>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Ticker {
-    fn start(engine: wasmtime::Engine) -> std::io::Result<Ticker> {
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = stop.clone();
-        let thread = std::thread::Builder::new().name("wasm-clock".into()).spawn(move || {
-            while !stopped.load(Ordering::Relaxed) {
-                std::thread::sleep(TICK);
-                engine.increment_epoch();
-            }
-        })?;
-        Ok(Ticker { stop, thread: Some(thread) })
+#[derive(Default)]
+struct ClockState {
+    stop: AtomicBool,
+    /// A guest has run since the clock has last looked.
+    is_used: AtomicBool,
+    is_asleep: AtomicBool,
+}
+
+impl Clock {
+    fn start(engine: wasmtime::Engine) -> std::io::Result<Clock> {
+        let state = Arc::<ClockState>::default();
+        let shared = state.clone();
+        let thread = std::thread::Builder::new().name("wasm-clock".into()).spawn(move || shared.run(&engine))?;
+        Ok(Clock { state, thread: Some(thread) })
+    }
+
+    /// A guest is about to run: nothing else would interrupt it.
+    pub(super) fn keep_running(&self) {
+        if !self.state.is_used.load(Ordering::SeqCst) {
+            self.state.is_used.store(true, Ordering::SeqCst);
+        }
+        if self.state.is_asleep.load(Ordering::SeqCst) {
+            self.wake();
+        }
+    }
+
+    fn wake(&self) {
+        if let Some(thread) = &self.thread {
+            thread.thread().unpark();
+        }
     }
 }
 
-impl Drop for Ticker {
+impl ClockState {
+    fn run(&self, engine: &wasmtime::Engine) {
+        let mut idle = 0;
+        while !self.stop.load(Ordering::Relaxed) {
+            std::thread::sleep(TICK);
+            engine.increment_epoch();
+            idle = if self.is_used.swap(false, Ordering::SeqCst) { 0 } else { idle + 1 };
+            if idle >= IDLE_TICKS {
+                self.sleep();
+                idle = 0;
+            }
+        }
+    }
+
+    /// Until a guest runs, or the clock is to stop.
+    fn sleep(&self) {
+        self.is_asleep.store(true, Ordering::SeqCst);
+        // Whoever says so afterwards sees that it sleeps, and wakes it.
+        while !self.is_used.load(Ordering::SeqCst) && !self.stop.load(Ordering::SeqCst) {
+            std::thread::park();
+        }
+        self.is_asleep.store(false, Ordering::SeqCst);
+    }
+}
+
+impl Drop for Clock {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
+        self.state.stop.store(true, Ordering::SeqCst);
+        self.wake();
         if let Some(thread) = self.thread.take() {
             // A clock that panicked has nothing left to say.
             let _ = thread.join();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_clock_stops_while_no_guest_runs_and_goes_on_for_the_next_one() {
+        let engine = Engine::new(EngineSettings::default()).expect("an engine");
+        let wait = |asleep: bool| {
+            let start = std::time::Instant::now();
+            while engine.clock.state.is_asleep.load(Ordering::SeqCst) != asleep {
+                assert!(start.elapsed() < Duration::from_secs(20), "the clock does not become asleep = {asleep}");
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        };
+        for _ in 0..2 {
+            wait(true);
+            engine.clock.keep_running();
+            wait(false);
         }
     }
 }

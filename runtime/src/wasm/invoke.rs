@@ -8,6 +8,7 @@ use wasmtime::{Store, Trap, UpdateDeadline};
 use super::bindings::EventHandler;
 use super::bindings::wasmill::events::types::Failure;
 use super::component::{Component, Entry, LoadError};
+use super::engine::Clock;
 use super::host::{Host, Policy, Scope};
 use super::logs::{LogLine, LogSource};
 use super::messaging;
@@ -161,16 +162,16 @@ impl Handler {
                 Err((error, mut store)) => return (self.failed(&error, &mut store), None),
             },
         };
-        let event = scope.event.clone();
+        let (event, clock) = (scope.event.clone(), &*self.component.engine.clock);
         warm.store.data_mut().begin(scope, delivery.attempt);
         let result = match &warm.instance {
             Instance::Events(instance) => {
                 let call = instance.wasmill_events_handler().call_handle(&mut warm.store, &event, &delivery);
-                in_time(deadline, call).await.map(verdict)
+                in_time(clock, deadline, call).await.map(verdict)
             }
             Instance::Messaging(instance) => {
                 let call = handle_message(instance, &mut warm.store, &event, &delivery);
-                in_time(deadline, call).await.map(messaging::verdict)
+                in_time(clock, deadline, call).await.map(messaging::verdict)
             }
         };
         let verdict = match result {
@@ -208,10 +209,13 @@ impl Handler {
             Ok(UpdateDeadline::Yield(1))
         });
         store.set_epoch_deadline(1);
+        let clock = &*self.component.engine.clock;
         let instance = match &*self.component.entry {
-            Entry::Events(pre) => in_time(deadline, pre.instantiate_async(&mut store)).await.map(Instance::Events),
+            Entry::Events(pre) => {
+                in_time(clock, deadline, pre.instantiate_async(&mut store)).await.map(Instance::Events)
+            }
             Entry::Messaging(pre) => {
-                in_time(deadline, pre.instantiate_async(&mut store)).await.map(Instance::Messaging)
+                in_time(clock, deadline, pre.instantiate_async(&mut store)).await.map(Instance::Messaging)
             }
         };
         match instance {
@@ -250,7 +254,16 @@ impl Handler {
 
 /// The result of a guest, if it comes before the deadline. The epoch stops guests that compute; this stops those that
 /// wait for the host.
-async fn in_time<T>(deadline: Instant, guest: impl Future<Output = wasmtime::Result<T>>) -> wasmtime::Result<T> {
+async fn in_time<T>(
+    clock: &Clock,
+    deadline: Instant,
+    guest: impl Future<Output = wasmtime::Result<T>>,
+) -> wasmtime::Result<T> {
+    let mut guest = std::pin::pin!(guest);
+    let guest = std::future::poll_fn(|context| {
+        clock.keep_running();
+        guest.as_mut().poll(context)
+    });
     tokio::time::timeout_at(deadline.into(), guest).await.unwrap_or_else(|_| Err(Trap::Interrupt.into()))
 }
 

@@ -129,6 +129,37 @@ async fn a_server_that_comes_back_is_used_again() {
     assert_eq!(f.settle(A, &settlements).await, [Settled::Superseded]);
 }
 
+/// Somebody who may write to the stream can bring that about.
+#[tokio::test]
+async fn a_stream_whose_ids_have_run_out_refuses_whole_settlements_and_no_others() {
+    let mut f = Fixture::redis().await;
+    let last = "18446744073709551615-18446744073709551615";
+    say(f.raw().0, &["XADD", "full", last, "a", "b"]).await;
+    // Not even the newest entry tells of it.
+    say(f.raw().0, &["XDEL", "full", last]).await;
+    say(f.raw().0, &["XADD", "nearly", "18446744073709551614-0", "a", "b"]).await;
+    let (source, entries) = f.pending("orders", 5).await;
+    let id = |n: usize| entries[n].id;
+    let both = |key: &str, id: &str| ["paid", key].map(|key| publication(&key.into(), id)).to_vec();
+    let settlements = [
+        settlement(&source, id(0), Decision::ack(both("full", "lost"))),
+        settlement(&source, id(1), ack_with("paid", "kept")),
+        settlement(&source, id(2), bury("full", &source, id(2))),
+        settlement(&source, id(3), Decision::ack(both("nearly", "lost"))),
+        settlement(&source, id(4), bury("dead", &source, id(4))),
+    ];
+    let settled = f.settle(A, &settlements).await;
+    let is_refused = |at: usize, key: &str| matches!(&settled[at], Refused(why) if why.contains(key));
+    assert!(is_refused(0, "full") && is_refused(2, "full") && is_refused(3, "nearly"), "{settled:?}");
+    assert_eq!((&settled[1], &settled[4]), (&Applied, &Applied));
+    // Nothing of the refused ones was written, and they can be settled in another way.
+    assert_eq!((f.event_ids("paid").await, f.all("nearly").await.len()), (vec!["kept".to_owned()], 1));
+    assert_eq!(f.pending_under(&source, A).await, 3);
+    let error = f.broker().publish(&both("full", "lost")).await.expect_err("there are no more ids");
+    assert!(error.to_string().contains("full"), "{error}");
+    assert_eq!(f.event_ids("paid").await, ["kept"]);
+}
+
 /// What is to be acked there cannot be pending any more.
 #[tokio::test]
 async fn an_ack_on_a_key_of_another_type_harms_no_other_settlement() {
@@ -197,7 +228,7 @@ async fn a_permission_that_is_revoked_refuses_only_what_needs_it() {
         ("-xadd", &[1, 3, 5]),
         ("-zadd", &[2]),
         ("-xclaim", &[2]),
-        ("-xpending", &[2, 3]),
+        ("-xpending", &[1, 2, 3, 5]),
         ("-evalsha", &[1, 2, 3, 5]),
     ] {
         let mut f = Fixture::redis().await;

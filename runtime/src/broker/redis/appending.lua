@@ -1,6 +1,7 @@
 -- Put before the scripts that append to streams, behind their first line.
 
--- Why nothing can be appended to the stream `key`; false if it can. Looks once per key and call.
+-- Why nothing can be appended to the stream `key`, as far as that can be seen before it is tried; false if nothing is in
+-- the way. Looks once per key and call.
 local verdicts = {}
 local function obstacle(key)
   local verdict = verdicts[key]
@@ -11,13 +12,6 @@ local function obstacle(key)
     verdict = 'WRONGTYPE ' .. key .. ' holds a ' .. kind .. ', not a stream'
   elseif not redis.acl_check_cmd('XADD', key, '*', 'f', 'v') then
     verdict = 'NOPERM no permission to append to ' .. key
-  elseif kind == 'stream' then
-    local info = redis.call('XINFO', 'STREAM', key)
-    for i = 1, #info, 2 do
-      if info[i] == 'last-generated-id' and string.sub(info[i + 1], 1, 19) == '1844674407370955161' then
-        verdict = 'EXHAUSTED ' .. key .. ' has reached the greatest entry id'
-      end
-    end
   end
   verdicts[key] = verdict
   return verdict
@@ -43,16 +37,60 @@ local function publish_obstacle(key, when, length)
   return verdicts[key]
 end
 
--- Appends ARGV[first] to ARGV[last] as fields and values, and returns the id of the entry; or, with `when` '+' and
--- milliseconds from now, or '=' and milliseconds since the epoch, lets the member ARGV[first] wait, and returns false.
--- One that waits already stays as it is.
-local function publish(key, when, first, last)
-  if when == '' then return redis.call('XADD', key, '*', unpack(ARGV, first, last)) end
-  local due = tonumber(string.sub(when, 2))
-  if string.sub(when, 1, 1) == '+' then
-    local time = redis.call('TIME')
-    due = due + time[1] * 1000 + math.floor(time[2] / 1000)
+-- The streams that this call has appended to: nothing is in the way of more.
+local proven = {}
+
+-- Appends to a stream without obstacle: the id of the entry, or nil and why not. That ids have run out is only found by
+-- trying: XINFO STREAM would say so before, but copies the first and the last entry, however large they are.
+local function append(key, ...)
+  local id = redis.pcall('XADD', key, '*', ...)
+  if type(id) == 'table' then return nil, id.err .. ' (XADD ' .. key .. ')' end
+  if not proven[key] and string.sub(id, 1, 19) == '1844674407370955161' then
+    redis.pcall('XDEL', key, id)
+    return nil, 'EXHAUSTED ' .. key .. ' has reached the greatest entry id'
   end
-  redis.call('ZADD', key, 'NX', string.format('%.0f', due), ARGV[first])
-  return false
+  proven[key] = true
+  return id
+end
+
+-- Whether nothing is in the way of these: see `publish_all`.
+local function are_proven(writes)
+  for _, write in ipairs(writes) do
+    if write[2] == '' and not proven[write[1]] then return false end
+  end
+  return true
+end
+
+-- Publishes events without obstacle, all or none. Each is { key, when, first, last }: ARGV[first] to ARGV[last] are
+-- appended as fields and values; or, with `when` '+' and milliseconds from now, or '=' and milliseconds since the epoch,
+-- the member ARGV[first] waits, and stays as it is if it waits already.
+-- Returns the ids of the entries, false for events that wait; or nil and why not.
+local function publish_all(writes)
+  local ids = {}
+  for i, write in ipairs(writes) do
+    ids[i] = false
+    if write[2] == '' then
+      local id, why = append(write[1], unpack(ARGV, write[3], write[4]))
+      if not id then
+        -- A stream of another tenant keeps what it has: nobody may delete there.
+        for before = 1, i - 1 do
+          if ids[before] then redis.pcall('XDEL', writes[before][1], ids[before]) end
+        end
+        return nil, why
+      end
+      ids[i] = id
+    end
+  end
+  for _, write in ipairs(writes) do
+    local key, when = write[1], write[2]
+    if when ~= '' then
+      local due = tonumber(string.sub(when, 2))
+      if string.sub(when, 1, 1) == '+' then
+        local time = redis.call('TIME')
+        due = due + time[1] * 1000 + math.floor(time[2] / 1000)
+      end
+      redis.call('ZADD', key, 'NX', string.format('%.0f', due), ARGV[write[3]])
+    end
+  end
+  return ids
 end

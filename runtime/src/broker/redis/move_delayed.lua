@@ -7,11 +7,14 @@
 
 local results, at = {}, 1
 while at <= #ARGV do
-  local key, length = KEYS[tonumber(ARGV[at + 1])], tonumber(ARGV[at + 2])
+  local member, key, length = ARGV[at], KEYS[tonumber(ARGV[at + 1])], tonumber(ARGV[at + 2])
   local result = publish_obstacle(key, '', length)
   if not result then
-    result = redis.call('ZREM', KEYS[1], ARGV[at])
-    if result == 1 then redis.call('XADD', key, '*', unpack(ARGV, at + 3, at + 2 + length)) end
+    result = 0
+    if redis.call('ZSCORE', KEYS[1], member) then
+      local id, why = append(key, unpack(ARGV, at + 3, at + 2 + length))
+      result = id and redis.call('ZREM', KEYS[1], member) or why
+    end
   end
   results[#results + 1] = result
   at = at + 3 + length

@@ -5,17 +5,13 @@
 -- when, number of arguments, field, value, ... or the member.
 -- Returns the ids of the entries, false for events that wait.
 
-local at = 1
+local writes, at = {}, 1
 while at <= #ARGV do
-  local refused = publish_obstacle(KEYS[tonumber(ARGV[at])], ARGV[at + 1], tonumber(ARGV[at + 2]))
+  local key, when, length = KEYS[tonumber(ARGV[at])], ARGV[at + 1], tonumber(ARGV[at + 2])
+  local refused = publish_obstacle(key, when, length)
   if refused then return redis.error_reply(refused) end
-  at = at + 3 + tonumber(ARGV[at + 2])
+  writes[#writes + 1] = { key, when, at + 3, at + 2 + length }
+  at = at + 3 + length
 end
-local ids = {}
-at = 1
-while at <= #ARGV do
-  local last = at + 2 + tonumber(ARGV[at + 2])
-  ids[#ids + 1] = publish(KEYS[tonumber(ARGV[at])], ARGV[at + 1], at + 3, last)
-  at = last + 1
-end
-return ids
+local ids, why = publish_all(writes)
+return ids or redis.error_reply(why)

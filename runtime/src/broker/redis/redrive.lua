@@ -28,6 +28,7 @@ local refused = obstacle(KEYS[2])
 if refused then return redis.error_reply(refused) end
 -- What wasmill itself wrote before the original is not counted.
 if #moved - head > MAX_VALUES then return redis.error_reply('ERR the dead letter has more fields than a script can write') end
+local id, why = append(KEYS[2], unpack(moved))
+if not id then return redis.error_reply(why) end
 redis.call('XDEL', KEYS[1], ARGV[1])
-redis.call('XADD', KEYS[2], '*', unpack(moved))
 return 1

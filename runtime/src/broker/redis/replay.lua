@@ -14,8 +14,9 @@ for _, entry in ipairs(redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[2], 'COUNT', 
   if #fields > MAX_VALUES then
     skipped = skipped + 1
   else
-    redis.call('XADD', KEYS[2], '*', 'dl_stream', ARGV[4], 'dl_entry_id', last, 'wasmill_replay', ARGV[5],
+    local id, why = append(KEYS[2], 'dl_stream', ARGV[4], 'dl_entry_id', last, 'wasmill_replay', ARGV[5],
       'dl_original_fields', tostring(#fields / 2), unpack(fields))
+    if not id then return redis.error_reply(why) end
     appended = appended + 1
   end
   -- A page of large entries would hold up the server.

@@ -17,8 +17,8 @@
 -- under the consumer but what was seen of the state has changed, 4 the same but the writes are more than the quota, or a
 -- text: refused, and why.
 --
--- There is no rollback. So everything that could fail is checked for a settlement before its XACK, and nothing after
--- it may be able to fail.
+-- There is no rollback. So everything that could fail is checked, or done, for a settlement before its XACK, and nothing
+-- after it may be able to fail.
 
 local consumer = ARGV[1]
 local at = 2
@@ -139,9 +139,20 @@ local function settle_ack(source, group, entry)
     local owner, why = pending_under(source, group, entry)
     return why or (owner ~= consumer and 0) or (state.is_stale and 3 or 4)
   end
-  if not ack(source, group, entry) then return 0 end
+  if are_proven(writes) then
+    if not ack(source, group, entry) then return 0 end
+    publish_all(writes)
+  else
+    -- What can still fail comes first.
+    local owner, why = pending_under(source, group, entry)
+    if why then return why end
+    if not owner then return 0 end
+    local ids
+    ids, why = publish_all(writes)
+    if not ids then return why end
+    ack(source, group, entry)
+  end
   if mark then redis.call('SET', mark, 1, 'PX', ttl) end
-  for _, write in ipairs(writes) do publish(unpack(write)) end
   if state then write_state(state) end
   return 1
 end
@@ -181,8 +192,10 @@ local function settle_dead(source, group, entry)
     original = {}
   end
   for _, item in ipairs(original) do fields[#fields + 1] = item end
-  if not ack(source, group, entry) then return 0 end
-  redis.call('XADD', KEYS[target], '*', unpack(fields))
+  local id
+  id, why = append(KEYS[target], unpack(fields))
+  if not id then return why end
+  ack(source, group, entry)
   return 1
 end
 

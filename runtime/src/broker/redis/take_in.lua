@@ -7,19 +7,19 @@
 -- Returns 1 if written, 0 if somebody else has the lease.
 
 if redis.call('GET', KEYS[2]) ~= ARGV[1] then return 0 end
-local at = 4
+local writes, at = {}, 4
 while at <= #ARGV do
-  local refused = publish_obstacle(KEYS[1], ARGV[at + 1], tonumber(ARGV[at + 2]))
+  local when, length = ARGV[at + 1], tonumber(ARGV[at + 2])
+  local refused = publish_obstacle(KEYS[1], when, length)
   if refused then return redis.error_reply(refused) end
-  at = at + 3 + tonumber(ARGV[at + 2])
+  writes[#writes + 1] = { KEYS[1], when, at + 3, at + 2 + length }
+  at = at + 3 + length
 end
--- First, as it could fail: everything else then has to succeed.
+for _, key in ipairs({ KEYS[2], KEYS[3] }) do
+  if not redis.acl_check_cmd('SET', key, '1', 'PX', '1') then return redis.error_reply('NOPERM no permission to set ' .. key) end
+end
+local ids, why = publish_all(writes)
+if not ids then return redis.error_reply(why) end
 redis.call('SET', KEYS[3], ARGV[3])
 redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
-at = 4
-while at <= #ARGV do
-  local last = at + 2 + tonumber(ARGV[at + 2])
-  publish(KEYS[1], ARGV[at + 1], at + 3, last)
-  at = last + 1
-end
 return 1

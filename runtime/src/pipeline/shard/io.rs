@@ -19,7 +19,7 @@ const DUE_AGAIN: Duration = Duration::from_secs(5);
 
 /// A stream that had fewer entries than this, and than asked for, is not asked again before it has something new: where
 /// events come one by one, every other read would be in vain.
-const FEW: usize = 4;
+const FEW: usize = 2;
 
 /// What a request to the broker came to.
 pub(super) enum IoDone {

@@ -1,5 +1,5 @@
-//! The ways on which decisions are written: one for each tenant with a Redis user of its own, one for all others. What is
-//! slow or refused on one of them holds up no other.
+//! The ways on which decisions are written: one for each tenant with a Redis user of its own, two for all others, so that a
+//! handler with little to do waits for no pile of decisions. What is slow or refused on one of them holds up no other.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,6 +9,7 @@ use slab::Slab;
 
 use super::super::batch::{Batch, Note, Ticket};
 use super::super::brokers::Brokers;
+use super::super::lane::Lane;
 use super::super::run::Delivery;
 use super::super::{Deployment, MAX_SETTLES};
 use super::agenda::Waiting;
@@ -19,7 +20,7 @@ use crate::outcome::{Decision, Settlement};
 pub(super) struct Ways {
     brokers: Brokers,
     ways: Slab<Way>,
-    /// Those of tenants with a user, by tenant. That of all others is the first one, [`COMMON`].
+    /// Those of tenants with a user, by tenant. Those of all others are the first ones, [`COMMON`] and [`EXPRESS`].
     of_tenants: HashMap<Arc<str>, usize>,
     /// Those with decisions that have not been sent, in no order.
     filled: Vec<usize>,
@@ -29,6 +30,8 @@ pub(super) struct Ways {
 
 /// The way of all tenants without a user.
 const COMMON: usize = 0;
+/// The way of the same tenants for decisions that are not to wait.
+const EXPRESS: usize = 1;
 
 struct Way {
     broker: Arc<dyn Broker>,
@@ -56,8 +59,7 @@ impl Way {
 
 impl Ways {
     pub(super) fn new(brokers: Brokers) -> Ways {
-        let mut ways = Slab::new();
-        ways.insert(Way::new(brokers.own.clone(), None));
+        let ways = [COMMON, EXPRESS].map(|at| (at, Way::new(brokers.own.clone(), None))).into_iter().collect();
         Ways { brokers, ways, of_tenants: HashMap::new(), filled: Vec::new(), settles: 0 }
     }
 
@@ -87,7 +89,7 @@ impl Ways {
 
     fn let_go(&mut self, at: usize) {
         let way = &self.ways[at];
-        if at != COMMON && way.lanes == 0 && way.settles == 0 && way.batch.is_empty() {
+        if way.tenant.is_some() && way.lanes == 0 && way.settles == 0 && way.batch.is_empty() {
             let way = self.ways.remove(at);
             if let Some(tenant) = way.tenant {
                 self.of_tenants.remove(&tenant);
@@ -100,11 +102,17 @@ impl Ways {
         &self.ways[at].broker
     }
 
-    /// Adds a decision; `delivery` is what was run, if it may have to be run again.
+    /// The way of the lane's next decision, if it is a light one: a lane that is not behind does not wait for those that are.
+    /// On two ways decisions may overtake each other.
+    pub(super) fn next_of(&self, lane: &Lane) -> usize {
+        if lane.way == COMMON && lane.is_prompt() && lane.may_overtake() { EXPRESS } else { lane.way }
+    }
+
+    /// Adds a decision of a lane, and whether it is not to wait for others; `delivery` is what was run, if it may have to be run again.
     pub(super) fn push(
         &mut self,
         at: usize,
-        lane: usize,
+        lane: (usize, bool),
         ticket: Ticket,
         decision: Decision,
         delivery: Option<Box<Delivery>>,
@@ -114,6 +122,12 @@ impl Ways {
             self.filled.push(at);
         }
         batch.push(lane, ticket, decision, delivery);
+    }
+
+    /// Whether a decision should be sent before anything else is run: it is not to wait, and nothing of its way is on its way.
+    pub(super) fn is_pressing(&self) -> bool {
+        let way = &self.ways[EXPRESS];
+        way.settles == 0 && !way.batch.is_empty()
     }
 
     /// Whether there is room for the decision of one more delivery.
@@ -133,7 +147,7 @@ impl Ways {
         let Ways { ways, filled, settles, .. } = self;
         filled.retain(|&at| {
             let way = &mut ways[at];
-            let is_ready = way.settles < MAX_SETTLES && way.batch.is_ready(now, idle && way.settles == 0);
+            let is_ready = way.settles < MAX_SETTLES && way.batch.is_ready(now, idle, way.settles == 0);
             if is_ready {
                 let (settlements, notes) = way.batch.take();
                 way.settles += 1;

@@ -9,14 +9,15 @@ use crate::cmd::Result;
 
 /// The stream that they read.
 const IN: &str = "faults.in";
-/// Events of each that wait, at least.
-const BACKLOG: i64 = 300;
+/// Events of each that wait, at least: few and often, since a flood of thousands at once keeps Redis from serving anybody,
+/// whatever the worker does.
+const BACKLOG: i64 = 60;
 /// The same of those with a large payload: it is not the server that is to be filled.
-const BIG_BACKLOG: i64 = 5;
+const BIG_BACKLOG: i64 = 1;
 /// What is not large, in bytes.
 const SMALL: usize = 1024;
 /// How often that is looked after.
-const LOOK: Duration = Duration::from_millis(100);
+const LOOK: Duration = Duration::from_millis(20);
 
 /// A tenant that does harm.
 pub struct Hostile {
