@@ -119,6 +119,8 @@ fn settle(consumer: &str, sha: &str, entries: &[Entry]) -> Result<Cmd> {
         for (name, value) in fields {
             command.arg(name).arg(value);
         }
+        // No state.
+        command.arg(0);
     }
     Ok(command)
 }
