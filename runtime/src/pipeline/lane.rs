@@ -127,6 +127,8 @@ pub(super) struct Lane {
     pub(super) removed: bool,
     /// Decisions that the broker refuses to write: nothing else is done until it does.
     pub(super) held: usize,
+    /// The last decision cost Redis much: so may the next one, which waits for room among the like.
+    pub(super) is_heavy: bool,
     mean_bytes: f64,
     mean_nanos: f64,
 }
@@ -219,6 +221,7 @@ impl Lane {
             leaving: false,
             removed: false,
             held: 0,
+            is_heavy: false,
             mean_bytes: FIRST_BYTES,
             mean_nanos: 1e6,
         }

@@ -458,9 +458,10 @@ impl Shard {
 
     /// Adds a decision to those that are to be written.
     fn push(&mut self, lane_at: usize, ticket: Ticket, decision: Decision, delivery: Option<Box<Delivery>>) {
-        let lane = &self.lanes[lane_at];
-        let is_prompt = lane.is_prompt() && is_light(&decision, &ticket);
-        let way = if is_prompt { self.ways.next_of(lane) } else { lane.way };
+        let lane = &mut self.lanes[lane_at];
+        lane.is_heavy = !is_light(&decision, &ticket);
+        let is_prompt = lane.is_prompt() && !lane.is_heavy;
+        let way = self.ways.next_of(lane);
         self.ways.push(way, (lane_at, is_prompt), ticket, decision, delivery);
     }
 

@@ -1,9 +1,11 @@
 //! What only a server can do to us.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use wasmill::broker::Settled::{self, Applied, Refused};
+use wasmill::broker::keys::Namespace;
 use wasmill::broker::pubsub::Position;
 use wasmill::broker::redis::{RedisBroker, RedisSettings};
 use wasmill::broker::watcher::Changed;
@@ -11,7 +13,7 @@ use wasmill::broker::{Broker as _, BrokerError, Cursor, EntryId, Refusal};
 use wasmill::envelope::Envelope;
 use wasmill::envelope::settings::{EnvelopeSettings, Preset};
 use wasmill::event::Event;
-use wasmill::outcome::{Decision, Publication};
+use wasmill::outcome::{Decision, Due, Publication};
 use wasmill_tests::eventually_async;
 use wasmill_tests::redis_server::RedisServer;
 
@@ -145,19 +147,52 @@ async fn a_stream_whose_ids_have_run_out_refuses_whole_settlements_and_no_others
         settlement(&source, id(0), Decision::ack(both("full", "lost"))),
         settlement(&source, id(1), ack_with("paid", "kept")),
         settlement(&source, id(2), bury("full", &source, id(2))),
-        settlement(&source, id(3), Decision::ack(both("nearly", "lost"))),
+        settlement(&source, id(3), Decision::ack(both("nearly", "near"))),
         settlement(&source, id(4), bury("dead", &source, id(4))),
     ];
     let settled = f.settle(A, &settlements).await;
     let is_refused = |at: usize, key: &str| matches!(&settled[at], Refused(why) if why.contains(key));
-    assert!(is_refused(0, "full") && is_refused(2, "full") && is_refused(3, "nearly"), "{settled:?}");
-    assert_eq!((&settled[1], &settled[4]), (&Applied, &Applied));
+    assert!(is_refused(0, "full") && is_refused(2, "full"), "{settled:?}");
+    assert_eq!((&settled[1], &settled[3], &settled[4]), (&Applied, &Applied, &Applied));
     // Nothing of the refused ones was written, and they can be settled in another way.
-    assert_eq!((f.event_ids("paid").await, f.all("nearly").await.len()), (vec!["kept".to_owned()], 1));
-    assert_eq!(f.pending_under(&source, A).await, 3);
+    assert_eq!(f.event_ids("paid").await, ["kept", "near"]);
+    assert_eq!(f.all("nearly").await.len(), 2);
+    assert_eq!(f.pending_under(&source, A).await, 2);
     let error = f.broker().publish(&both("full", "lost")).await.expect_err("there are no more ids");
     assert!(error.to_string().contains("full"), "{error}");
-    assert_eq!(f.event_ids("paid").await, ["kept"]);
+    assert_eq!(f.event_ids("paid").await, ["kept", "near"]);
+}
+
+/// A worker's user has fewer commands than an operator's. What may not be removed from one place is not put into another.
+#[tokio::test]
+async fn what_moves_is_in_one_place_whatever_the_user_may_not_do() {
+    let mut f = Fixture::redis().await;
+    let delayed = |id: &str| Publication { when: Due::After(Duration::ZERO), ..publication(&"late".into(), id) };
+    f.broker().publish(&[delayed("one")]).await.expect("it waits");
+    say(f.raw().0, &["ACL", "SETUSER", "default", "-zscore"]).await;
+    let moved = eventually_async("the delayed event", DEADLINE, async || {
+        let moved = f.broker().move_delayed(&Namespace::default(), 10).await.expect("an answer").moved;
+        (moved > 0).then_some(moved)
+    });
+    assert_eq!((moved.await, f.event_ids("late").await), (1, vec!["one".to_owned()]));
+    f.broker().publish(&[delayed("two")]).await.expect("it waits");
+    say(f.raw().0, &["ACL", "SETUSER", "default", "-zrem"]).await;
+    let refused = eventually_async("a refusal", DEADLINE, async || {
+        match f.broker().move_delayed(&Namespace::default(), 10).await {
+            Ok(moved) => (!moved.refused.is_empty()).then_some(()),
+            Err(_) => Some(()),
+        }
+    });
+    refused.await;
+    assert_eq!(f.event_ids("late").await, ["one"]);
+
+    let (source, entries) = f.pending("orders", 1).await;
+    f.settle_one(A, &source, entries[0].id, bury("dead", &source, entries[0].id)).await;
+    let letter = f.all("dead").await[0].id;
+    say(f.raw().0, &["ACL", "SETUSER", "default", "-xdel"]).await;
+    let error = f.inspect().redrive("dead", letter, "inbox", None).await.expect_err("it cannot be removed");
+    assert!(matches!(error, BrokerError::Refused { refusal: Refusal::NoPermission, .. }), "{error}");
+    assert!(f.all("inbox").await.is_empty());
 }
 
 /// What is to be acked there cannot be pending any more.

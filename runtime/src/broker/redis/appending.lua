@@ -37,19 +37,22 @@ local function publish_obstacle(key, when, length)
   return verdicts[key]
 end
 
--- The streams that this call has appended to: nothing is in the way of more.
+-- The streams that this call has appended to: nothing is in the way of more. Not those whose ids soon run out.
 local proven = {}
+
+-- Whether entries cannot be taken back from the stream: nobody may delete from one of another tenant.
+local firm = {}
+local function is_firm(key)
+  if firm[key] == nil then firm[key] = not redis.acl_check_cmd('XDEL', key, '0-1') end
+  return firm[key]
+end
 
 -- Appends to a stream without obstacle: the id of the entry, or nil and why not. That ids have run out is only found by
 -- trying: XINFO STREAM would say so before, but copies the first and the last entry, however large they are.
 local function append(key, ...)
   local id = redis.pcall('XADD', key, '*', ...)
   if type(id) == 'table' then return nil, id.err .. ' (XADD ' .. key .. ')' end
-  if not proven[key] and string.sub(id, 1, 19) == '1844674407370955161' then
-    redis.pcall('XDEL', key, id)
-    return nil, 'EXHAUSTED ' .. key .. ' has reached the greatest entry id'
-  end
-  proven[key] = true
+  proven[key] = string.sub(id, 1, 19) ~= '1844674407370955161'
   return id
 end
 
@@ -67,18 +70,20 @@ end
 -- Returns the ids of the entries, false for events that wait; or nil and why not.
 local function publish_all(writes)
   local ids = {}
-  for i, write in ipairs(writes) do
-    ids[i] = false
-    if write[2] == '' then
-      local id, why = append(write[1], unpack(ARGV, write[3], write[4]))
-      if not id then
-        -- A stream of another tenant keeps what it has: nobody may delete there.
-        for before = 1, i - 1 do
-          if ids[before] then redis.pcall('XDEL', writes[before][1], ids[before]) end
+  for i = 1, #writes do ids[i] = false end
+  -- What cannot be taken back comes last. Only of several such streams an earlier one may keep what a later one refuses.
+  for _, wants_firm in ipairs({ false, true }) do
+    for i, write in ipairs(writes) do
+      if write[2] == '' and is_firm(write[1]) == wants_firm then
+        local id, why = append(write[1], unpack(ARGV, write[3], write[4]))
+        if not id then
+          for other, written in ipairs(ids) do
+            if written then redis.pcall('XDEL', writes[other][1], written) end
+          end
+          return nil, why
         end
-        return nil, why
+        ids[i] = id
       end
-      ids[i] = id
     end
   end
   for _, write in ipairs(writes) do

@@ -5,13 +5,18 @@
 -- field, value, ...
 -- Returns per event: 1 moved, 0 somebody else has moved it, or a text: refused, and why.
 
+-- What has been appended has to be removed: else it would be appended again and again.
+if not redis.acl_check_cmd('ZREM', KEYS[1], 'm') then
+  return redis.error_reply('NOPERM no permission to remove from ' .. KEYS[1])
+end
 local results, at = {}, 1
 while at <= #ARGV do
   local member, key, length = ARGV[at], KEYS[tonumber(ARGV[at + 1])], tonumber(ARGV[at + 2])
   local result = publish_obstacle(key, '', length)
   if not result then
     result = 0
-    if redis.call('ZSCORE', KEYS[1], member) then
+    -- Whether it still waits; workers need not have ZSCORE.
+    if redis.call('ZADD', KEYS[1], 'XX', 'INCR', 0, member) then
       local id, why = append(key, unpack(ARGV, at + 3, at + 2 + length))
       result = id and redis.call('ZREM', KEYS[1], member) or why
     end

@@ -28,6 +28,10 @@ local refused = obstacle(KEYS[2])
 if refused then return redis.error_reply(refused) end
 -- What wasmill itself wrote before the original is not counted.
 if #moved - head > MAX_VALUES then return redis.error_reply('ERR the dead letter has more fields than a script can write') end
+-- What has been appended has to be removed: else it would be there twice.
+if not redis.acl_check_cmd('XDEL', KEYS[1], ARGV[1]) then
+  return redis.error_reply('NOPERM no permission to delete from ' .. KEYS[1])
+end
 local id, why = append(KEYS[2], unpack(moved))
 if not id then return redis.error_reply(why) end
 redis.call('XDEL', KEYS[1], ARGV[1])

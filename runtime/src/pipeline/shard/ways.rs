@@ -102,13 +102,15 @@ impl Ways {
         &self.ways[at].broker
     }
 
-    /// The way of the lane's next decision, if it is a light one: a lane that is not behind does not wait for those that are.
-    /// On two ways decisions may overtake each other.
+    /// The way of the lane's next decision, if that is as light or heavy as the last one: a lane that is not behind does not
+    /// wait for those that are. On two ways decisions may overtake each other.
     pub(super) fn next_of(&self, lane: &Lane) -> usize {
-        if lane.way == COMMON && lane.is_prompt() && lane.may_overtake() { EXPRESS } else { lane.way }
+        let is_express = lane.way == COMMON && lane.is_prompt() && !lane.is_heavy && lane.may_overtake();
+        if is_express { EXPRESS } else { lane.way }
     }
 
-    /// Adds a decision of a lane, and whether it is not to wait for others; `delivery` is what was run, if it may have to be run again.
+    /// Adds a decision of a lane, and whether it is not to wait for others; `delivery` is what was run, if it may have to be
+    /// run again.
     pub(super) fn push(
         &mut self,
         at: usize,
