@@ -340,8 +340,8 @@ impl Lane {
         has_some && self.running < self.share && self.held == 0 && !self.paused
     }
 
-    /// Whether so little waits here that a decision should not wait for others.
-    pub(super) fn is_prompt(&self) -> bool {
+    /// Whether little waits here.
+    pub(super) fn has_little_to_do(&self) -> bool {
         self.ready.len() < FEW_READY
     }
 

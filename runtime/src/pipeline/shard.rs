@@ -270,6 +270,7 @@ impl Shard {
             }
         }
         let has_next = self.schedule.next(|lane| self.lanes.get(lane).is_some_and(Lane::can_run)).is_some();
+        self.ways.divide(self.tenants.count());
         for Load { way, settlements, notes } in self.ways.take_ready(now, !has_next) {
             self.start_settle(way, settlements, notes, None);
             self.ways.take_held_back(way).into_iter().for_each(|lane| self.schedule.activate(lane));
@@ -460,8 +461,7 @@ impl Shard {
     fn push(&mut self, lane_at: usize, ticket: Ticket, decision: Decision, delivery: Option<Box<Delivery>>) {
         let lane = &mut self.lanes[lane_at];
         lane.is_heavy = !is_light(&decision, &ticket);
-        let is_prompt = lane.is_prompt() && !lane.is_heavy;
-        let way = self.ways.next_of(lane);
+        let (is_prompt, way) = (self.ways.is_prompt(lane), self.ways.next_of(lane));
         self.ways.push(way, (lane_at, is_prompt), ticket, decision, delivery);
     }
 

@@ -75,6 +75,11 @@ impl Tenants {
         at
     }
 
+    /// How many have lanes here.
+    pub(super) fn count(&self) -> usize {
+        self.tenants.len()
+    }
+
     /// One lane less. Says whether that was the last one: then the number is free for another tenant.
     pub(super) fn leave(&mut self, name: &str) -> bool {
         let Some(&at) = self.by_name.get(name) else { return false };

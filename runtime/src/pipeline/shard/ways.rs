@@ -26,6 +26,8 @@ pub(super) struct Ways {
     filled: Vec<usize>,
     /// Batches on their way, without those that only repeat what was refused.
     settles: usize,
+    /// Several tenants use the thread. Else large batches are worth more than early answers.
+    is_shared: bool,
 }
 
 /// The way of all tenants without a user.
@@ -60,7 +62,12 @@ impl Way {
 impl Ways {
     pub(super) fn new(brokers: Brokers) -> Ways {
         let ways = [COMMON, EXPRESS].map(|at| (at, Way::new(brokers.own.clone(), None))).into_iter().collect();
-        Ways { brokers, ways, of_tenants: HashMap::new(), filled: Vec::new(), settles: 0 }
+        Ways { brokers, ways, of_tenants: HashMap::new(), filled: Vec::new(), settles: 0, is_shared: false }
+    }
+
+    /// So many tenants use the thread.
+    pub(super) fn divide(&mut self, tenants: usize) {
+        self.is_shared = tenants > 1;
     }
 
     /// The way of a handler, for a lane of it.
@@ -105,8 +112,13 @@ impl Ways {
     /// The way of the lane's next decision, if that is as light or heavy as the last one: a lane that is not behind does not
     /// wait for those that are. On two ways decisions may overtake each other.
     pub(super) fn next_of(&self, lane: &Lane) -> usize {
-        let is_express = lane.way == COMMON && lane.is_prompt() && !lane.is_heavy && lane.may_overtake();
+        let is_express = lane.way == COMMON && self.is_prompt(lane) && lane.may_overtake();
         if is_express { EXPRESS } else { lane.way }
+    }
+
+    /// Whether decisions of the lane are not to wait for others.
+    pub(super) fn is_prompt(&self, lane: &Lane) -> bool {
+        self.is_shared && !lane.is_heavy && lane.has_little_to_do()
     }
 
     /// Adds a decision of a lane, and whether it is not to wait for others; `delivery` is what was run, if it may have to be
