@@ -11,7 +11,7 @@
 use std::collections::VecDeque;
 
 /// What a tenant of weight 1, or a lane, may use in a round, and anybody in a turn, in nanoseconds: some dozens of quick
-/// deliveries, or one stretch of a guest that never waits.
+/// deliveries, or two stretches of a guest that never waits.
 const QUANTUM: i64 = 1_000_000;
 /// The most debt that is kept, in rounds: a single very long delivery does not shut its tenant out for as long.
 const MAX_DEBT: i64 = 50;

@@ -62,28 +62,29 @@ pub(super) struct Note {
 }
 
 /// What a decision costs Redis.
-struct Weight {
+pub(super) struct Weight {
     writes: usize,
     bytes: usize,
 }
 
-/// `entry_bytes`: the size of the entry that was decided about.
-fn weight(decision: &Decision, entry_bytes: usize) -> Weight {
-    match decision {
-        Decision::Ack { publishes, state, .. } => {
-            let published: usize = publishes.iter().map(|publication| publication.event.size()).sum();
-            let changed = state.as_ref().map_or(0, |change| change.changes.bytes());
-            Weight { writes: 1 + publishes.len(), bytes: published + changed }
+impl Weight {
+    /// That of a decision about an entry of so many bytes.
+    pub(super) fn of(decision: &Decision, entry_bytes: usize) -> Weight {
+        match decision {
+            Decision::Ack { publishes, state, .. } => {
+                let published: usize = publishes.iter().map(|publication| publication.event.size()).sum();
+                let changed = state.as_ref().map_or(0, |change| change.changes.bytes());
+                Weight { writes: 1 + publishes.len(), bytes: published + changed }
+            }
+            Decision::DeadLetter(_) => Weight { writes: DEAD_LETTER, bytes: entry_bytes },
+            Decision::Park { .. } => Weight { writes: 1, bytes: 0 },
         }
-        Decision::DeadLetter(_) => Weight { writes: DEAD_LETTER, bytes: entry_bytes },
-        Decision::Park { .. } => Weight { writes: 1, bytes: 0 },
     }
-}
 
-/// Whether the decision about this entry costs Redis little.
-pub(super) fn is_light(decision: &Decision, ticket: &Ticket) -> bool {
-    let Weight { writes, bytes } = weight(decision, ticket.bytes);
-    writes <= LIGHT_WRITES && bytes <= LIGHT_BYTES
+    /// Whether it is little.
+    pub(super) fn is_light(&self) -> bool {
+        self.writes <= LIGHT_WRITES && self.bytes <= LIGHT_BYTES
+    }
 }
 
 /// Decisions that have not been sent.
@@ -103,12 +104,12 @@ impl Batch {
     pub(super) fn push(
         &mut self,
         (lane, is_prompt): (usize, bool),
+        weight: Weight,
         ticket: Ticket,
         decision: Decision,
         delivery: Option<Box<Delivery>>,
     ) {
-        let Ticket { source_at, source, entry, bytes, suspect, counted, ran } = ticket;
-        let weight = weight(&decision, bytes);
+        let Ticket { source_at, source, entry, suspect, counted, ran, .. } = ticket;
         self.writes += weight.writes;
         self.bytes += weight.bytes;
         self.settlements.push(Settlement { source, entry, decision });

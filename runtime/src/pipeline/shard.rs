@@ -26,7 +26,7 @@ use self::io::IoDone;
 pub(super) use self::io::backoff;
 use self::tenants::{Tenants, Wait};
 use self::ways::{Load, Ways};
-use super::batch::{Counted, Note, SettleDone, Ticket, is_light, settle_until_written};
+use super::batch::{Counted, Note, SettleDone, Ticket, Weight, settle_until_written};
 use super::brokers::Brokers;
 use super::lane::{Lane, LaneSource, Standing};
 use super::run::{Concluded, Delivery, Finished, Prepared};
@@ -270,7 +270,6 @@ impl Shard {
             }
         }
         let has_next = self.schedule.next(|lane| self.lanes.get(lane).is_some_and(Lane::can_run)).is_some();
-        self.ways.divide(self.tenants.count());
         for Load { way, settlements, notes } in self.ways.take_ready(now, !has_next) {
             self.start_settle(way, settlements, notes, None);
             self.ways.take_held_back(way).into_iter().for_each(|lane| self.schedule.activate(lane));
@@ -341,9 +340,10 @@ impl Shard {
         let mut may_begin = false;
         let lane = schedule.next(|at| {
             let Some(lane) = lanes.get(at) else { return false };
+            let way = ways.next_of(lane, tenants.is_prompt(lane));
             let wait = match lane.can_begin() {
                 false => None,
-                true if !ways.has_room(ways.next_of(lane)) => Some(Wait::ToWrite),
+                true if !ways.has_room(way) => Some(Wait::ToWrite),
                 true if !has_room => Some(Wait::ForAny),
                 true => tenants.may_begin(lane.tenant, crowd, now, is_draining).err(),
             };
@@ -353,7 +353,7 @@ impl Shard {
             }
             match wait {
                 None => {}
-                Some(Wait::ToWrite) => ways.hold_back(ways.next_of(lane), at),
+                Some(Wait::ToWrite) => ways.hold_back(way, at),
                 Some(Wait::ForAny) => _ = held_back.add(at),
                 Some(Wait::ForOwn) => tenants[lane.tenant].wait_for_own(at),
                 Some(Wait::Until(quota, until)) => {
@@ -460,9 +460,11 @@ impl Shard {
     /// Adds a decision to those that are to be written.
     fn push(&mut self, lane_at: usize, ticket: Ticket, decision: Decision, delivery: Option<Box<Delivery>>) {
         let lane = &mut self.lanes[lane_at];
-        lane.is_heavy = !is_light(&decision, &ticket);
-        let (is_prompt, way) = (self.ways.is_prompt(lane), self.ways.next_of(lane));
-        self.ways.push(way, (lane_at, is_prompt), ticket, decision, delivery);
+        let weight = Weight::of(&decision, ticket.bytes);
+        lane.is_heavy = !weight.is_light();
+        let is_prompt = self.tenants.is_prompt(lane);
+        let way = self.ways.next_of(lane, is_prompt);
+        self.ways.push(way, (lane_at, is_prompt), weight, ticket, decision, delivery);
     }
 
     /// A batch has been answered.

@@ -64,6 +64,19 @@ local function are_proven(writes)
   return true
 end
 
+-- Reads events from ARGV[at] on, `count` of them or all that are left: index of the key in KEYS, when, number of arguments,
+-- arguments. Returns them for `publish_all`, `refused` or else why the first one that is refused is, and the place behind.
+local function read_writes(at, count, refused)
+  local writes = {}
+  while at <= #ARGV and #writes < count do
+    local key, when, length = KEYS[tonumber(ARGV[at])], ARGV[at + 1], tonumber(ARGV[at + 2])
+    refused = refused or publish_obstacle(key, when, length)
+    writes[#writes + 1] = { key, when, at + 3, at + 2 + length }
+    at = at + 3 + length
+  end
+  return writes, refused, at
+end
+
 -- Publishes events without obstacle, all or none. Each is { key, when, first, last }: ARGV[first] to ARGV[last] are
 -- appended as fields and values; or, with `when` '+' and milliseconds from now, or '=' and milliseconds since the epoch,
 -- the member ARGV[first] waits, and stays as it is if it waits already.

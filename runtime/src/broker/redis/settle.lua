@@ -121,15 +121,11 @@ local function settle_ack(source, group, entry)
   end
   local count = tonumber(ARGV[at])
   at = at + 1
-  local writes, refused = {}, source_obstacle(source, group)
+  local refused = source_obstacle(source, group)
   local is_duplicate = mark and not overrides and not refused and redis.call('EXISTS', mark) == 1
   refused = refused or (mark and mark_obstacle(mark))
-  for i = 1, count do
-    local key, when, length = KEYS[tonumber(ARGV[at])], ARGV[at + 1], tonumber(ARGV[at + 2])
-    writes[i] = { key, when, at + 3, at + 2 + length }
-    refused = refused or publish_obstacle(key, when, length)
-    at = at + 3 + length
-  end
+  local writes
+  writes, refused, at = read_writes(at, count, refused)
   local state = read_state()
   refused = refused or (state and state.refused)
   if is_duplicate then return ack(source, group, entry) and 2 or 0 end

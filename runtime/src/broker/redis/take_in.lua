@@ -7,14 +7,8 @@
 -- Returns 1 if written, 0 if somebody else has the lease.
 
 if redis.call('GET', KEYS[2]) ~= ARGV[1] then return 0 end
-local writes, at = {}, 4
-while at <= #ARGV do
-  local when, length = ARGV[at + 1], tonumber(ARGV[at + 2])
-  local refused = publish_obstacle(KEYS[1], when, length)
-  if refused then return redis.error_reply(refused) end
-  writes[#writes + 1] = { KEYS[1], when, at + 3, at + 2 + length }
-  at = at + 3 + length
-end
+local writes, refused = read_writes(4, math.huge, false)
+if refused then return redis.error_reply(refused) end
 for _, key in ipairs({ KEYS[2], KEYS[3] }) do
   if not redis.acl_check_cmd('SET', key, '1', 'PX', '1') then return redis.error_reply('NOPERM no permission to set ' .. key) end
 end

@@ -7,6 +7,7 @@ use std::time::Instant;
 use slab::Slab;
 
 use super::super::budget::{Budget, Quota};
+use super::super::lane::Lane;
 use super::agenda::Waiting;
 
 /// The most entries of a tenant that are read and not begun, or asked for, on a thread: a flood stays in Redis.
@@ -75,9 +76,10 @@ impl Tenants {
         at
     }
 
-    /// How many have lanes here.
-    pub(super) fn count(&self) -> usize {
-        self.tenants.len()
+    /// Whether decisions of the lane, if they are as light or heavy as the last one, are not to wait for others: it is not
+    /// behind, and its tenant is not alone here. Else large batches are worth more than early answers.
+    pub(super) fn is_prompt(&self, lane: &Lane) -> bool {
+        self.tenants.len() > 1 && !lane.is_heavy && lane.has_little_to_do()
     }
 
     /// One lane less. Says whether that was the last one: then the number is free for another tenant.

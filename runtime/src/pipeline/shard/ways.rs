@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use slab::Slab;
 
-use super::super::batch::{Batch, Note, Ticket};
+use super::super::batch::{Batch, Note, Ticket, Weight};
 use super::super::brokers::Brokers;
 use super::super::lane::Lane;
 use super::super::run::Delivery;
@@ -26,8 +26,6 @@ pub(super) struct Ways {
     filled: Vec<usize>,
     /// Batches on their way, without those that only repeat what was refused.
     settles: usize,
-    /// Several tenants use the thread. Else large batches are worth more than early answers.
-    is_shared: bool,
 }
 
 /// The way of all tenants without a user.
@@ -62,12 +60,7 @@ impl Way {
 impl Ways {
     pub(super) fn new(brokers: Brokers) -> Ways {
         let ways = [COMMON, EXPRESS].map(|at| (at, Way::new(brokers.own.clone(), None))).into_iter().collect();
-        Ways { brokers, ways, of_tenants: HashMap::new(), filled: Vec::new(), settles: 0, is_shared: false }
-    }
-
-    /// So many tenants use the thread.
-    pub(super) fn divide(&mut self, tenants: usize) {
-        self.is_shared = tenants > 1;
+        Ways { brokers, ways, of_tenants: HashMap::new(), filled: Vec::new(), settles: 0 }
     }
 
     /// The way of a handler, for a lane of it.
@@ -109,16 +102,10 @@ impl Ways {
         &self.ways[at].broker
     }
 
-    /// The way of the lane's next decision, if that is as light or heavy as the last one: a lane that is not behind does not
-    /// wait for those that are. On two ways decisions may overtake each other.
-    pub(super) fn next_of(&self, lane: &Lane) -> usize {
-        let is_express = lane.way == COMMON && self.is_prompt(lane) && lane.may_overtake();
-        if is_express { EXPRESS } else { lane.way }
-    }
-
-    /// Whether decisions of the lane are not to wait for others.
-    pub(super) fn is_prompt(&self, lane: &Lane) -> bool {
-        self.is_shared && !lane.is_heavy && lane.has_little_to_do()
+    /// The way of the lane's next decision. One that is not to wait goes ahead of others, if decisions of the lane may overtake
+    /// each other.
+    pub(super) fn next_of(&self, lane: &Lane, is_prompt: bool) -> usize {
+        if lane.way == COMMON && is_prompt && lane.may_overtake() { EXPRESS } else { lane.way }
     }
 
     /// Adds a decision of a lane, and whether it is not to wait for others; `delivery` is what was run, if it may have to be
@@ -127,6 +114,7 @@ impl Ways {
         &mut self,
         at: usize,
         lane: (usize, bool),
+        weight: Weight,
         ticket: Ticket,
         decision: Decision,
         delivery: Option<Box<Delivery>>,
@@ -135,7 +123,7 @@ impl Ways {
         if batch.is_empty() {
             self.filled.push(at);
         }
-        batch.push(lane, ticket, decision, delivery);
+        batch.push(lane, weight, ticket, decision, delivery);
     }
 
     /// Whether a decision should be sent before anything else is run: it is not to wait, and nothing of its way is on its way.
