@@ -295,6 +295,14 @@ impl Mill {
         Answer { status, head: head.to_ascii_lowercase(), body }
     }
 
+    /// Pauses a handler, and waits until the worker does so: it looks now and then.
+    pub fn pause(&self, handler: &str) {
+        let pauses = || self.worker.stderr_text().matches("the handler is paused").count();
+        let before = pauses();
+        self.json(&["pause", handler]);
+        eventually("the worker to pause the handler", DEADLINE, || (pauses() > before).then_some(()));
+    }
+
     /// Publishes an event by HTTP, whatever the way; its entry.
     ///
     /// # Panics

@@ -57,8 +57,9 @@ pub fn a_handler_is_paused_and_resumed(way: Way) {
     assert_eq!(mill.json(&["pause", "faults"]), json!({"handler": "faults", "paused": true, "changed": true}));
     assert_eq!(mill.json(&["pause", "faults"])["changed"], false);
     assert_eq!(mill.json(&["stats"])["handlers"]["faults"]["paused"], true);
-    // It is told within a second.
-    std::thread::sleep(Duration::from_secs(1));
+    eventually("the worker to pause it", Duration::from_secs(1), || {
+        mill.worker.stderr_text().contains("the handler is paused").then_some(())
+    });
     mill.publish("faults.in", "1", "echo", "");
     std::thread::sleep(Duration::from_millis(500));
     assert_eq!(mill.events("faults.out").len(), 0, "it ran though it was paused");
