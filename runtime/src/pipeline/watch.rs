@@ -32,8 +32,9 @@ const INTERRUPT_AGAIN: Duration = Duration::from_millis(5);
 const ERROR_PAUSE: Duration = Duration::from_millis(500);
 /// How long wake-ups are collected when there are many, so that threads are woken for several at a time.
 const GATHER: Duration = Duration::from_millis(1);
-/// There are many if so many have come within [`GATHER_WINDOW`].
-const MANY: usize = 10;
+/// There are many if so many have come within [`GATHER_WINDOW`]. Below that the pause costs more than it saves: at 1,000
+/// events a second the 99th percentile of latency was twice as high with 10.
+const MANY: usize = 40;
 const GATHER_WINDOW: Duration = Duration::from_millis(10);
 /// A request that blocks on more streams than this is not made more often than every [`BLOCKING_PAUSE`].
 const FEW_STREAMS: usize = 100;

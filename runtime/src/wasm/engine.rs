@@ -147,8 +147,10 @@ fn config(settings: EngineSettings) -> Config {
 /// What compiled code depends on. The pool is none of it: code that was compiled without one runs with one.
 pub(super) fn code_config() -> Config {
     let mut config = Config::new();
+    // Nobody reads backtraces, and to walk a stack that overflowed takes longer than to overflow it.
     config
         .epoch_interruption(true)
+        .wasm_backtrace_max_frames(None)
         .max_wasm_stack(GUEST_STACK)
         .async_stack_size(FIBER_STACK)
         .concurrency_support(false)
