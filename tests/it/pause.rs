@@ -11,11 +11,6 @@ const DEADLINE: Duration = Duration::from_secs(30);
 /// Until then every worker must have seen it.
 const SECOND: Duration = Duration::from_secs(1);
 
-fn says(mill: &Mill, words: &str) {
-    let said = || mill.worker.stderr_text().contains(words).then_some(());
-    eventually(&format!("the worker to say `{words}`"), DEADLINE, said);
-}
-
 /// Another handler on the same stream, with follow-ups of its own.
 fn other() -> String {
     format!(
@@ -72,7 +67,7 @@ fn what_runs_is_finished_and_retries_wait() {
     };
     eventually("it to run", DEADLINE, || (running(&mut mill) == 1).then_some(()));
     mill.set_paused("faults", true);
-    says(&mill, "the handler is paused");
+    mill.worker.wait_to_say("the handler is paused");
     mill.add("waits", "echo", b"");
     eventually("it to finish", DEADLINE, || (mill.metric("wasmill_events_acked_total") == 1.0).then_some(()));
     // A paused worker ends as fast as any other, and the pause outlives it.
@@ -81,11 +76,11 @@ fn what_runs_is_finished_and_retries_wait() {
     assert!(mill.worker.wait_exit(DEADLINE).success(), "{}", mill.worker.stderr_text());
     assert!(start.elapsed() < 5 * SECOND, "{:?}", start.elapsed());
     mill.restart("");
-    says(&mill, "the handler is paused");
+    mill.worker.wait_to_say("the handler is paused");
     std::thread::sleep(SECOND);
     assert_eq!(mill.entries("faults.out").len(), 0);
     mill.set_paused("faults", false);
     assert_eq!(mill.wait_for("faults.out", 1).len(), 1);
-    says(&mill, "the handler goes on");
+    mill.worker.wait_to_say("the handler goes on");
     mill.wait_settled();
 }

@@ -123,7 +123,7 @@ fn a_worker_that_comes_later_has_the_version_before_it_takes_events() {
     let good = deploy(&mill, &version(&mill, b'1', false));
     deploy(&mill, &version(&mill, b'2', true));
     die(&mill, 2);
-    mill.pause("faults");
+    mill.pause("faults", &[]);
     mill.json(&["dlq", "redrive", "faults", "--all", "--to", &good]);
     mill.worker.kill();
     let second = mill.spawn_another();
@@ -143,7 +143,7 @@ fn what_is_not_held_any_more_ends_among_the_dead_letters_again() {
     let good = deploy(&mill, &version(&mill, b'1', false));
     deploy(&mill, &version(&mill, b'2', true));
     die(&mill, 1);
-    mill.pause("faults");
+    mill.pause("faults", &[]);
     mill.json(&["dlq", "redrive", "faults", "--all", "--to", &good]);
     // A day later.
     change_record(&mill, |record| record["pins"][&good]["until_ms"] = json!(1));

@@ -43,10 +43,6 @@ fn pending(redis: &mut Connection) -> usize {
     summary.first().map_or(usize::MAX, |count| redis::from_redis_value_ref(count).unwrap())
 }
 
-fn says(worker: &Worker, text: &str) {
-    eventually(&format!("the log to say `{text}`"), DEADLINE, || worker.stderr_text().contains(text).then_some(()));
-}
-
 fn stop(mut worker: Worker) {
     worker.signal(Signal::TERM);
     assert!(worker.wait_exit(DEADLINE).success(), "{}", worker.stderr_text());
@@ -58,7 +54,7 @@ fn a_worker_waits_for_a_redis_that_is_not_there_and_says_so() {
     let config = config(&url(&server));
     server.stop();
     let worker = Worker::spawn(&config);
-    says(&worker, "waiting for Redis");
+    worker.wait_to_say("waiting for Redis");
     server.restart();
     let mut redis = connect(&server);
     add(&mut redis, "1", "echo");
@@ -69,7 +65,7 @@ fn a_worker_waits_for_a_redis_that_is_not_there_and_says_so() {
 #[test]
 fn a_worker_that_waits_for_redis_can_be_stopped() {
     let worker = Worker::spawn(&config(&format!("url = \"redis://127.0.0.1:{}\"", free_port())));
-    says(&worker, "waiting for Redis");
+    worker.wait_to_say("waiting for Redis");
     stop(worker);
 }
 
@@ -101,9 +97,9 @@ fn a_frozen_server_is_waited_for() {
     let mut redis = connect(&server);
     let config = config(&format!("{}\nresponse_timeout = \"1s\"", url(&server)));
     let worker = Worker::spawn(&config);
-    says(&worker, "ready");
+    worker.wait_to_say("ready");
     server.pause();
-    says(&worker, "no heartbeat");
+    worker.wait_to_say("no heartbeat");
     server.resume();
     for number in 0..100 {
         add(&mut redis, &number.to_string(), "echo");
@@ -119,11 +115,11 @@ fn a_flushed_server_is_set_up_again_with_an_alarm() {
     let server = RedisServer::start();
     let mut redis = connect(&server);
     let worker = Worker::spawn(&config(&url(&server)));
-    says(&worker, "ready");
+    worker.wait_to_say("ready");
     redis::cmd("FLUSHALL").query::<()>(&mut redis).unwrap();
     add(&mut redis, "1", "echo");
     eventually("the event to be handled", DEADLINE, || (length(&mut redis, "faults.out") == 1).then_some(()));
-    says(&worker, "group_lost");
+    worker.wait_to_say("group_lost");
     stop(worker);
 }
 
@@ -132,13 +128,13 @@ fn what_a_full_server_refuses_is_written_when_there_is_room() {
     let server = RedisServer::start();
     let mut redis = connect(&server);
     let first = Worker::spawn(&config(&url(&server)));
-    says(&first, "ready");
+    first.wait_to_say("ready");
     stop(first);
     add(&mut redis, "1", "echo");
     add(&mut redis, "2", "ok");
     redis::cmd("CONFIG").arg(&["SET", "maxmemory", "1"]).query::<()>(&mut redis).unwrap();
     let worker = Worker::spawn(&config(&url(&server)));
-    says(&worker, "settle_refused");
+    worker.wait_to_say("settle_refused");
     // What writes nothing goes on, and the worker keeps its heartbeat.
     eventually("the other event to be settled", DEADLINE, || (pending(&mut redis) == 1).then_some(()));
     assert_eq!(length(&mut redis, "faults.out"), 0);
@@ -206,14 +202,14 @@ fn a_handler_that_stands_still_costs_nothing() {
     let mut redis = connect(&server);
     let config = format!("{}[handlers.faults.limits]\nconcurrency = 1\n", config(&url(&server)));
     let first = Worker::spawn(&config);
-    says(&first, "ready");
+    first.wait_to_say("ready");
     stop(first);
     // Parked and, beside it, refused.
     add(&mut redis, "1", "retry");
     add(&mut redis, "2", "echo");
     redis::cmd("CONFIG").arg(&["SET", "maxmemory", "1"]).query::<()>(&mut redis).unwrap();
     let worker = Worker::spawn(&config);
-    says(&worker, "settle_refused");
+    worker.wait_to_say("settle_refused");
     let due =
         || -> u64 { redis::cmd("ZCARD").arg("wasmill:due:faults:faults.in").query(&mut connect(&server)).unwrap() };
     eventually("one to be parked", DEADLINE, || (due() == 1).then_some(()));
@@ -242,10 +238,10 @@ fn one_bad_stream_does_not_stop_the_take_over_of_others() {
     redis::cmd("SET").arg(&["wasmill:worker:wasmill-other", "1"]).query::<()>(&mut redis).unwrap();
     let config = config(&url(&server)).replace("[\"faults.in\"]", "[\"a.bad\", \"faults.in\"]");
     let worker = Worker::spawn(&config);
-    says(&worker, "ready");
+    worker.wait_to_say("ready");
     redis::cmd("DEL").arg("a.bad").query::<()>(&mut redis).unwrap();
     redis::cmd("SET").arg(&["a.bad", "a string"]).query::<()>(&mut redis).unwrap();
-    says(&worker, "cannot look for dead workers");
+    worker.wait_to_say("cannot look for dead workers");
     assert_eq!(length(&mut redis, "faults.out"), 0, "the other one lives");
     redis::cmd("DEL").arg("wasmill:worker:wasmill-other").query::<()>(&mut redis).unwrap();
     eventually("its event to be handled", DEADLINE, || (length(&mut redis, "faults.out") == 1).then_some(()));
@@ -273,14 +269,14 @@ fn the_documented_permissions_are_enough() {
     let worker = Worker::spawn_with(&more, |command| {
         command.env("WASMILL_TEST_PASSWORD", "secret").env("WASMILL_WORKER__RETENTION_INTERVAL", "50ms");
     });
-    says(&worker, "ready");
+    worker.wait_to_say("ready");
     for r#type in ["echo", "retry", "reject", "ok"] {
         add(&mut redis, r#type, r#type);
     }
     eventually("two follow-ups", DEADLINE, || (length(&mut redis, "faults.out") == 2).then_some(()));
     eventually("a dead letter", DEADLINE, || (length(&mut redis, "faults.dead") == 1).then_some(()));
     eventually("nothing to be pending", DEADLINE, || (pending(&mut redis) == 0).then_some(()));
-    says(&worker, "listening");
+    worker.wait_to_say("listening");
     redis::cmd("PUBLISH").arg(&["prices.eur", "1"]).query::<()>(&mut redis).unwrap();
     eventually("a message to be taken in", DEADLINE, || (length(&mut redis, "faults.prices") == 1).then_some(()));
     eventually("the stream to be trimmed", DEADLINE, || (length(&mut redis, "faults.in") == 1).then_some(()));

@@ -295,12 +295,13 @@ impl Mill {
         Answer { status, head: head.to_ascii_lowercase(), body }
     }
 
-    /// Pauses a handler, and waits until the worker does so: it looks now and then.
-    pub fn pause(&self, handler: &str) {
+    /// Pauses a handler, with these arguments besides, and waits until the worker does so: it looks now and then. The report.
+    pub fn pause(&self, handler: &str, arguments: &[&str]) -> Value {
         let pauses = || self.worker.stderr_text().matches("the handler is paused").count();
         let before = pauses();
-        self.json(&["pause", handler]);
+        let report = self.json(&[&["pause", handler], arguments].concat());
         eventually("the worker to pause the handler", DEADLINE, || (pauses() > before).then_some(()));
+        report
     }
 
     /// Publishes an event by HTTP, whatever the way; its entry.

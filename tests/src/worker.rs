@@ -11,7 +11,10 @@ pub use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::process::Process;
-use crate::{build, workspace};
+use crate::{build, eventually, workspace};
+
+/// Within which a worker says what it is to say.
+const DEADLINE: Duration = Duration::from_secs(30);
 
 /// The `wasmill` binary of this build: same profile, same target directory.
 ///
@@ -108,6 +111,12 @@ impl Worker {
             assert!(!late, "the worker did not end within {deadline:?}; it said:\n{}", text(&dir, "stderr"));
             status
         })
+    }
+
+    /// Waits until these words stand on its standard error.
+    pub fn wait_to_say(&self, words: &str) {
+        let said = || self.stderr_text().contains(words).then_some(());
+        eventually(&format!("the worker to say `{words}`"), DEADLINE, said);
     }
 
     /// What it has written to standard error so far.

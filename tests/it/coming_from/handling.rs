@@ -138,7 +138,7 @@ pub fn streams_are_kept_short(way: Way) {
     let kept: Vec<&str> = kept.iter().map(|event| event["entry"].as_str().unwrap()).collect();
     assert_eq!(kept, entries[30..]);
     // Nothing goes that a handler has not settled.
-    mill.pause("faults");
+    mill.pause("faults", &[]);
     for id in 40..60 {
         mill.publish("faults.in", &id.to_string(), "echo", "");
     }
