@@ -125,6 +125,47 @@ fn who_has_used_its_time_waits_and_others_do_not() {
     assert!(mill.worker.wait_exit(Duration::from_secs(8)).success());
 }
 
+#[test]
+fn what_runs_already_is_kept_within_its_tenants_time() {
+    let settings = "[tenants.acme.handlers.faults.limits]\ndeadline = \"30s\"\nconcurrency = 8";
+    // 50 ms a second, of which 300 may be saved up.
+    let mut mill = Mill::new(&acme("cpu_per_minute = \"3s\"", settings));
+    let start = Instant::now();
+    for id in 0..8 {
+        add(&mut mill, id, "spin", b"");
+    }
+    eventually("it to wait", DEADLINE, || (waits(&mill, "cpu_per_minute") > 0).then_some(()));
+    others_go_on(&mut mill);
+    std::thread::sleep(Duration::from_secs(3).saturating_sub(start.elapsed()));
+    let used = cpu_seconds(&mill);
+    let allowed = 0.3 + 0.05 * start.elapsed().as_secs_f64() + 0.2;
+    assert!(used > 0.3 && used <= allowed, "{used} s were used, {allowed} allowed");
+    // It is as before the end of the worker: nothing is given up.
+    assert_eq!((group(&mut mill), mill.entries("acme:faults.dead").len()), ((8, 0), 0));
+}
+
+#[test]
+fn time_that_a_quota_takes_from_a_delivery_does_not_count_towards_its_deadline() {
+    let settings = "[tenants.acme.handlers.faults.limits]\ndeadline = \"4s\"\nconcurrency = 8\n\
+                    [tenants.acme.handlers.faults.retry]\nmax_attempts = 1";
+    // 100 ms a second, of which 600 may be saved up.
+    let mut mill = Mill::new(&acme("cpu_per_minute = \"6s\"", settings));
+    let start = Instant::now();
+    for id in 0..8 {
+        add(&mut mill, id, "compute", b"200");
+    }
+    eventually("all to be settled", 2 * DEADLINE, || {
+        let is_read = mill.entries("acme:faults.out").len() + mill.entries("acme:faults.dead").len() == 8;
+        (is_read && group(&mut mill) == (0, 0)).then_some(())
+    });
+    let (taken, used) = (start.elapsed(), cpu_seconds(&mill));
+    assert_eq!(mill.entries("acme:faults.out").len(), 8, "the others were given up");
+    assert!(
+        taken > Duration::from_secs(5),
+        "{used} s were used in {taken:?}: too little to be kept back for the deadline"
+    );
+}
+
 fn cpu_seconds(mill: &Mill) -> f64 {
     let metrics = mill.metrics();
     let name = "wasmill_handler_cpu_seconds_total{handler=\"faults\",tenant=\"acme\"} ";

@@ -10,7 +10,7 @@ pub use wasmill::project::Lang;
 use wasmill::state;
 use wasmill::wasm::{
     CompiledCache, Component, Engine, EngineSettings, Execution, GuestDelivery, GuestEvent, Handler, Isolation,
-    WarmInstance,
+    Surroundings, WarmInstance,
 };
 
 use crate::{build, guests, workspace};
@@ -155,7 +155,8 @@ pub fn run(
         replay: false,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(handler.run(warm, Arc::new(event), delivery, TIME, "".into(), Some(state::empty())))
+    let surroundings = Surroundings { now: TIME, ..Surroundings::here(Some(state::empty())) };
+    runtime.block_on(handler.run(warm, Arc::new(event), delivery, surroundings))
 }
 
 /// An instance serves this many deliveries, and may grow up to its limit.

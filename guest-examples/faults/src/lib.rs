@@ -35,6 +35,7 @@ fn handle(event: &Event, delivery: &Delivery) -> Result<(), Failure> {
         "panic" => panic(),
         "exit" => std::process::exit(3),
         "sleep" => sleep(event),
+        "compute" => compute(event),
 
         // Guests that ask for too much.
         "flood" => flood(),
@@ -107,6 +108,13 @@ fn sleep(event: &Event) -> Result<(), Failure> {
     let milliseconds = text(event).and_then(|text| text.trim().parse().ok()).unwrap_or(1000);
     thread::sleep(Duration::from_millis(milliseconds));
     Ok(())
+}
+
+/// Computes for a while: so many million steps as the event says.
+fn compute(event: &Event) -> Result<(), Failure> {
+    let millions: u64 = text(event).and_then(|text| text.trim().parse().ok()).unwrap_or(1);
+    let sum = (0..millions * 1_000_000).fold(0_u64, |sum, step| black_box(sum ^ step));
+    publish_one("computed", sum.to_string().as_bytes())
 }
 
 /// Publishes until the host has had enough, and says when that was.

@@ -13,7 +13,7 @@ use wasmill::event::Event;
 use wasmill::ops::{HistoryQuery, MAX_HISTORY_PAGE, check_reads};
 use wasmill::outcome::FaultClass;
 use wasmill::state;
-use wasmill::wasm::{GuestDelivery, GuestEvent, Handler, WarmInstance};
+use wasmill::wasm::{GuestDelivery, GuestEvent, Handler, Surroundings, WarmInstance};
 
 use super::execution::{as_json, outcome, print_text};
 use super::progress;
@@ -126,8 +126,8 @@ impl Runner<'_> {
         let (stream, entry_id) = (self.args.stream.clone(), entry.to_owned());
         let delivery = GuestDelivery { stream, entry_id, replay: true, ..invoke::delivery(&self.resolved, 1) };
         let event = Arc::new(GuestEvent::from(event));
-        let state = Some(state::empty());
-        let running = self.handler.run(self.warm.take(), event, delivery, now_ms(), self.run.clone(), state);
+        let surroundings = Surroundings { replay_run: self.run.clone(), ..Surroundings::here(Some(state::empty())) };
+        let running = self.handler.run(self.warm.take(), event, delivery, surroundings);
         let (execution, warm) = running.await;
         self.warm = warm;
         totals.note(outcome(&execution.verdict).0);

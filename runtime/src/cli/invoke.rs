@@ -20,6 +20,7 @@ use wasmill::outcome::RetryPolicy;
 use wasmill::state;
 use wasmill::wasm::{
     Capability, Component, EngineSettings, Execution, Grants, GuestDelivery, GuestEvent, Handler, Isolation,
+    Surroundings,
 };
 
 use super::execution::{as_json, outcome, print_text};
@@ -74,7 +75,7 @@ pub fn run(context: &Context, args: &Args) -> Result<ExitCode, Report> {
     let event = Arc::new(GuestEvent::from(event));
     let state = Some(state::empty());
     let (execution, cpu) = block_on(async {
-        let ((execution, _), cpu) = with_cpu_time(handler.run(None, event, delivery, now_ms(), "".into(), state)).await;
+        let ((execution, _), cpu) = with_cpu_time(handler.run(None, event, delivery, Surroundings::here(state))).await;
         Ok((execution, cpu))
     })?;
     Ok(print(context, &execution, cpu))

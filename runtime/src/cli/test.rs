@@ -11,14 +11,13 @@ use clap::Parser;
 use serde_json::{Value, json};
 use similar::{ChangeTag, TextDiff};
 use wasmill::app;
-use wasmill::clock::now_ms;
 use wasmill::config::{Config, ResolvedHandler};
 use wasmill::deploy::expected::Expectation;
 use wasmill::deploy::{PublicKeys, source};
 use wasmill::event::Event;
 use wasmill::schema::Schemas;
 use wasmill::state::unpack;
-use wasmill::wasm::{CompiledCache, Engine, Execution, GuestDelivery, GuestEvent, Handler, Isolation};
+use wasmill::wasm::{CompiledCache, Engine, Execution, GuestDelivery, GuestEvent, Handler, Isolation, Surroundings};
 
 use self::fixtures::{Choice, Fixture};
 use super::execution::{as_json, log_text};
@@ -235,7 +234,7 @@ impl Subject {
         let entry_id = format!("{}-0", event.time);
         let delivery = GuestDelivery { entry_id, ..invoke::delivery(&self.resolved, 1) };
         let event = Arc::new(GuestEvent::from(event));
-        self.handler.run(None, event, delivery, now_ms(), "".into(), Some(Arc::new(state))).await.0
+        self.handler.run(None, event, delivery, Surroundings::here(Some(Arc::new(state)))).await.0
     }
 }
 

@@ -83,7 +83,7 @@ pub enum Isolation {
 pub struct ResolvedLimits {
     /// Linear memory of one instance.
     pub memory: usize,
-    /// Wall-clock time.
+    /// Wall-clock time, without that for which the tenant is throttled.
     pub deadline: Duration,
     /// Deliveries at the same time.
     pub concurrency: usize,

@@ -156,7 +156,7 @@ pub struct Limits {
     /// Linear memory of one instance, 64 KiB to 4 GiB.
     #[serde(with = "size")]
     pub memory: ByteSize,
-    /// Wall-clock time of one delivery, more than 0.
+    /// Wall-clock time of one delivery, without that for which the tenant is throttled; more than 0.
     #[serde(with = "duration")]
     pub deadline: Duration,
     /// Deliveries of one handler that this worker runs at the same time, 1 to 65,536.

@@ -84,13 +84,13 @@ impl TenantConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TenantQuotas {
-    /// CPU time of its deliveries in a minute, on each worker.
+    /// CPU time of its deliveries in a minute, on each worker; beyond it they pause.
     #[serde(with = "duration_option", skip_serializing_if = "Option::is_none")]
     pub cpu_per_minute: Option<Duration>,
-    /// Events that are read for it in a second, on each worker; at least 1.
+    /// Events that are read for it in a second, on each worker; at least 1. One over 16 KiB counts as several.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub events_in: Option<u32>,
-    /// Events that it publishes in a second, on each worker; at least 1.
+    /// Events that it publishes in a second, on each worker, counted in the same way; at least 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub events_out: Option<u32>,
     /// Deliveries that run at the same time, on each worker; at least 1.

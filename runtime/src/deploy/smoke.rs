@@ -16,7 +16,7 @@ use crate::envelope::structured;
 use crate::outcome::bounded;
 use crate::state::{Kept, unpack};
 use crate::text::printable;
-use crate::wasm::{GuestDelivery, GuestEvent, Handler, Isolation, Policy};
+use crate::wasm::{GuestDelivery, GuestEvent, Handler, Isolation, Policy, Surroundings};
 
 /// The most events of one rollout.
 pub const MAX_SMOKE_TESTS: usize = 100;
@@ -128,7 +128,7 @@ async fn run_one(
     let delivery = GuestDelivery { entry_id: format!("{}-0", event.time), ..delivery.clone() };
     let state = unpack(&test.state)?;
     let event = Arc::new(GuestEvent::from(event));
-    let (execution, _) = handler.run(None, event, delivery, now_ms(), "".into(), Some(Arc::new(state))).await;
+    let (execution, _) = handler.run(None, event, delivery, Surroundings::here(Some(Arc::new(state)))).await;
     let actual = Expectation::of(&execution, partition_key.as_deref());
     let (word, message) = execution.verdict.told();
     match &test.expected {

@@ -8,6 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::config::TenantQuotas;
+use crate::outcome::Publication;
 use crate::stats::Counter;
 
 /// For how long unused events are saved up: the quota of a second may be used at once.
@@ -16,6 +17,15 @@ const EVENTS_SAVED: Duration = Duration::from_secs(1);
 const CPU_SAVED: Duration = Duration::from_secs(6);
 /// Who waits for CPU time waits until there is so much, in seconds: not every microsecond is worth waking up.
 const LEAST_CPU: f64 = 0.001;
+
+/// Bytes of an event that the quotas of events count as one event. Measured: each such part of a large one keeps Redis busy
+/// for as long as a small event does.
+const BYTES_COUNTED: usize = 16 << 10;
+
+/// What an event of so many bytes counts in quotas of events.
+pub(super) fn counted(bytes: usize) -> usize {
+    bytes.div_ceil(BYTES_COUNTED).max(1)
+}
 
 /// What somebody had to wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,11 +88,14 @@ impl Budget {
         self.waits[quota as usize].add(1);
     }
 
-    /// Whether more of it may be begun; else what for and until when it waits.
-    pub(super) fn may_begin(&self, now: Instant) -> Result<(), (Quota, Instant)> {
-        let wait = |quota: Quota| move |until: Instant| (quota, until);
-        self.cpu.is_open(now).map_err(wait(Quota::CpuPerMinute))?;
-        self.events_out.is_open(now).map_err(wait(Quota::EventsOut))
+    /// Whether its deliveries may use more CPU time; else when they may.
+    pub(super) fn may_use_cpu(&self, now: Instant) -> Result<(), Instant> {
+        self.cpu.is_open(now)
+    }
+
+    /// Whether they may publish more; else when they may.
+    pub(super) fn may_publish(&self, now: Instant) -> Result<(), Instant> {
+        self.events_out.is_open(now)
     }
 
     /// Its deliveries have used this time.
@@ -90,17 +103,20 @@ impl Budget {
         self.cpu.take(time.as_secs_f64(), now);
     }
 
-    /// Its deliveries have published so many events.
-    pub(super) fn published(&self, events: usize) {
-        if events > 0 && self.events_out.is_set() {
-            self.events_out.take(events as f64, Instant::now());
-        }
+    /// A delivery has published these events.
+    pub(super) fn published(&self, events: &[Publication]) {
+        self.take_out(events, 1.0);
     }
 
-    /// So many of those that were counted as published have not been written: the delivery is run again.
-    pub(super) fn give_back_out(&self, events: usize) {
-        if events > 0 && self.events_out.is_set() {
-            self.events_out.take(-(events as f64), Instant::now());
+    /// These, which were counted as published, have not been written: the delivery is run again.
+    pub(super) fn give_back_out(&self, events: &[Publication]) {
+        self.take_out(events, -1.0);
+    }
+
+    fn take_out(&self, events: &[Publication], sign: f64) {
+        if !events.is_empty() && self.events_out.is_set() {
+            let count: usize = events.iter().map(|publication| counted(publication.event.size())).sum();
+            self.events_out.take(sign * count as f64, Instant::now());
         }
     }
 
@@ -109,10 +125,10 @@ impl Budget {
         self.events_in.reserve(count, now)
     }
 
-    /// So many of those that were set aside were not there.
-    pub(super) fn give_back_in(&self, count: usize) {
-        if count > 0 && self.events_in.is_set() {
-            self.events_in.take(-(count as f64), Instant::now());
+    /// Of those that were set aside so many have come, as they are [`counted`]: fewer, or more if they are large.
+    pub(super) fn came_in(&self, reserved: usize, came: usize) {
+        if came != reserved && self.events_in.is_set() {
+            self.events_in.take(came as f64 - reserved as f64, Instant::now());
         }
     }
 }
@@ -226,6 +242,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::event::Event;
 
     const MS: Duration = Duration::from_millis(1);
 
@@ -295,23 +312,46 @@ mod tests {
             |seconds| TenantQuotas { cpu_per_minute: Some(Duration::from_secs(seconds)), ..TenantQuotas::default() };
         budget.renew(Some(&of_a_minute(6)), now);
         budget.used_cpu(Duration::from_secs(1), now);
-        let (quota, until) = budget.may_begin(now).expect_err("more than a tenth of a minute's");
-        assert_eq!((quota, (until - now).as_millis()), (Quota::CpuPerMinute, 4010));
+        let until = budget.may_use_cpu(now).expect_err("more than a tenth of a minute's");
+        assert_eq!((until - now).as_millis(), 4010);
         budget.renew(Some(&of_a_minute(60)), now);
-        let (_, until) = budget.may_begin(now).expect_err("the debt is the same");
+        let until = budget.may_use_cpu(now).expect_err("the debt is the same");
         assert_eq!((until - now).as_millis(), 401);
         budget.renew(None, now);
-        assert_eq!(budget.may_begin(now), Ok(()));
+        assert_eq!(budget.may_use_cpu(now), Ok(()));
+    }
+
+    /// So many follow-ups with this payload.
+    fn follow_ups(count: usize, data: &[u8]) -> Vec<Publication> {
+        let event = Event { data: data.to_vec(), ..Event::default() };
+        vec![Publication::now("out".into(), event); count]
     }
 
     #[test]
     fn what_was_not_published_after_all_is_given_back() {
         let (budget, now) = (Budget::default(), Instant::now());
         budget.renew(Some(&TenantQuotas { events_out: Some(1), ..TenantQuotas::default() }), now);
-        budget.published(100);
-        assert!(budget.may_begin(now).is_err());
-        budget.give_back_out(100);
-        assert_eq!(budget.may_begin(now), Ok(()));
+        budget.published(&follow_ups(100, b""));
+        assert!(budget.may_publish(now).is_err());
+        budget.give_back_out(&follow_ups(100, b""));
+        assert_eq!(budget.may_publish(now), Ok(()));
+    }
+
+    #[test]
+    fn a_large_event_counts_as_several() {
+        assert_eq!([0, 1, BYTES_COUNTED, BYTES_COUNTED + 1, 1 << 20].map(counted), [1, 1, 1, 2, 64]);
+        let (budget, now) = (Budget::default(), Instant::now());
+        let ten = TenantQuotas { events_in: Some(10), events_out: Some(10), ..TenantQuotas::default() };
+        budget.renew(Some(&ten), now);
+        // 64 of them, of which 10 were there: 54 and the next one take their time, some of which has passed.
+        budget.published(&follow_ups(1, &[0; 64 * BYTES_COUNTED - 100]));
+        let until = budget.may_publish(now).expect_err("it counts as 64");
+        assert!((4500..=5500).contains(&(until - now).as_millis()), "{:?}", until - now);
+        // The same for one that was read as one.
+        assert_eq!(budget.reserve_in(1, now), Ok(1));
+        budget.came_in(1, counted(1 << 20));
+        let until = budget.reserve_in(1, now).expect_err("it counts as 64");
+        assert!((4500..=5500).contains(&(until - now).as_millis()), "{:?}", until - now);
     }
 
     #[test]
@@ -319,7 +359,8 @@ mod tests {
         let (budget, now) = (Budget::default(), Instant::now());
         budget.renew(None, now);
         budget.used_cpu(Duration::from_secs(3600), now);
-        budget.published(1_000_000);
-        assert_eq!((budget.may_begin(now), budget.reserve_in(100, now)), (Ok(()), Ok(100)));
+        budget.published(&follow_ups(1000, b""));
+        let may = (budget.may_use_cpu(now), budget.may_publish(now), budget.reserve_in(100, now));
+        assert_eq!(may, (Ok(()), Ok(()), Ok(100)));
     }
 }

@@ -17,7 +17,9 @@ use crate::event::{Event, TRACEPARENT};
 use crate::outcome::{Consequence, DeadLetter, Decision, FaultClass, Mark, Publication, Verdict, bounded, decide};
 use crate::state::{Changes, Reader, StateChange};
 use crate::text::printable;
-use crate::wasm::{Capability, Execution, GuestDelivery, GuestEvent, LogLevel, LogLine, WarmInstance};
+use crate::wasm::{
+    Capability, Execution, GuestDelivery, GuestEvent, LogLevel, LogLine, Surroundings, Throttled, WarmInstance,
+};
 
 /// An entry on its way.
 pub(super) enum Prepared {
@@ -291,12 +293,13 @@ fn letter(
     }
 }
 
-/// Runs the handler, which reads its state from `state`.
+/// Runs the handler, which reads its state from `state`. `throttled` says for how long its tenant is.
 pub(super) async fn run(
     lane: usize,
     delivery: Delivery,
     warm: Option<WarmInstance>,
     state: Option<Arc<dyn Reader>>,
+    throttled: Arc<Throttled>,
 ) -> Finished {
     let deployment = &delivery.deployment;
     let handler = &delivery.version.handler;
@@ -311,8 +314,9 @@ pub(super) async fn run(
         deadline_ms: u64::try_from(policy.deadline.as_millis()).unwrap_or(u64::MAX),
         replay: delivery.origin.replay.is_some(),
     };
-    let run = delivery.origin.replay.clone().unwrap_or_default();
-    let (execution, warm) = handler.run(warm, delivery.event.clone(), guest, now_ms(), run, state).await;
+    let replay_run = delivery.origin.replay.clone().unwrap_or_default();
+    let surroundings = Surroundings { now: now_ms(), replay_run, state, throttled };
+    let (execution, warm) = handler.run(warm, delivery.event.clone(), guest, surroundings).await;
     Finished { lane, execution, delivery, warm }
 }
 

@@ -31,7 +31,7 @@ use super::brokers::Brokers;
 use super::lane::{Lane, LaneSource, Standing};
 use super::run::{Concluded, Delivery, Finished, Prepared};
 use super::runs::{Run, Woken};
-use super::watch::Watch;
+use super::watch::{Thread, Watch};
 use super::{Command, LEAVE_TIME, MAX_INSTANCES, Share, Worker};
 use crate::broker::{BrokerError, Settled, Source};
 use crate::outcome::{Decision, Settlement};
@@ -43,6 +43,9 @@ const RUNS_PER_TURN: usize = 16;
 const TURN: Duration = Duration::from_micros(500);
 /// How often lanes without deliveries look whether another version serves.
 const REFRESH: Duration = Duration::from_secs(1);
+/// Who waits for a quota comes back up to so much later: threads that wait for the same one would all be busy at the same
+/// moment, and none free for others.
+const MAX_LATE: Duration = Duration::from_millis(5);
 /// How often writes that the broker refused are tried again.
 const HELD_PAUSE: Duration = Duration::from_secs(1);
 
@@ -74,7 +77,8 @@ pub(super) struct Shard {
     shares: usize,
     io: FuturesUnordered<BoxFuture<'static, IoDone>>,
     commands: mpsc::UnboundedReceiver<Command>,
-    own_commands: mpsc::UnboundedSender<Command>,
+    /// This one, for those who wake it.
+    thread: Thread,
     watch: Arc<Watch>,
     /// When to give up what is not finished; set when draining began.
     drain_until: Option<Instant>,
@@ -88,7 +92,7 @@ impl Shard {
         brokers: Brokers,
         consumer: Arc<str>,
         commands: mpsc::UnboundedReceiver<Command>,
-        own_commands: mpsc::UnboundedSender<Command>,
+        thread: Thread,
         watch: Arc<Watch>,
     ) -> Shard {
         let most_running = (MAX_INSTANCES / 2).div_ceil(worker.threads.max(1));
@@ -110,7 +114,7 @@ impl Shard {
             shares: 0,
             io: FuturesUnordered::new(),
             commands,
-            own_commands,
+            thread,
             watch,
             drain_until: None,
             refreshed: Instant::now(),
@@ -182,12 +186,14 @@ impl Shard {
         }
         let timer = self.next_timer();
         let woken = self.woken.clone();
+        self.thread.set_idle(true);
         tokio::select! {
             Some(command) = self.commands.recv() => self.obey(command),
             Some(done) = self.io.next(), if !self.io.is_empty() => self.apply(done),
             () = woken.any() => self.take_woken(),
             () = tokio::time::sleep_until(timer.into()) => {}
         }
+        self.thread.set_idle(false);
     }
 
     /// When something has to be done though nothing happens.
@@ -280,7 +286,7 @@ impl Shard {
     /// Starts what is called for by one lane.
     fn look(&mut self, lane: usize, now: Instant) {
         // It may have waited for its tenant's quota.
-        if self.lanes[lane].can_begin() {
+        if self.lanes[lane].can_run() {
             self.schedule.activate(lane);
         }
         if self.drain_until.is_none() {
@@ -348,17 +354,19 @@ impl Shard {
                 true => tenants.may_begin(lane.tenant, crowd, now, is_draining).err(),
             };
             may_begin = lane.can_begin() && wait.is_none();
-            if may_begin || lane.runs.can_go_on() {
+            let may_go_on = lane.runs.can_go_on().then(|| tenants[lane.tenant].may_go_on(now, is_draining));
+            if may_begin || may_go_on == Some(Ok(())) {
                 return true;
             }
-            match wait {
+            // Where one that has been begun waits for CPU time, no other one is begun before it.
+            match may_go_on.and_then(Result::err).or(wait) {
                 None => {}
                 Some(Wait::ToWrite) => ways.hold_back(way, at),
                 Some(Wait::ForAny) => _ = held_back.add(at),
                 Some(Wait::ForOwn) => tenants[lane.tenant].wait_for_own(at),
                 Some(Wait::Until(quota, until)) => {
                     tenants[lane.tenant].budget.count_wait(quota);
-                    agenda.list_at(at, until);
+                    agenda.list_at(at, until + MAX_LATE.mul_f64(rand::random()));
                 }
             }
             false
@@ -399,7 +407,8 @@ impl Shard {
         self.running += 1;
         self.tenants[lane.tenant].begun();
         let state = delivery.reader(self.ways.broker(lane.way));
-        let mut run: Run = Box::pin(super::run::run(lane_at, *delivery, warm, state));
+        let throttled = self.tenants[lane.tenant].throttled.clone();
+        let mut run: Run = Box::pin(super::run::run(lane_at, *delivery, warm, state, throttled));
         // Most handlers return without waiting: then no task, timer or queue was needed.
         match (&mut run).now_or_never() {
             Some(finished) => self.finish(finished),
@@ -448,7 +457,7 @@ impl Shard {
             Concluded::Decided { decision, ticket, delivery } => {
                 lane.unsettled += 1;
                 if let Decision::Ack { publishes, .. } = &decision {
-                    self.tenants[lane.tenant].budget.published(publishes.len());
+                    self.tenants[lane.tenant].budget.published(publishes);
                 }
                 self.push(lane_at, ticket, decision, delivery);
             }
@@ -495,7 +504,7 @@ impl Shard {
                 Settled::Stale | Settled::OverQuota => {
                     // It was counted when the handler was done, and will be once more.
                     if let Decision::Ack { publishes, .. } = &settlement.decision {
-                        self.tenants[lane.tenant].budget.give_back_out(publishes.len());
+                        self.tenants[lane.tenant].budget.give_back_out(publishes);
                     }
                 }
                 // The one who was first may have been this worker.

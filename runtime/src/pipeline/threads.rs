@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::roster::Member;
 use super::shard::Shard;
-use super::watch::Watch;
+use super::watch::{Thread, Watch};
 use super::{Backend, Command, Deployment, Share, Worker};
 
 /// The way to all threads.
@@ -67,13 +67,14 @@ pub(super) fn start(
     let start = |number| {
         let (commands, receiver) = mpsc::unbounded_channel();
         let (ended_sender, ended) = oneshot::channel();
-        let (worker, backend, watch, sender) = (worker.clone(), backend.clone(), watch.clone(), commands.clone());
+        let (worker, backend, watch) = (worker.clone(), backend.clone(), watch.clone());
+        let woken = Thread::new(commands.clone());
         let thread = std::thread::Builder::new().name(format!("shard-{number}")).spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let runtime = runtime.expect("a runtime needs nothing but an epoll descriptor");
             runtime.block_on(async move {
                 let consumer = format!("{}.{number}", worker.id).into();
-                Shard::new(worker, backend.brokers(), consumer, receiver, sender, watch).run().await;
+                Shard::new(worker, backend.brokers(), consumer, receiver, woken, watch).run().await;
             });
             // All has been settled or given up; a name that is still being looked up would hold up the end.
             runtime.shutdown_background();

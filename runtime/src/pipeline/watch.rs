@@ -7,6 +7,7 @@
 //! as it asked for: so an event alone is no work for the others, and a flood finds all of them.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -40,7 +41,25 @@ const GATHER_WINDOW: Duration = Duration::from_millis(10);
 const FEW_STREAMS: usize = 100;
 const BLOCKING_PAUSE: Duration = Duration::from_millis(5);
 
-type Shard = mpsc::UnboundedSender<Command>;
+/// A thread that reads, and can be woken.
+#[derive(Clone)]
+pub(super) struct Thread {
+    commands: mpsc::UnboundedSender<Command>,
+    /// It has nothing to do: others may be in the middle of something, for as long as a guest may run without a pause.
+    is_idle: Arc<AtomicBool>,
+}
+
+impl Thread {
+    /// One that is told by this.
+    pub(super) fn new(commands: mpsc::UnboundedSender<Command>) -> Thread {
+        Thread { commands, is_idle: Arc::default() }
+    }
+
+    /// It has something to do from now on, or nothing.
+    pub(super) fn set_idle(&self, is_idle: bool) {
+        self.is_idle.store(is_idle, Ordering::Relaxed);
+    }
+}
 
 /// Who waits for which stream.
 #[derive(Default)]
@@ -67,19 +86,22 @@ struct Stream {
 /// The threads that wait for one group.
 struct Group {
     source: Arc<Source>,
-    waiting: VecDeque<Shard>,
+    waiting: VecDeque<Thread>,
 }
 
 impl Group {
-    /// Wakes the one that has waited longest.
+    /// Wakes an idle one, or else the one that has waited longest.
     fn wake_one(&mut self) -> bool {
-        while let Some(shard) = self.waiting.pop_front() {
-            // A shard that has ended needs no waking.
-            if shard.send(Command::Wake(self.source.clone())).is_ok() {
+        let waiting = &mut self.waiting;
+        loop {
+            let idle = waiting.iter().position(|thread| thread.is_idle.load(Ordering::Relaxed));
+            let Some(thread) = waiting.remove(idle.unwrap_or(0)) else { return false };
+            thread.set_idle(false);
+            // A thread that has ended needs no waking.
+            if thread.commands.send(Command::Wake(self.source.clone())).is_ok() {
                 return true;
             }
         }
-        false
     }
 }
 
@@ -118,7 +140,7 @@ impl Watch {
 
     /// Asks for one [`Command::Wake`] when the stream has something new. `last` is the newest entry that the caller has
     /// seen of it.
-    pub(super) fn register(&self, source: &Arc<Source>, last: Option<EntryId>, shard: &Shard) {
+    pub(super) fn register(&self, source: &Arc<Source>, last: Option<EntryId>, thread: &Thread) {
         let mut state = self.state();
         let stream = state.streams.entry(source.key.clone()).or_insert_with(|| Stream {
             newest: EntryId::MIN,
@@ -132,8 +154,8 @@ impl Watch {
             stream.groups.len() - 1
         });
         let waiting = &mut stream.groups[at].waiting;
-        if !waiting.iter().any(|other| other.same_channel(shard)) {
-            waiting.push_back(shard.clone());
+        if !waiting.iter().any(|other| other.commands.same_channel(&thread.commands)) {
+            waiting.push_back(thread.clone());
         }
         state.added.push(source.key.clone());
         drop(state);
@@ -319,8 +341,9 @@ mod tests {
         Arc::new(Namespace::default().source(stream, group))
     }
 
-    fn thread() -> (Shard, mpsc::UnboundedReceiver<Command>) {
-        mpsc::unbounded_channel()
+    fn thread() -> (Thread, mpsc::UnboundedReceiver<Command>) {
+        let (commands, told) = mpsc::unbounded_channel();
+        (Thread::new(commands), told)
     }
 
     /// The group that the thread was woken for.
@@ -377,6 +400,22 @@ mod tests {
         watch.pass_on(&billing);
         watch.state().wake("orders");
         assert_eq!((woken(&mut told_a), woken(&mut told_b)), (None, None));
+    }
+
+    #[tokio::test]
+    async fn an_idle_thread_is_woken_before_one_that_has_waited_longer() {
+        let watch = Watch::default();
+        let ((a, mut told_a), (b, mut told_b)) = (thread(), thread());
+        let orders = source("orders", "billing");
+        watch.register(&orders, None, &a);
+        watch.register(&orders, None, &b);
+        b.set_idle(true);
+        watch.state().wake("orders");
+        assert_eq!((woken(&mut told_a), woken(&mut told_b)), (None, Some("billing".into())));
+        // It has something to do now.
+        watch.register(&orders, None, &b);
+        watch.state().wake("orders");
+        assert_eq!((woken(&mut told_a), woken(&mut told_b)), (Some("billing".into()), None));
     }
 
     #[tokio::test]

@@ -15,6 +15,7 @@ use super::bindings::wasi::logging::logging;
 use super::bindings::wasmill::events::publisher::{self, PublishError};
 use super::bindings::wasmill::events::types::{self, Draft};
 use super::component::LoadError;
+use super::deadline::Deadline;
 use super::http::HttpState;
 use super::interfaces::Interfaces;
 use super::limiter::Limiter;
@@ -114,7 +115,7 @@ pub struct Policy {
     pub component_bytes: u64,
     /// Linear memory of an instance, in bytes.
     pub memory: usize,
-    /// Wall-clock time of one delivery.
+    /// Wall-clock time of one delivery, without the time for which its tenant is throttled.
     pub deadline: Duration,
     /// What the data of published events must look like.
     pub schemas: Arc<Schemas>,
@@ -148,7 +149,7 @@ pub(super) struct Host {
     pub(super) limiter: Limiter,
     pub(super) logs: LogBuffer,
     pub(super) scope: Option<Scope>,
-    pub(super) deadline: Instant,
+    pub(super) deadline: Deadline,
     pub(super) ambient: Ambient,
     /// Made when the guest first reads its configuration.
     config: Option<WasiConfigVariables>,
@@ -189,7 +190,7 @@ impl Host {
             limiter: Limiter::new(policy.memory),
             logs: LogBuffer::new(policy.log_bytes),
             scope: None,
-            deadline: now,
+            deadline: Deadline::new(now, Duration::ZERO, Arc::default()),
             ambient: Ambient::starting(policy.interfaces.deterministic, now),
             config: None,
             http: None,
@@ -220,7 +221,7 @@ impl Host {
         let scope = self.scope.as_ref();
         self.http.get_or_insert_with(|| {
             let delivery = scope.map(|scope| (scope.event.clone(), scope.replay_run.clone()));
-            Box::new(HttpState::new(&self.policy, delivery, &self.logs, self.deadline))
+            Box::new(HttpState::new(&self.policy, delivery, &self.logs, self.deadline.clone()))
         })
     }
 

@@ -14,7 +14,7 @@ pub mod origin;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http::{HeaderName, HeaderValue, Method, Request, header};
 use tokio::sync::watch;
@@ -23,6 +23,7 @@ use wasmtime_wasi_http::{Error, RequestOptions, Result, WasiBody, WasiHttpCtx, W
 
 use self::origin::Origin;
 use super::GuestEvent;
+use super::deadline::Deadline;
 use super::host::{Policy, derived_id};
 use super::logs::{LogBuffer, LogLevel};
 
@@ -59,7 +60,7 @@ pub struct HttpPolicy {
 pub(super) struct Exchange {
     pub(super) policy: Arc<HttpPolicy>,
     logs: LogBuffer,
-    deadline: Instant,
+    deadline: Deadline,
     handler: Arc<str>,
     sent: AtomicU64,
     received: AtomicU64,
@@ -96,7 +97,7 @@ impl HttpState {
         policy: &Arc<Policy>,
         event: Option<(Arc<GuestEvent>, Arc<str>)>,
         logs: &LogBuffer,
-        deadline: Instant,
+        deadline: Deadline,
     ) -> HttpState {
         let (sender, delivery) = watch::channel(());
         let exchange = policy.interfaces.http.clone().map(|http| {

@@ -1,6 +1,7 @@
 //! One delivery through one instance, fresh or reused.
 
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use wasmtime::{Store, Trap, UpdateDeadline};
@@ -8,6 +9,7 @@ use wasmtime::{Store, Trap, UpdateDeadline};
 use super::bindings::EventHandler;
 use super::bindings::wasmill::events::types::Failure;
 use super::component::{Component, Entry, LoadError};
+use super::deadline::{Deadline, Throttled};
 use super::engine::Clock;
 use super::host::{Host, Policy, Scope};
 use super::logs::{LogLine, LogSource};
@@ -16,6 +18,7 @@ use super::messaging_bindings::MessagingCore;
 use super::messaging_bindings::wasi::messaging::types::Error as MessagingError;
 use super::state::StateScope;
 use super::{GuestDelivery, GuestEvent};
+use crate::clock::now_ms;
 use crate::outcome::{FaultClass, Publication, Verdict, bounded};
 use crate::state::{Changes, ReadError, Reader};
 
@@ -66,6 +69,25 @@ enum Instance {
     Messaging(MessagingCore),
 }
 
+/// What a delivery is run with besides its event.
+pub struct Surroundings {
+    /// The time that follow-ups carry, in milliseconds since the Unix epoch.
+    pub now: u64,
+    /// Unless it is empty, makes the ids of follow-ups differ from those of other runs.
+    pub replay_run: Arc<str>,
+    /// Where it reads the handler's state.
+    pub state: Option<Arc<dyn Reader>>,
+    /// For how long it is kept from running.
+    pub throttled: Arc<Throttled>,
+}
+
+impl Surroundings {
+    /// Those of a single run, now.
+    pub fn here(state: Option<Arc<dyn Reader>>) -> Surroundings {
+        Surroundings { now: now_ms(), replay_run: "".into(), state, throttled: Arc::default() }
+    }
+}
+
 /// What came out of one delivery.
 #[derive(Debug)]
 pub struct Execution {
@@ -102,9 +124,8 @@ impl Handler {
         Ok(Handler { component, policy, isolation })
     }
 
-    /// Runs one delivery. `warm` is an instance that an earlier call gave back; `now` is the time that follow-ups carry,
-    /// in milliseconds since the Unix epoch; `replay_run`, unless it is empty, makes their ids differ from those of other
-    /// runs; `state` is where it reads the handler's state. Gives back the instance if it may be used again.
+    /// Runs one delivery. `warm` is an instance that an earlier call gave back. Gives back the instance if it may be used
+    /// again.
     ///
     /// Dropping the future ends the guest.
     pub async fn run(
@@ -112,12 +133,11 @@ impl Handler {
         warm: Option<WarmInstance>,
         event: Arc<GuestEvent>,
         delivery: GuestDelivery,
-        now: u64,
-        replay_run: Arc<str>,
-        state: Option<Arc<dyn Reader>>,
+        surroundings: Surroundings,
     ) -> (Execution, Option<WarmInstance>) {
+        let Surroundings { now, replay_run, state, throttled } = surroundings;
         let start = Instant::now();
-        let deadline = start + self.policy.deadline;
+        let deadline = Deadline::new(start, self.policy.deadline, throttled);
         let state = state.map(|reader| StateScope::new(reader, self.policy.state_bytes));
         let scope = Scope::new(event, now, replay_run, state);
         let (mut execution, warm) = self.call(warm, deadline, scope, delivery).await;
@@ -132,7 +152,7 @@ impl Handler {
     pub async fn try_start(&self) -> Result<(), String> {
         let mut problem = String::new();
         for _ in 0..START_TRIES {
-            match self.instantiate(Instant::now() + self.policy.deadline).await {
+            match self.instantiate(self.alone()).await {
                 Ok(_) => return Ok(()),
                 Err((error, mut store)) => {
                     let execution = self.failed(&error, &mut store);
@@ -144,20 +164,25 @@ impl Handler {
         Err(problem)
     }
 
+    /// The deadline of what begins now and is kept from running by nothing.
+    fn alone(&self) -> Deadline {
+        Deadline::new(Instant::now(), self.policy.deadline, Arc::default())
+    }
+
     async fn call(
         &self,
         warm: Option<WarmInstance>,
-        deadline: Instant,
+        deadline: Deadline,
         scope: Scope,
         delivery: GuestDelivery,
     ) -> (Execution, Option<WarmInstance>) {
         let mut warm = match warm {
             Some(mut warm) => {
-                warm.store.data_mut().deadline = deadline;
+                warm.store.data_mut().deadline = deadline.clone();
                 warm.store.set_epoch_deadline(1);
                 warm
             }
-            None => match self.instantiate(deadline).await {
+            None => match self.instantiate(deadline.clone()).await {
                 Ok(warm) => warm,
                 Err((error, mut store)) => return (self.failed(&error, &mut store), None),
             },
@@ -167,11 +192,11 @@ impl Handler {
         let result = match &warm.instance {
             Instance::Events(instance) => {
                 let call = instance.wasmill_events_handler().call_handle(&mut warm.store, &event, &delivery);
-                in_time(clock, deadline, call).await.map(verdict)
+                in_time(clock, &deadline, call).await.map(verdict)
             }
             Instance::Messaging(instance) => {
                 let call = handle_message(instance, &mut warm.store, &event, &delivery);
-                in_time(clock, deadline, call).await.map(messaging::verdict)
+                in_time(clock, &deadline, call).await.map(messaging::verdict)
             }
         };
         let verdict = match result {
@@ -195,15 +220,15 @@ impl Handler {
         (warm.served < max_events && grown <= max_memory_growth && !refused).then_some(warm)
     }
 
-    async fn instantiate(&self, deadline: Instant) -> Result<WarmInstance, (wasmtime::Error, Store<Host>)> {
+    async fn instantiate(&self, deadline: Deadline) -> Result<WarmInstance, (wasmtime::Error, Store<Host>)> {
         let host = Host::new(self.policy.clone(), self.component.digest_text.clone());
         let mut store = Store::new(&self.component.engine.engine, host);
         let largest = self.policy.event_bytes.max(self.policy.publish_bytes).max(self.policy.state_bytes);
         store.set_hostcall_fuel(usize::try_from(largest.saturating_mul(2).max(MIN_COPY)).unwrap_or(usize::MAX));
         store.limiter(|host| &mut host.limiter);
-        store.data_mut().deadline = deadline;
+        store.data_mut().deadline = deadline.clone();
         store.epoch_deadline_callback(|context| {
-            if Instant::now() >= context.data().deadline {
+            if context.data().deadline.has_passed() {
                 return Err(Trap::Interrupt.into());
             }
             Ok(UpdateDeadline::Yield(1))
@@ -212,10 +237,10 @@ impl Handler {
         let clock = &*self.component.engine.clock;
         let instance = match &*self.component.entry {
             Entry::Events(pre) => {
-                in_time(clock, deadline, pre.instantiate_async(&mut store)).await.map(Instance::Events)
+                in_time(clock, &deadline, pre.instantiate_async(&mut store)).await.map(Instance::Events)
             }
             Entry::Messaging(pre) => {
-                in_time(clock, deadline, pre.instantiate_async(&mut store)).await.map(Instance::Messaging)
+                in_time(clock, &deadline, pre.instantiate_async(&mut store)).await.map(Instance::Messaging)
             }
         };
         match instance {
@@ -256,15 +281,25 @@ impl Handler {
 /// wait for the host.
 async fn in_time<T>(
     clock: &Clock,
-    deadline: Instant,
+    deadline: &Deadline,
     guest: impl Future<Output = wasmtime::Result<T>>,
 ) -> wasmtime::Result<T> {
-    let mut guest = std::pin::pin!(guest);
-    let guest = std::future::poll_fn(|context| {
+    let (mut guest, mut timer) =
+        (std::pin::pin!(guest), std::pin::pin!(tokio::time::sleep_until(deadline.at().into())));
+    std::future::poll_fn(|context| {
         clock.keep_running();
-        guest.as_mut().poll(context)
-    });
-    tokio::time::timeout_at(deadline.into(), guest).await.unwrap_or_else(|_| Err(Trap::Interrupt.into()))
+        if let Poll::Ready(result) = guest.as_mut().poll(context) {
+            return Poll::Ready(result);
+        }
+        while timer.as_mut().poll(context).is_ready() {
+            if deadline.has_passed() {
+                return Poll::Ready(Err(Trap::Interrupt.into()));
+            }
+            timer.as_mut().reset(deadline.at().into());
+        }
+        Poll::Pending
+    })
+    .await
 }
 
 /// The cause, and what the guest last wrote to stderr: there a language's runtime says why it gave up.

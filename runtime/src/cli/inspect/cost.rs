@@ -3,9 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use wasmill::clock::now_ms;
 use wasmill::state;
-use wasmill::wasm::{Execution, GuestDelivery, GuestEvent, Handler, Isolation};
+use wasmill::wasm::{Execution, GuestDelivery, GuestEvent, Handler, Isolation, Surroundings};
 
 /// The most deliveries that are measured of each kind, and how long they may take together: enough for a median.
 const MAX_RUNS: usize = 201;
@@ -34,8 +33,8 @@ pub struct Sample {
 /// Runs the event again and again.
 pub async fn measure(handler: &Handler, name: String, event: Arc<GuestEvent>, delivery: GuestDelivery) -> Cost {
     let deliver = async |handler: &Handler, warm| {
-        let state = Some(state::empty());
-        handler.run(warm, event.clone(), delivery.clone(), now_ms(), "".into(), state).await
+        let surroundings = Surroundings::here(Some(state::empty()));
+        handler.run(warm, event.clone(), delivery.clone(), surroundings).await
     };
     let (execution, _) = deliver(handler, None).await;
     let mut fresh = Vec::new();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 use wasmill::state;
-use wasmill::wasm::{Execution, GuestDelivery, GuestEvent, Handler, WarmInstance};
+use wasmill::wasm::{Execution, GuestDelivery, GuestEvent, Handler, Surroundings, WarmInstance};
 
 /// A version, and what was seen of it.
 pub struct Side {
@@ -39,14 +39,8 @@ impl Side {
     /// Runs a delivery.
     pub async fn run(&mut self, event: &Arc<GuestEvent>, delivery: &GuestDelivery) -> Execution {
         // The time of follow-ups and of the clock is that of the event: the handler is deterministic here.
-        let running = self.handler.run(
-            self.warm.take(),
-            event.clone(),
-            delivery.clone(),
-            event.time,
-            "".into(),
-            Some(state::empty()),
-        );
+        let surroundings = Surroundings { now: event.time, ..Surroundings::here(Some(state::empty())) };
+        let running = self.handler.run(self.warm.take(), event.clone(), delivery.clone(), surroundings);
         let (execution, warm) = running.await;
         self.warm = warm;
         // An auto-resizing histogram takes every value.

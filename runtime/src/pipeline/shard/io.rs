@@ -207,9 +207,8 @@ impl Shard {
             self.agenda.list(lane);
         }
         if let Some((lane, asked, entries)) = done.asked() {
-            let bytes = entries.iter().map(Entry::bytes).sum();
             let tenant = &mut self.tenants[self.lanes[lane].tenant];
-            let hungry = tenant.answered(asked, entries.len(), bytes);
+            let hungry = tenant.answered(asked, entries.iter().map(Entry::bytes));
             hungry.into_iter().for_each(|lane| self.agenda.list(lane));
         }
         match done {
@@ -315,7 +314,7 @@ impl Shard {
         } else if entries.len() < FEW && !state.lost {
             // What was lost meanwhile is looked for before waiting for more.
             state.state = ReadState::Idle;
-            self.watch.register(&state.source, entries.last().map(|entry| entry.id), &self.own_commands);
+            self.watch.register(&state.source, entries.last().map(|entry| entry.id), &self.thread);
         }
         self.accept(lane, source, entries, known, false);
     }

@@ -6,9 +6,10 @@ use std::time::Instant;
 
 use slab::Slab;
 
-use super::super::budget::{Budget, Quota};
+use super::super::budget::{Budget, Quota, counted};
 use super::super::lane::Lane;
 use super::agenda::Waiting;
+use crate::wasm::Throttled;
 
 /// The most entries of a tenant that are read and not begun, or asked for, on a thread: a flood stays in Redis.
 const MAX_AHEAD: usize = 1000;
@@ -31,6 +32,10 @@ pub(super) struct Tenant {
     crowded: Waiting,
     /// Lanes that would read if less were waiting.
     sated: Waiting,
+    /// Since when it waits for CPU time that its quota allows.
+    throttled_since: Option<Instant>,
+    /// For how long it has waited so.
+    pub(super) throttled: Arc<Throttled>,
 }
 
 /// Why a delivery is not begun.
@@ -97,26 +102,28 @@ impl Tenants {
     /// Whether the tenant may begin a delivery. `crowd`: so many of at most so many run on the thread, if the handlers could
     /// run more. `is_draining`: what has been read is finished, whatever may be used.
     pub(super) fn may_begin(
-        &self,
+        &mut self,
         at: usize,
         crowd: Option<(usize, usize)>,
         now: Instant,
         is_draining: bool,
     ) -> Result<(), Wait> {
-        let tenant = &self.tenants[at];
+        let tenants = self.tenants.len();
+        let tenant = &mut self.tenants[at];
         if tenant.running >= tenant.share {
             return Err(Wait::ForOwn);
         }
         // The second half of the thread's instances is divided up: nobody can take all of them from the others.
         if let Some((running, most)) = crowd
             && running >= most / 2
-            && tenant.running >= (most / 2 / self.tenants.len()).max(1)
+            && tenant.running >= (most / 2 / tenants).max(1)
         {
             return Err(Wait::ForAny);
         }
+        tenant.may_go_on(now, is_draining)?;
         match is_draining {
             true => Ok(()),
-            false => tenant.budget.may_begin(now).map_err(|(quota, until)| Wait::Until(quota, until)),
+            false => tenant.budget.may_publish(now).map_err(|until| Wait::Until(Quota::EventsOut, until)),
         }
     }
 }
@@ -132,6 +139,24 @@ impl Tenant {
             bytes_ahead: 0,
             crowded: Waiting::default(),
             sated: Waiting::default(),
+            throttled_since: None,
+            throttled: Arc::default(),
+        }
+    }
+
+    /// Whether its deliveries may use the thread, those that have been begun too: their quota of CPU time is not used up.
+    pub(super) fn may_go_on(&mut self, now: Instant, is_draining: bool) -> Result<(), Wait> {
+        match self.budget.may_use_cpu(now) {
+            Err(until) if !is_draining => {
+                self.throttled_since.get_or_insert(now);
+                Err(Wait::Until(Quota::CpuPerMinute, until))
+            }
+            _ => {
+                if let Some(since) = self.throttled_since.take() {
+                    self.throttled.add(now.saturating_duration_since(since));
+                }
+                Ok(())
+            }
         }
     }
 
@@ -182,11 +207,16 @@ impl Tenant {
         Ok(count)
     }
 
-    /// What was asked for has come, or has not: the lanes that may read again.
-    pub(super) fn answered(&mut self, asked: usize, entries: usize, bytes: usize) -> Vec<usize> {
-        self.budget.give_back_in(asked.saturating_sub(entries));
-        self.ahead = (self.ahead + entries).saturating_sub(asked);
-        self.bytes_ahead += bytes;
+    /// What was asked for has come, or has not: entries of these sizes in bytes. Says which lanes may read again.
+    pub(super) fn answered(&mut self, asked: usize, entries: impl ExactSizeIterator<Item = usize>) -> Vec<usize> {
+        self.ahead = (self.ahead + entries.len()).saturating_sub(asked);
+        let (mut bytes_come, mut events_come) = (0, 0);
+        for bytes in entries {
+            bytes_come += bytes;
+            events_come += counted(bytes);
+        }
+        self.bytes_ahead += bytes_come;
+        self.budget.came_in(asked, events_come);
         self.hungry()
     }
 
@@ -205,7 +235,10 @@ impl Tenant {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::config::TenantQuotas;
 
     fn two() -> Tenants {
         let mut tenants = Tenants::default();
@@ -225,21 +258,21 @@ mod tests {
         assert_eq!(tenant.ask((7, false), 100, now), Err(None));
         // One that has nothing to run does not depend on the others.
         assert_eq!(tenant.ask((9, true), 100, now), Ok(1));
-        tenant.answered(1, 0, 0);
+        tenant.answered(1, [].into_iter());
         // The one that waits is told when half of it is gone.
-        assert!(tenant.answered(MAX_AHEAD, MAX_AHEAD, 1000).is_empty());
+        assert!(tenant.answered(MAX_AHEAD, [1; MAX_AHEAD].into_iter()).is_empty());
         let told: Vec<Vec<usize>> = (0..MAX_AHEAD / 2).map(|_| tenant.taken(1)).collect();
         assert_eq!((told.concat(), told[told.len() - 1].clone()), (vec![7], vec![7]));
         // What has not come takes no room.
         assert_eq!(tenant.ask((0, false), MAX_AHEAD, now), Ok(MAX_AHEAD / 2));
         assert_eq!(tenant.ask((7, false), 1, now), Err(None));
-        assert_eq!(tenant.answered(MAX_AHEAD / 2, 0, 0), [7]);
+        assert_eq!(tenant.answered(MAX_AHEAD / 2, [].into_iter()), [7]);
         // The same by bytes.
         let tenant = &mut tenants[1];
         assert_eq!(tenant.ask((0, false), 2, now), Ok(2));
-        tenant.answered(2, 2, MAX_BYTES_AHEAD - 1);
+        tenant.answered(2, [1, MAX_BYTES_AHEAD - 2].into_iter());
         assert_eq!(tenant.ask((0, false), 1, now), Ok(1));
-        tenant.answered(1, 1, 1);
+        tenant.answered(1, [1].into_iter());
         assert_eq!(tenant.ask((8, false), 1, now), Err(None));
         assert_eq!(tenant.taken(MAX_BYTES_AHEAD / 2), [8]);
     }
@@ -247,17 +280,38 @@ mod tests {
     #[test]
     fn no_tenant_takes_all_instances_of_a_thread() {
         let (mut tenants, now) = (two(), Instant::now());
-        let may_begin = |tenants: &Tenants, at, running| tenants.may_begin(at, Some((running, 8)), now, false);
+        let may_begin = |tenants: &mut Tenants, at, running| tenants.may_begin(at, Some((running, 8)), now, false);
         for running in 0..4 {
-            assert_eq!(may_begin(&tenants, 0, running), Ok(()));
+            assert_eq!(may_begin(&mut tenants, 0, running), Ok(()));
             tenants[0].begun();
         }
-        assert_eq!(may_begin(&tenants, 0, 4), Err(Wait::ForAny));
+        assert_eq!(may_begin(&mut tenants, 0, 4), Err(Wait::ForAny));
         for running in 4..6 {
-            assert_eq!(may_begin(&tenants, 1, running), Ok(()));
+            assert_eq!(may_begin(&mut tenants, 1, running), Ok(()));
             tenants[1].begun();
         }
-        assert_eq!(may_begin(&tenants, 1, 6), Err(Wait::ForAny));
+        assert_eq!(may_begin(&mut tenants, 1, 6), Err(Wait::ForAny));
+    }
+
+    #[test]
+    fn what_waits_for_cpu_time_is_throttled_for_so_long() {
+        let (mut tenants, now) = (two(), Instant::now());
+        let (tenant, cpu) = (&mut tenants[0], Some(Duration::from_secs(6)));
+        tenant.budget.renew(Some(&TenantQuotas { cpu_per_minute: cpu, ..TenantQuotas::default() }), now);
+        assert_eq!(tenant.may_go_on(now, false), Ok(()));
+        // Six tenths of a second are saved up, and a tenth comes in a second.
+        tenant.budget.used_cpu(Duration::from_secs(1), now);
+        let until = now + Duration::from_millis(4010);
+        let waits = |result| matches!(result, Err(Wait::Until(Quota::CpuPerMinute, at)) if at - until < Duration::from_millis(1));
+        assert!(waits(tenant.may_go_on(now, false)));
+        assert!(waits(tenant.may_go_on(now + Duration::from_secs(1), false)));
+        assert_eq!(tenant.throttled.total(), Duration::ZERO);
+        assert_eq!(tenant.may_go_on(now + Duration::from_secs(5), false), Ok(()));
+        assert_eq!(tenant.throttled.total(), Duration::from_secs(5));
+        // Who drains finishes what it has.
+        tenant.budget.used_cpu(Duration::from_secs(1), now);
+        assert_eq!(tenant.may_go_on(now, true), Ok(()));
+        assert!(tenants.may_begin(0, None, now, true).is_ok() && tenants.may_begin(0, None, now, false).is_err());
     }
 
     #[test]

@@ -47,7 +47,7 @@ pub(super) async fn send(
     request: Request<WasiBody>,
     options: RequestOptions,
 ) -> Result<Sent> {
-    let end = soonest(exchange.deadline.into(), exchange.policy.timeout);
+    let end = soonest(exchange.deadline.at().into(), exchange.policy.timeout);
     let within = |limit: Option<Duration>| limit.map_or(end, |limit| soonest(end, limit));
     let connect_end = within(options.connect_timeout);
     let wire = timeout_at(connect_end, connect(&exchange, &origin)).await.map_err(|_| Error::ConnectionTimeout)??;

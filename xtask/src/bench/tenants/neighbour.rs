@@ -1,5 +1,7 @@
-//! A quiet tenant beside hostile ones, against the same without them: in the same run, in alternation.
+//! A quiet tenant beside hostile ones, against the same without them: in the same run, in alternation. The hostile ones have
+//! the limits and quotas that `docs/security.md` advises for such tenants, and in another phase none.
 
+use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -18,56 +20,114 @@ const RATE: f64 = 1000.0;
 /// What its keys begin with.
 const PREFIX: &str = "quiet:";
 
+/// The page that has the settings, and the tenant of its example.
+const ADVICE: (&str, &str) = ("docs/security.md", "acme");
+
+/// What is beside the quiet tenant.
+#[derive(Clone, Copy)]
+enum Beside {
+    Nobody,
+    HostileWithQuotas,
+    HostileWithoutQuotas,
+}
+
+/// What was measured beside one of them.
+#[derive(Default)]
+struct Phases {
+    seen: Seen,
+    /// Of each phase, in milliseconds.
+    p99s: Vec<f64>,
+    rss_mib: f64,
+}
+
 /// Measures; the figures as JSON.
 pub fn run(root: &Path, quick: bool) -> Result<Value> {
-    let (rounds, seconds) = if quick { (2, 5) } else { (5, 10) };
-    let phase = Duration::from_secs(seconds);
-    let server = Server::start()?;
-    let (mut undisturbed, mut disturbed) = (Seen::default(), Seen::default());
-    let (mut p99s, mut rss_mib) = ([Vec::new(), Vec::new()], 0.0_f64);
+    let (rounds, seconds) = if quick { (3, 5) } else { (9, 5) };
+    let (duration, server) = (Duration::from_secs(seconds), Server::start()?);
+    let mut phases: [Phases; 3] = Default::default();
     for round in 1..=rounds {
-        // Whatever the first one of a round suffers from is not always the other's luck.
-        let mut order = [false, true];
-        if round % 2 == 0 {
-            order.reverse();
-        }
-        for is_disturbed in order {
-            let name = if is_disturbed { "disturbed" } else { "undisturbed" };
-            eprintln!("neighbour: round {round}/{rounds}: {name}");
-            let worker = Worker::start(root, &server, &config(root))?;
-            let seen = measure(&server, phase, is_disturbed)?;
-            p99s[usize::from(is_disturbed)].push(rounded(seen.percentile_ms(0.99)));
-            if is_disturbed {
-                rss_mib = rss_mib.max(worker.rss_mib()?);
-                disturbed.add(seen);
-            } else {
-                undisturbed.add(seen);
-            }
+        // Whatever the first one of a round suffers from is not always the same one's luck.
+        let mut order = Beside::ALL;
+        order.rotate_left(round % Beside::ALL.len());
+        for beside in order {
+            eprintln!("neighbour: round {round}/{rounds}: {}", beside.name());
+            let worker = Worker::start(root, &server, &beside.config(root)?)?;
+            let seen = measure(&server, duration, !matches!(beside, Beside::Nobody))?;
+            let phase = &mut phases[beside as usize];
+            phase.p99s.push(rounded(seen.percentile_ms(0.99)));
+            phase.rss_mib = phase.rss_mib.max(rounded(worker.rss_mib()?));
+            phase.seen.add(seen);
         }
     }
-    // Each round has its pair: what the machine did besides is the same for both.
-    let ratios = p99s[0].iter().zip(&p99s[1]).map(|(without, with)| with / without);
+    let all: Vec<&Seen> = phases.iter().map(|phase| &phase.seen).collect();
+    let [nobody, with_quotas, without_quotas] = &phases;
     Ok(json!({
-        "ratios": { "neighbour_p99": rounded(median(ratios)) },
-        "lost": undisturbed.lost() + disturbed.lost(),
-        "doubled": undisturbed.doubled() + disturbed.doubled(),
+        "ratios": {
+            "neighbour_p99": with_quotas.against(nobody),
+            "neighbour_p99_without_quotas": without_quotas.against(nobody),
+        },
+        "lost": all.iter().map(|seen| seen.lost()).sum::<usize>(),
+        "doubled": all.iter().map(|seen| seen.doubled()).sum::<usize>(),
         "neighbour": {
             "hostile": hostile::ALL.map(|hostile| hostile.name),
-            "undisturbed": undisturbed.summary(&p99s[0]),
-            "disturbed": disturbed.summary(&p99s[1]),
-            "worker_rss_mib": rounded(rss_mib),
+            "undisturbed": nobody.summary(),
+            "with_quotas": with_quotas.summary(),
+            "without_quotas": without_quotas.summary(),
         },
     }))
 }
 
-fn config(root: &Path) -> String {
+impl Phases {
+    /// The p99 against that beside somebody else. Each round has its pair: what the machine did besides is the same for both.
+    fn against(&self, other: &Phases) -> f64 {
+        rounded(median(self.p99s.iter().zip(&other.p99s).map(|(one, other)| one / other)))
+    }
+
+    fn summary(&self) -> Value {
+        let mut summary = self.seen.summary(&self.p99s);
+        summary["worker_rss_mib"] = json!(self.rss_mib);
+        summary
+    }
+}
+
+impl Beside {
+    const ALL: [Beside; 3] = [Beside::Nobody, Beside::HostileWithQuotas, Beside::HostileWithoutQuotas];
+
+    fn name(self) -> &'static str {
+        match self {
+            Beside::Nobody => "nobody",
+            Beside::HostileWithQuotas => "hostile tenants with quotas",
+            Beside::HostileWithoutQuotas => "hostile tenants without quotas",
+        }
+    }
+
+    /// The tenants, which are there in each phase.
+    fn config(self, root: &Path) -> Result<String> {
+        let (page, example) = ADVICE;
+        let advice = fs::read_to_string(root.join(page)).map_err(|error| format!("cannot read {page}: {error}"))?;
+        let mut tenants = quiet(root);
+        for hostile in &hostile::ALL {
+            tenants += &hostile.config(root);
+            if matches!(self, Beside::HostileWithoutQuotas) {
+                continue;
+            }
+            for kind in ["limits", "quotas"] {
+                let head = format!("[tenants.{example}.{kind}]");
+                let (_, section) = advice.split_once(&head).ok_or_else(|| format!("{page} has no {head}"))?;
+                let section = section.split("\n[").next().unwrap_or_default();
+                tenants += &format!("[tenants.{}.{kind}]{section}\n", hostile.name);
+            }
+        }
+        Ok(tenants)
+    }
+}
+
+fn quiet(root: &Path) -> String {
     let component = root.join("target/guests/bench.wasm");
-    let quiet = format!(
+    format!(
         "[tenants.quiet.handlers.bench]\ncomponent = \"{}\"\nstreams = [\"bench.in\"]\npublishes = [\"bench.out\"]\n",
         component.display()
-    );
-    let hostile = hostile::ALL.iter().map(|hostile| hostile.config(root));
-    hostile.chain([quiet]).collect()
+    )
 }
 
 /// One phase: the quiet tenant's events, with the hostile ones at work or without.
@@ -81,10 +141,8 @@ fn measure(server: &Server, phase: Duration, is_disturbed: bool) -> Result<Seen>
             let keep_busy = || hostile::keep_busy(&mut redis, &is_over).map_err(|error| error.to_string());
             scope.spawn(keep_busy)
         });
-        if is_disturbed {
-            // All of them are at work.
-            std::thread::sleep(Duration::from_secs(1));
-        }
+        // All of them are at work. Without them the pause is the same, since it lets caches cool down.
+        std::thread::sleep(Duration::from_secs(1));
         let seen = load(phase).run(server, || Ok(()));
         is_over.store(true, Ordering::Relaxed);
         if let Some(hostile) = hostile {
