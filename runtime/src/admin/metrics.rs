@@ -83,7 +83,7 @@ pub(super) fn render(state: &AdminState) -> String {
         gauge.set_value(stats.blocked.load(Ordering::Relaxed) as f64);
         metric.set_gauge(gauge);
     }));
-    let durations = "Time of one run of the handler: instance, call and clean-up.";
+    let durations = "Time of one run of the handler: instance, call, clean-up, and pauses by a quota.";
     families.push(family(
         "wasmill_handler_duration_seconds",
         durations,

@@ -24,10 +24,11 @@ use tokio::sync::mpsc;
 use self::agenda::{Agenda, Waiting};
 use self::io::IoDone;
 pub(super) use self::io::backoff;
-use self::tenants::{Tenants, Wait};
+use self::tenants::{Tenants, Wait, a_little_later};
 use self::ways::{Load, Ways};
 use super::batch::{Counted, Note, SettleDone, Ticket, Weight, settle_until_written};
 use super::brokers::Brokers;
+use super::budget::Quota;
 use super::lane::{Lane, LaneSource, Standing};
 use super::run::{Concluded, Delivery, Finished, Prepared};
 use super::runs::{Run, Woken};
@@ -43,9 +44,6 @@ const RUNS_PER_TURN: usize = 16;
 const TURN: Duration = Duration::from_micros(500);
 /// How often lanes without deliveries look whether another version serves.
 const REFRESH: Duration = Duration::from_secs(1);
-/// Who waits for a quota comes back up to so much later: threads that wait for the same one would all be busy at the same
-/// moment, and none free for others.
-const MAX_LATE: Duration = Duration::from_millis(5);
 /// How often writes that the broker refused are tried again.
 const HELD_PAUSE: Duration = Duration::from_secs(1);
 
@@ -275,7 +273,7 @@ impl Shard {
                 self.look(lane, now);
             }
         }
-        let has_next = self.schedule.next(|lane| self.lanes.get(lane).is_some_and(Lane::can_run)).is_some();
+        let has_next = self.next_lane(now).is_some();
         for Load { way, settlements, notes } in self.ways.take_ready(now, !has_next) {
             self.start_settle(way, settlements, notes, None);
             self.ways.take_held_back(way).into_iter().for_each(|lane| self.schedule.activate(lane));
@@ -353,20 +351,25 @@ impl Shard {
                 true if !has_room => Some(Wait::ForAny),
                 true => tenants.may_begin(lane.tenant, crowd, now, is_draining).err(),
             };
-            may_begin = lane.can_begin() && wait.is_none();
-            let may_go_on = lane.runs.can_go_on().then(|| tenants[lane.tenant].may_go_on(now, is_draining));
-            if may_begin || may_go_on == Some(Ok(())) {
+            let throttled = match lane.can_run() {
+                true => tenants[lane.tenant].may_go_on(now, is_draining).err(),
+                false => None,
+            };
+            may_begin = lane.can_begin() && wait.is_none() && throttled.is_none();
+            if may_begin || (lane.runs.can_go_on() && throttled.is_none()) {
                 return true;
             }
-            // Where one that has been begun waits for CPU time, no other one is begun before it.
-            match may_go_on.and_then(Result::err).or(wait) {
+            match throttled.or(wait) {
                 None => {}
                 Some(Wait::ToWrite) => ways.hold_back(way, at),
                 Some(Wait::ForAny) => _ = held_back.add(at),
                 Some(Wait::ForOwn) => tenants[lane.tenant].wait_for_own(at),
                 Some(Wait::Until(quota, until)) => {
-                    tenants[lane.tenant].budget.count_wait(quota);
-                    agenda.list_at(at, until + MAX_LATE.mul_f64(rand::random()));
+                    // That one has been counted once for all of the tenant.
+                    if quota != Quota::CpuPerMinute {
+                        tenants[lane.tenant].budget.count_wait(quota);
+                    }
+                    agenda.list_at(at, a_little_later(until));
                 }
             }
             false

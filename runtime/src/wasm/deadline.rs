@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// For how long deliveries have been kept from running, in all, though they could: by a quota of their tenant. One for all
-/// deliveries of a tenant on a thread. That time counts towards no deadline.
+/// For how long deliveries of a tenant have been kept from a thread by its quota, in all, whether or not they could have used
+/// it. That time counts towards no deadline.
 #[derive(Debug, Default)]
 pub struct Throttled(AtomicU64);
 

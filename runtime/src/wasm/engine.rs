@@ -18,8 +18,8 @@ use super::keyvalue_bindings::wasi::keyvalue;
 use super::loaded::Loaded;
 use super::messaging_bindings::wasi::messaging;
 
-/// How often a running guest is interrupted: it yields to the other deliveries of its thread, and its deadline is
-/// checked. Short enough that neighbours do not feel a spinning guest, long enough to cost nothing.
+/// How often each thread of the clock interrupts running guests: they yield to the other deliveries of their thread, and
+/// their deadlines are checked. Short enough that neighbours do not feel a spinning guest, long enough to cost nothing.
 const TICK: Duration = Duration::from_micros(500);
 /// After so many ticks in which no guest ran the clock stops, until one does.
 const IDLE_TICKS: u32 = 200;

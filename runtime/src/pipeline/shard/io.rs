@@ -8,7 +8,7 @@ use super::super::run::Delivery;
 use super::super::{Heirloom, dedup};
 use super::Shard;
 use super::agenda::Agenda;
-use super::tenants::Tenant;
+use super::tenants::{Tenant, a_little_later};
 use crate::broker::{BrokerError, Claimed, Entry, EntryId, Refusal, Source};
 
 /// The first pause after a failed request; doubles up to [`MAX_PAUSE`], with jitter.
@@ -106,7 +106,7 @@ fn ask(tenant: &mut Tenant, agenda: &mut Agenda, lane: (usize, bool), count: usi
     match tenant.ask(lane, count, now) {
         Ok(asked) => Some(asked),
         Err(until) => {
-            until.into_iter().for_each(|until| agenda.list_at(lane.0, until));
+            until.into_iter().for_each(|until| agenda.list_at(lane.0, a_little_later(until)));
             None
         }
     }

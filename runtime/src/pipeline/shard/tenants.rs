@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use slab::Slab;
 
@@ -15,6 +15,15 @@ use crate::wasm::Throttled;
 const MAX_AHEAD: usize = 1000;
 /// The most bytes of those that are read before more is asked for. What is on its way then comes on top.
 const MAX_BYTES_AHEAD: usize = 16 << 20;
+
+/// Who waits for a quota comes back up to so much later: threads that wait for the same one would all be busy at the same
+/// moment, and none free for others.
+const MAX_LATE: Duration = Duration::from_millis(5);
+
+/// When to come back for something that is there then.
+pub(super) fn a_little_later(until: Instant) -> Instant {
+    until + MAX_LATE.mul_f64(rand::random())
+}
 
 /// What a tenant holds on the thread.
 pub(super) struct Tenant {
@@ -32,8 +41,8 @@ pub(super) struct Tenant {
     crowded: Waiting,
     /// Lanes that would read if less were waiting.
     sated: Waiting,
-    /// Since when it waits for CPU time that its quota allows.
-    throttled_since: Option<Instant>,
+    /// Since when it waits for CPU time that its quota allows, and until when.
+    waits_for_cpu: Option<(Instant, Instant)>,
     /// For how long it has waited so.
     pub(super) throttled: Arc<Throttled>,
 }
@@ -99,7 +108,7 @@ impl Tenants {
         is_last
     }
 
-    /// Whether the tenant may begin a delivery. `crowd`: so many of at most so many run on the thread, if the handlers could
+    /// Whether the tenant may begin a delivery, if it may use the thread ([`Tenant::may_go_on`]). `crowd`: so many of at most so many run on the thread, if the handlers could
     /// run more. `is_draining`: what has been read is finished, whatever may be used.
     pub(super) fn may_begin(
         &mut self,
@@ -120,7 +129,6 @@ impl Tenants {
         {
             return Err(Wait::ForAny);
         }
-        tenant.may_go_on(now, is_draining)?;
         match is_draining {
             true => Ok(()),
             false => tenant.budget.may_publish(now).map_err(|until| Wait::Until(Quota::EventsOut, until)),
@@ -139,7 +147,7 @@ impl Tenant {
             bytes_ahead: 0,
             crowded: Waiting::default(),
             sated: Waiting::default(),
-            throttled_since: None,
+            waits_for_cpu: None,
             throttled: Arc::default(),
         }
     }
@@ -148,12 +156,19 @@ impl Tenant {
     pub(super) fn may_go_on(&mut self, now: Instant, is_draining: bool) -> Result<(), Wait> {
         match self.budget.may_use_cpu(now) {
             Err(until) if !is_draining => {
-                self.throttled_since.get_or_insert(now);
+                match &mut self.waits_for_cpu {
+                    Some((_, known)) => *known = until,
+                    none => {
+                        *none = Some((now, until));
+                        self.budget.count_wait(Quota::CpuPerMinute);
+                    }
+                }
                 Err(Wait::Until(Quota::CpuPerMinute, until))
             }
             _ => {
-                if let Some(since) = self.throttled_since.take() {
-                    self.throttled.add(now.saturating_duration_since(since));
+                if let Some((since, until)) = self.waits_for_cpu.take() {
+                    // If nothing was to be run then, that was no reason to wait any longer.
+                    self.throttled.add(now.min(until + MAX_LATE).saturating_duration_since(since));
                 }
                 Ok(())
             }
@@ -235,8 +250,6 @@ impl Tenant {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::config::TenantQuotas;
 
@@ -302,16 +315,26 @@ mod tests {
         // Six tenths of a second are saved up, and a tenth comes in a second.
         tenant.budget.used_cpu(Duration::from_secs(1), now);
         let until = now + Duration::from_millis(4010);
-        let waits = |result| matches!(result, Err(Wait::Until(Quota::CpuPerMinute, at)) if at - until < Duration::from_millis(1));
+        let waits = |result| match result {
+            Err(Wait::Until(Quota::CpuPerMinute, at)) => at >= until && at - until < Duration::from_millis(1),
+            _ => false,
+        };
         assert!(waits(tenant.may_go_on(now, false)));
         assert!(waits(tenant.may_go_on(now + Duration::from_secs(1), false)));
         assert_eq!(tenant.throttled.total(), Duration::ZERO);
-        assert_eq!(tenant.may_go_on(now + Duration::from_secs(5), false), Ok(()));
-        assert_eq!(tenant.throttled.total(), Duration::from_secs(5));
+        assert_eq!(tenant.budget.waits(Quota::CpuPerMinute), 1);
+        assert_eq!(tenant.may_go_on(until + Duration::from_millis(1), false), Ok(()));
+        assert_eq!(tenant.throttled.total(), Duration::from_millis(4011));
+        // Nothing of it was to be run when its time came: that it waited until somebody asked is no matter of the quota.
+        tenant.budget.used_cpu(Duration::from_secs(1), until);
+        let ready = tenant.may_go_on(until, false).expect_err("a second is used");
+        let Wait::Until(_, ready) = ready else { panic!("{ready:?}") };
+        assert_eq!(tenant.may_go_on(ready + Duration::from_secs(60), false), Ok(()));
+        assert_eq!(tenant.throttled.total(), Duration::from_millis(4011) + (ready - until) + MAX_LATE);
         // Who drains finishes what it has.
-        tenant.budget.used_cpu(Duration::from_secs(1), now);
+        tenant.budget.used_cpu(Duration::from_secs(10), now);
         assert_eq!(tenant.may_go_on(now, true), Ok(()));
-        assert!(tenants.may_begin(0, None, now, true).is_ok() && tenants.may_begin(0, None, now, false).is_err());
+        assert!(tenant.may_go_on(now, false).is_err());
     }
 
     #[test]
