@@ -11,8 +11,9 @@ use super::super::rounded;
 use super::worker::Worker;
 use crate::cmd::Result;
 
-/// The tenants: name, weight, and how long each of their events runs. What their events cost must not matter.
-const TENANTS: [(&str, u32, &str); 3] = [("one", 1, "40ms"), ("two", 2, "15ms"), ("four", 4, "5ms")];
+/// The tenants: name, weight, and how long each of their events runs. What their events cost must not matter; it is so much
+/// that they do not run out.
+const TENANTS: [(&str, u32, &str); 3] = [("one", 1, "500ms"), ("two", 2, "250ms"), ("four", 4, "125ms")];
 /// The one that is idle at first.
 const LAST: usize = 2;
 /// How long the others are alone.
