@@ -184,7 +184,7 @@ fn linker(engine: &wasmtime::Engine) -> wasmtime::Result<Linker<Host>> {
 
 /// What advances the engine's epoch while guests run: two threads, each on one half of the processors. A thread that wakes up
 /// where a guest is running may have to wait for the kernel's next tick, which is 4 ms on many systems; measured with one
-/// thread, every twentieth stretch of a guest that never waits took that long. Hardly ever do both threads wait.
+/// thread, the stretches of a guest that never waits took up to 14 ms. Hardly ever do both threads wait.
 pub(super) struct Clock(Vec<Ticker>);
 
 /// One of the threads.
