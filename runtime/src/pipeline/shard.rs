@@ -273,8 +273,8 @@ impl Shard {
                 self.look(lane, now);
             }
         }
-        let has_next = self.next_lane(now).is_some();
-        for Load { way, settlements, notes } in self.ways.take_ready(now, !has_next) {
+        let is_idle = self.ways.has_unsent() && self.next_lane(now).is_none();
+        for Load { way, settlements, notes } in self.ways.take_ready(now, is_idle) {
             self.start_settle(way, settlements, notes, None);
             self.ways.take_held_back(way).into_iter().for_each(|lane| self.schedule.activate(lane));
         }
@@ -344,31 +344,32 @@ impl Shard {
         let mut may_begin = false;
         let lane = schedule.next(|at| {
             let Some(lane) = lanes.get(at) else { return false };
+            let (can_begin, can_go_on) = (lane.can_begin(), lane.runs.can_go_on());
+            if !can_begin && !can_go_on {
+                return false;
+            }
+            if let Err(until) = tenants[lane.tenant].may_go_on(now, is_draining) {
+                agenda.list_at(at, a_little_later(until));
+                return false;
+            }
             let way = ways.next_of(lane, tenants.is_prompt(lane));
-            let wait = match lane.can_begin() {
+            let wait = match can_begin {
                 false => None,
                 true if !ways.has_room(way) => Some(Wait::ToWrite),
                 true if !has_room => Some(Wait::ForAny),
                 true => tenants.may_begin(lane.tenant, crowd, now, is_draining).err(),
             };
-            let throttled = match lane.can_run() {
-                true => tenants[lane.tenant].may_go_on(now, is_draining).err(),
-                false => None,
-            };
-            may_begin = lane.can_begin() && wait.is_none() && throttled.is_none();
-            if may_begin || (lane.runs.can_go_on() && throttled.is_none()) {
+            may_begin = can_begin && wait.is_none();
+            if may_begin || can_go_on {
                 return true;
             }
-            match throttled.or(wait) {
+            match wait {
                 None => {}
                 Some(Wait::ToWrite) => ways.hold_back(way, at),
                 Some(Wait::ForAny) => _ = held_back.add(at),
                 Some(Wait::ForOwn) => tenants[lane.tenant].wait_for_own(at),
-                Some(Wait::Until(quota, until)) => {
-                    // That one has been counted once for all of the tenant.
-                    if quota != Quota::CpuPerMinute {
-                        tenants[lane.tenant].budget.count_wait(quota);
-                    }
+                Some(Wait::ToPublish(until)) => {
+                    tenants[lane.tenant].budget.count_wait(Quota::EventsOut);
                     agenda.list_at(at, a_little_later(until));
                 }
             }

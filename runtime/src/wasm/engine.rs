@@ -203,11 +203,8 @@ struct ClockState {
 
 impl Clock {
     fn start(engine: &wasmtime::Engine) -> std::io::Result<Clock> {
-        let halves = halves();
-        // Where there is one processor, or it cannot be said, one thread does.
-        let places = if halves.is_empty() { vec![None] } else { halves.into_iter().map(Some).collect() };
         let start = |place| Ticker::start(engine.clone(), place);
-        Ok(Clock(places.into_iter().map(start).collect::<std::io::Result<_>>()?))
+        Ok(Clock(places().into_iter().map(start).collect::<std::io::Result<_>>()?))
     }
 
     /// A guest is about to run: nothing else would interrupt it.
@@ -216,14 +213,15 @@ impl Clock {
     }
 }
 
-/// The processors that this process may use, in two halves; nothing if there are none for one of them.
-fn halves() -> Vec<CpuSet> {
-    let Ok(all) = sched_getaffinity(None) else { return Vec::new() };
-    let mut halves = vec![CpuSet::new(), CpuSet::new()];
-    let allowed = (0..CpuSet::MAX_CPU).filter(|&cpu| all.is_set(cpu));
-    allowed.enumerate().for_each(|(at, cpu)| halves[at % 2].set(cpu));
-    halves.retain(|half| half.count() > 0);
-    if halves.len() < 2 { Vec::new() } else { halves }
+/// Where the threads of the clock run: each on one half of the processors that this process may use. If there is one, or it
+/// cannot be said, there is one thread, anywhere.
+fn places() -> Vec<Option<CpuSet>> {
+    let mut halves = [CpuSet::new(), CpuSet::new()];
+    if let Ok(all) = sched_getaffinity(None) {
+        let allowed = (0..CpuSet::MAX_CPU).filter(|&cpu| all.is_set(cpu));
+        allowed.enumerate().for_each(|(at, cpu)| halves[at % 2].set(cpu));
+    }
+    if halves[1].count() > 0 { halves.map(Some).into() } else { vec![None] }
 }
 
 impl Ticker {

@@ -182,7 +182,7 @@ impl Scope {
 }
 
 impl Host {
-    pub(super) fn new(policy: Arc<Policy>, digest: Arc<str>) -> Host {
+    pub(super) fn new(policy: Arc<Policy>, digest: Arc<str>, deadline: Deadline) -> Host {
         let mut table = ResourceTable::new();
         table.set_max_capacity(MAX_RESOURCES);
         let now = Instant::now();
@@ -190,7 +190,7 @@ impl Host {
             limiter: Limiter::new(policy.memory),
             logs: LogBuffer::new(policy.log_bytes),
             scope: None,
-            deadline: Deadline::new(now, Duration::ZERO, Arc::default()),
+            deadline,
             ambient: Ambient::starting(policy.interfaces.deterministic, now),
             config: None,
             http: None,
@@ -477,7 +477,11 @@ pub(super) mod tests {
             schemas: Arc::default(),
             interfaces: Interfaces::default(),
         };
-        let mut host = Host::new(Arc::new(policy), "sha256:d".into());
+        let mut host = Host::new(
+            Arc::new(policy),
+            "sha256:d".into(),
+            Deadline::new(Instant::now(), Duration::ZERO, Arc::default()),
+        );
         let attributes = [(TRACEPARENT, PARENT), (CORRELATION_ID, "story"), (HANDLER_DIGEST, "sha256:before")];
         let attributes = attributes.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
         let event =

@@ -152,7 +152,8 @@ impl Handler {
     pub async fn try_start(&self) -> Result<(), String> {
         let mut problem = String::new();
         for _ in 0..START_TRIES {
-            match self.instantiate(self.alone()).await {
+            let deadline = Deadline::new(Instant::now(), self.policy.deadline, Arc::default());
+            match self.instantiate(deadline).await {
                 Ok(_) => return Ok(()),
                 Err((error, mut store)) => {
                     let execution = self.failed(&error, &mut store);
@@ -162,11 +163,6 @@ impl Handler {
             }
         }
         Err(problem)
-    }
-
-    /// The deadline of what begins now and is kept from running by nothing.
-    fn alone(&self) -> Deadline {
-        Deadline::new(Instant::now(), self.policy.deadline, Arc::default())
     }
 
     async fn call(
@@ -221,12 +217,11 @@ impl Handler {
     }
 
     async fn instantiate(&self, deadline: Deadline) -> Result<WarmInstance, (wasmtime::Error, Store<Host>)> {
-        let host = Host::new(self.policy.clone(), self.component.digest_text.clone());
+        let host = Host::new(self.policy.clone(), self.component.digest_text.clone(), deadline.clone());
         let mut store = Store::new(&self.component.engine.engine, host);
         let largest = self.policy.event_bytes.max(self.policy.publish_bytes).max(self.policy.state_bytes);
         store.set_hostcall_fuel(usize::try_from(largest.saturating_mul(2).max(MIN_COPY)).unwrap_or(usize::MAX));
         store.limiter(|host| &mut host.limiter);
-        store.data_mut().deadline = deadline.clone();
         store.epoch_deadline_callback(|context| {
             if context.data().deadline.has_passed() {
                 return Err(Trap::Interrupt.into());

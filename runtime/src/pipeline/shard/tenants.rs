@@ -56,8 +56,8 @@ pub(super) enum Wait {
     ForAny,
     /// Until there is room for its decision.
     ToWrite,
-    /// Until then.
-    Until(Quota, Instant),
+    /// Until its quota of published events allows more.
+    ToPublish(Instant),
 }
 
 /// The tenants of the lanes, by the numbers that the schedule knows them by.
@@ -111,27 +111,26 @@ impl Tenants {
     /// Whether the tenant may begin a delivery, if it may use the thread ([`Tenant::may_go_on`]). `crowd`: so many of at most so many run on the thread, if the handlers could
     /// run more. `is_draining`: what has been read is finished, whatever may be used.
     pub(super) fn may_begin(
-        &mut self,
+        &self,
         at: usize,
         crowd: Option<(usize, usize)>,
         now: Instant,
         is_draining: bool,
     ) -> Result<(), Wait> {
-        let tenants = self.tenants.len();
-        let tenant = &mut self.tenants[at];
+        let tenant = &self.tenants[at];
         if tenant.running >= tenant.share {
             return Err(Wait::ForOwn);
         }
         // The second half of the thread's instances is divided up: nobody can take all of them from the others.
         if let Some((running, most)) = crowd
             && running >= most / 2
-            && tenant.running >= (most / 2 / tenants).max(1)
+            && tenant.running >= (most / 2 / self.tenants.len()).max(1)
         {
             return Err(Wait::ForAny);
         }
         match is_draining {
             true => Ok(()),
-            false => tenant.budget.may_publish(now).map_err(|until| Wait::Until(Quota::EventsOut, until)),
+            false => tenant.budget.may_publish(now).map_err(Wait::ToPublish),
         }
     }
 }
@@ -152,8 +151,9 @@ impl Tenant {
         }
     }
 
-    /// Whether its deliveries may use the thread, those that have been begun too: their quota of CPU time is not used up.
-    pub(super) fn may_go_on(&mut self, now: Instant, is_draining: bool) -> Result<(), Wait> {
+    /// Whether its deliveries may use the thread, those that have been begun too: their quota of CPU time is not used up. Else
+    /// when they may; that they wait is counted once, for all lanes.
+    pub(super) fn may_go_on(&mut self, now: Instant, is_draining: bool) -> Result<(), Instant> {
         match self.budget.may_use_cpu(now) {
             Err(until) if !is_draining => {
                 match &mut self.waits_for_cpu {
@@ -163,7 +163,7 @@ impl Tenant {
                         self.budget.count_wait(Quota::CpuPerMinute);
                     }
                 }
-                Err(Wait::Until(Quota::CpuPerMinute, until))
+                Err(until)
             }
             _ => {
                 if let Some((since, until)) = self.waits_for_cpu.take() {
@@ -293,17 +293,17 @@ mod tests {
     #[test]
     fn no_tenant_takes_all_instances_of_a_thread() {
         let (mut tenants, now) = (two(), Instant::now());
-        let may_begin = |tenants: &mut Tenants, at, running| tenants.may_begin(at, Some((running, 8)), now, false);
+        let may_begin = |tenants: &Tenants, at, running| tenants.may_begin(at, Some((running, 8)), now, false);
         for running in 0..4 {
-            assert_eq!(may_begin(&mut tenants, 0, running), Ok(()));
+            assert_eq!(may_begin(&tenants, 0, running), Ok(()));
             tenants[0].begun();
         }
-        assert_eq!(may_begin(&mut tenants, 0, 4), Err(Wait::ForAny));
+        assert_eq!(may_begin(&tenants, 0, 4), Err(Wait::ForAny));
         for running in 4..6 {
-            assert_eq!(may_begin(&mut tenants, 1, running), Ok(()));
+            assert_eq!(may_begin(&tenants, 1, running), Ok(()));
             tenants[1].begun();
         }
-        assert_eq!(may_begin(&mut tenants, 1, 6), Err(Wait::ForAny));
+        assert_eq!(may_begin(&tenants, 1, 6), Err(Wait::ForAny));
     }
 
     #[test]
@@ -315,10 +315,8 @@ mod tests {
         // Six tenths of a second are saved up, and a tenth comes in a second.
         tenant.budget.used_cpu(Duration::from_secs(1), now);
         let until = now + Duration::from_millis(4010);
-        let waits = |result| match result {
-            Err(Wait::Until(Quota::CpuPerMinute, at)) => at >= until && at - until < Duration::from_millis(1),
-            _ => false,
-        };
+        let waits =
+            |result: Result<(), Instant>| result.is_err_and(|at| at >= until && at - until < Duration::from_millis(1));
         assert!(waits(tenant.may_go_on(now, false)));
         assert!(waits(tenant.may_go_on(now + Duration::from_secs(1), false)));
         assert_eq!(tenant.throttled.total(), Duration::ZERO);
@@ -328,7 +326,6 @@ mod tests {
         // Nothing of it was to be run when its time came: that it waited until somebody asked is no matter of the quota.
         tenant.budget.used_cpu(Duration::from_secs(1), until);
         let ready = tenant.may_go_on(until, false).expect_err("a second is used");
-        let Wait::Until(_, ready) = ready else { panic!("{ready:?}") };
         assert_eq!(tenant.may_go_on(ready + Duration::from_secs(60), false), Ok(()));
         assert_eq!(tenant.throttled.total(), Duration::from_millis(4011) + (ready - until) + MAX_LATE);
         // Who drains finishes what it has.

@@ -173,9 +173,14 @@ impl Ways {
         self.let_go(at);
     }
 
+    /// Whether there are decisions that have not been sent.
+    pub(super) fn has_unsent(&self) -> bool {
+        !self.filled.is_empty()
+    }
+
     /// Whether all has been written, but for what was refused.
     pub(super) fn is_empty(&self) -> bool {
-        self.settles == 0 && self.filled.is_empty()
+        self.settles == 0 && !self.has_unsent()
     }
 
     /// When decisions have waited for long enough that can be sent then.

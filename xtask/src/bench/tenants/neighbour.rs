@@ -20,8 +20,10 @@ const RATE: f64 = 1000.0;
 /// What its keys begin with.
 const PREFIX: &str = "quiet:";
 
-/// The page that has the settings, and the tenant of its example.
-const ADVICE: (&str, &str) = ("docs/security.md", "acme");
+/// The page that has the settings.
+const ADVICE: &str = "docs/security.md";
+/// What the heads of sections of its example begin with.
+const EXAMPLE: &str = "[tenants.acme.";
 
 /// What is beside the quiet tenant.
 #[derive(Clone, Copy)]
@@ -103,23 +105,26 @@ impl Beside {
 
     /// The tenants, which are there in each phase.
     fn config(self, root: &Path) -> Result<String> {
-        let (page, example) = ADVICE;
-        let advice = fs::read_to_string(root.join(page)).map_err(|error| format!("cannot read {page}: {error}"))?;
-        let mut tenants = quiet(root);
-        for hostile in &hostile::ALL {
-            tenants += &hostile.config(root);
-            if matches!(self, Beside::HostileWithoutQuotas) {
-                continue;
-            }
-            for kind in ["limits", "quotas"] {
-                let head = format!("[tenants.{example}.{kind}]");
-                let (_, section) = advice.split_once(&head).ok_or_else(|| format!("{page} has no {head}"))?;
-                let section = section.split("\n[").next().unwrap_or_default();
-                tenants += &format!("[tenants.{}.{kind}]{section}\n", hostile.name);
-            }
-        }
-        Ok(tenants)
+        let advised = match self {
+            Beside::HostileWithoutQuotas => String::new(),
+            Beside::Nobody | Beside::HostileWithQuotas => advised(root)?,
+        };
+        let hostile = hostile::ALL
+            .iter()
+            .map(|hostile| hostile.config(root) + &advised.replace(EXAMPLE, &format!("[tenants.{}.", hostile.name)));
+        Ok(hostile.chain([quiet(root)]).collect())
     }
+}
+
+/// The limits and quotas that the page advises, for the tenant of its example.
+fn advised(root: &Path) -> Result<String> {
+    let page = fs::read_to_string(root.join(ADVICE)).map_err(|error| format!("cannot read {ADVICE}: {error}"))?;
+    let section = |kind: &str| {
+        let head = format!("{EXAMPLE}{kind}]");
+        let (_, section) = page.split_once(&head).ok_or_else(|| format!("{ADVICE} has no {head}"))?;
+        Ok::<_, String>(format!("{head}{}\n", section.split("\n[").next().unwrap_or_default()))
+    };
+    Ok(section("limits")? + &section("quotas")?)
 }
 
 fn quiet(root: &Path) -> String {
