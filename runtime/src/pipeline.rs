@@ -8,6 +8,7 @@
 mod batch;
 mod brokers;
 mod budget;
+mod courtesy;
 mod dedup;
 mod intake;
 mod lane;

@@ -19,7 +19,7 @@ pub enum Changed {
 #[async_trait]
 pub trait Watcher: Send {
     /// Watches these streams as well, each until it has changed once. Returns those that have an entry after their cursor
-    /// already, or cannot be looked at; their cursors are the newest ids. Those may be told of once more.
+    /// already, or cannot be looked at; their cursors are the newest entries. Those may be told of once more.
     async fn watch(&mut self, cursors: &[Cursor]) -> Result<Vec<Cursor>, BrokerError>;
 
     /// Waits until something has changed. May be dropped at any time without missing anything.

@@ -7,12 +7,12 @@ mod again;
 mod agenda;
 mod io;
 mod members;
+mod settled;
 mod tenants;
 mod ways;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
@@ -24,17 +24,18 @@ use tokio::sync::mpsc;
 use self::agenda::{Agenda, Waiting};
 use self::io::IoDone;
 pub(super) use self::io::backoff;
-use self::tenants::{Tenants, Wait, a_little_later};
+use self::tenants::{NotYet, Tenants, Wait, a_little_later};
 use self::ways::{Load, Ways};
-use super::batch::{Counted, Note, SettleDone, Ticket, Weight, settle_until_written};
+use super::batch::{Note, Ticket, Weight, settle_until_written};
 use super::brokers::Brokers;
 use super::budget::Quota;
+use super::courtesy::Courtesy;
 use super::lane::{Lane, LaneSource, Standing};
 use super::run::{Concluded, Delivery, Finished, Prepared};
 use super::runs::{Run, Woken};
 use super::watch::{Thread, Watch};
 use super::{Command, LEAVE_TIME, MAX_INSTANCES, Share, Worker};
-use crate::broker::{BrokerError, Settled, Source};
+use crate::broker::{BrokerError, Source};
 use crate::outcome::{Decision, Settlement};
 use crate::schedule::Schedule;
 
@@ -67,6 +68,8 @@ pub(super) struct Shard {
     woken: Arc<Woken>,
     /// Lanes that could begin a delivery if the thread did.
     held_back: Waiting,
+    /// Lanes that go on when nothing is awaited.
+    courteous: Waiting,
     /// Deliveries begun and not finished.
     running: usize,
     /// The most deliveries that run at the same time, so that there is an instance for each.
@@ -74,6 +77,8 @@ pub(super) struct Shard {
     /// The same as the lanes want it.
     shares: usize,
     io: FuturesUnordered<BoxFuture<'static, IoDone>>,
+    /// How many of these read what is new, or write decisions for the first time.
+    awaited: usize,
     commands: mpsc::UnboundedReceiver<Command>,
     /// This one, for those who wake it.
     thread: Thread,
@@ -92,6 +97,7 @@ impl Shard {
         commands: mpsc::UnboundedReceiver<Command>,
         thread: Thread,
         watch: Arc<Watch>,
+        courtesy: Arc<Courtesy>,
     ) -> Shard {
         let most_running = (MAX_INSTANCES / 2).div_ceil(worker.threads.max(1));
         Shard {
@@ -102,15 +108,17 @@ impl Shard {
             by_name: HashMap::new(),
             readers: HashMap::new(),
             agenda: Agenda::default(),
-            tenants: Tenants::default(),
+            tenants: Tenants::new(courtesy),
             left: HashSet::new(),
             schedule: Schedule::default(),
             woken: Arc::default(),
             held_back: Waiting::default(),
+            courteous: Waiting::default(),
             running: 0,
             most_running,
             shares: 0,
             io: FuturesUnordered::new(),
+            awaited: 0,
             commands,
             thread,
             watch,
@@ -304,6 +312,7 @@ impl Shard {
     fn start_settle(&mut self, way: usize, settlements: Vec<Settlement>, notes: Vec<Note>, after: Option<Duration>) {
         let (broker, consumer) = (self.ways.broker(way).clone(), self.consumer.clone());
         let repeated = after.is_some();
+        self.awaited += usize::from(!repeated);
         self.io.push(Box::pin(async move {
             if let Some(pause) = after {
                 tokio::time::sleep(pause).await;
@@ -311,6 +320,11 @@ impl Shard {
             let done = settle_until_written(&*broker, &consumer, settlements, notes, repeated).await;
             IoDone::Settled { way, done }
         }));
+    }
+
+    /// Whether Redis has something to do for the thread just now, and answers at once if all is well.
+    fn is_awaiting(&self) -> bool {
+        self.awaited > 0 || self.ways.has_unsent()
     }
 
     /// Whether the thread may begin one more delivery: there is an instance for it.
@@ -323,6 +337,10 @@ impl Shard {
         let start = Instant::now();
         if self.may_begin() {
             self.held_back.take().into_iter().for_each(|lane| self.schedule.activate(lane));
+        }
+        if !self.is_awaiting() {
+            let lanes = self.courteous.take().into_iter().filter(|lane| self.lanes.contains(*lane));
+            lanes.for_each(|lane| self.schedule.activate(lane));
         }
         let mut now = start;
         for ran in 0..RUNS_PER_TURN {
@@ -340,7 +358,8 @@ impl Shard {
     fn next_lane(&mut self, now: Instant) -> Option<(usize, bool)> {
         let (has_room, is_draining) = (self.may_begin(), self.drain_until.is_some());
         let crowd = (self.shares > self.most_running).then_some((self.running, self.most_running));
-        let Shard { lanes, schedule, tenants, agenda, held_back, ways, .. } = &mut *self;
+        let is_awaiting = self.is_awaiting();
+        let Shard { lanes, schedule, tenants, agenda, held_back, courteous, ways, .. } = &mut *self;
         let mut may_begin = false;
         let lane = schedule.next(|at| {
             let Some(lane) = lanes.get(at) else { return false };
@@ -348,8 +367,11 @@ impl Shard {
             if !can_begin && !can_go_on {
                 return false;
             }
-            if let Err(until) = tenants[lane.tenant].may_go_on(now, is_draining) {
-                agenda.list_at(at, a_little_later(until));
+            if let Err(NotYet { until, or_answered }) = tenants.may_go_on(lane.tenant, now, is_awaiting, is_draining) {
+                agenda.list_at(at, until);
+                if or_answered {
+                    courteous.add(at);
+                }
                 return false;
             }
             let way = ways.next_of(lane, tenants.is_prompt(lane));
@@ -381,6 +403,7 @@ impl Shard {
     /// Runs a delivery of the lane as far as it goes without waiting; when that was over.
     fn run_next(&mut self, lane_at: usize, can_begin: bool, start: Instant) -> Instant {
         let lane = &mut self.lanes[lane_at];
+        self.tenants.goes_on(lane.tenant, start);
         lane.went_on = lane.runs.can_go_on() && !(can_begin && lane.went_on);
         if lane.went_on {
             if let Some(finished) = lane.runs.go_on() {
@@ -392,12 +415,11 @@ impl Shard {
             self.begin(lane_at);
         }
         let end = Instant::now();
-        let used = end - start;
-        let nanos = u64::try_from(used.as_nanos()).unwrap_or(u64::MAX);
+        let nanos = u64::try_from((end - start).as_nanos()).unwrap_or(u64::MAX);
         self.schedule.charge(lane_at, nanos);
         let lane = &self.lanes[lane_at];
         lane.stats.cpu_nanos.add(nanos);
-        self.tenants[lane.tenant].budget.used_cpu(used, end);
+        self.tenants.used_cpu(lane.tenant, start, end);
         end
     }
 
@@ -480,65 +502,6 @@ impl Shard {
         self.ways.push(way, (lane_at, is_prompt), weight, ticket, decision, delivery);
     }
 
-    /// A batch has been answered.
-    fn settled(&mut self, way: usize, done: SettleDone) {
-        let mut refused: BTreeMap<usize, (Vec<Settlement>, Vec<Note>)> = BTreeMap::new();
-        let done_all = done.settlements.into_iter().zip(done.notes).zip(done.results);
-        for ((settlement, note), settled) in done_all {
-            let lane = &mut self.lanes[note.lane];
-            let (is_stale, is_over_quota) = (settled == Settled::Stale, settled == Settled::OverQuota);
-            match settled {
-                Settled::Refused(why) => {
-                    if lane.held == 0 {
-                        let handler = lane.deployment.id();
-                        tracing::error!(alarm = "settle_refused", handler, "Redis refuses what the handler did: {why}");
-                    }
-                    if !done.repeated {
-                        lane.stats.blocked.fetch_add(u64::from(lane.held == 0), Ordering::Relaxed);
-                        lane.held += 1;
-                    }
-                    // The tenant may have got another user meanwhile.
-                    let (settlements, notes) = refused.entry(lane.way).or_default();
-                    settlements.push(settlement);
-                    notes.push(note);
-                    continue;
-                }
-                Settled::Applied => count(lane, &settlement, &note),
-                Settled::Duplicate => lane.stats.duplicate.add(1),
-                Settled::Stale | Settled::OverQuota => {
-                    // It was counted when the handler was done, and will be once more.
-                    if let Decision::Ack { publishes, .. } = &settlement.decision {
-                        self.tenants[lane.tenant].budget.give_back_out(publishes);
-                    }
-                }
-                // The one who was first may have been this worker.
-                Settled::Superseded => lane.stats.superseded.add(u64::from(!done.resent)),
-            }
-            lane.unsettled -= 1;
-            if done.repeated {
-                lane.held -= 1;
-                lane.stats.blocked.fetch_sub(u64::from(lane.held == 0), Ordering::Relaxed);
-            }
-            match note.delivery {
-                Some(delivery) if is_stale => self.outdated(note.lane, delivery, &settlement),
-                Some(delivery) if is_over_quota => self.over_quota(note.lane, delivery),
-                delivery => {
-                    lane.sources[note.source].open -= 1;
-                    lane.suspects -= usize::from(note.suspect);
-                    delivery.iter().for_each(|delivery| lane.pass_on(delivery));
-                }
-            }
-            self.touch(note.lane);
-        }
-        for (way, (settlements, notes)) in refused {
-            // The lanes concerned stand still until it is written.
-            self.start_settle(way, settlements, notes, Some(HELD_PAUSE));
-        }
-        if !done.repeated {
-            self.ways.settled(way);
-        }
-    }
-
     /// Leaves no empty consumer behind.
     async fn remove_consumers(self) {
         let sources = self.lanes.iter().flat_map(|(_, lane)| lane.sources.iter().map(|source| (lane.way, source)));
@@ -549,39 +512,6 @@ impl Shard {
                 if matches!(error, BrokerError::Unreachable { .. }) {
                     return;
                 }
-            }
-        }
-    }
-}
-
-/// Counts what has been written, and notes when a parked entry is due.
-fn count(lane: &mut Lane, settlement: &Settlement, note: &Note) {
-    match &settlement.decision {
-        Decision::Ack { publishes, .. } => {
-            let counter = match note.counted {
-                Counted::Handled => &lane.stats.acked,
-                Counted::Skipped => &lane.stats.skipped,
-                Counted::Duplicate => &lane.stats.duplicate,
-            };
-            counter.add(1);
-            if let Some(ran) = &note.ran {
-                ran.acked.add(1);
-            }
-            lane.stats.published.add(publishes.len() as u64);
-        }
-        Decision::Park { pause } => {
-            lane.stats.retried.add(1);
-            if let Some(ran) = &note.ran {
-                ran.retried.add(1);
-            }
-            let due = Instant::now() + *pause;
-            let source = &mut lane.sources[note.source];
-            source.due_at = Some(source.due_at.map_or(due, |known| known.min(due)));
-        }
-        Decision::DeadLetter(_) => {
-            lane.stats.dead.add(1);
-            if let Some(ran) = &note.ran {
-                ran.dead.add(1);
             }
         }
     }

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::courtesy::Courtesy;
 use super::roster::Member;
 use super::shard::Shard;
 use super::watch::{Thread, Watch};
@@ -64,17 +65,18 @@ pub(super) fn start(
     backend: &Backend,
     watch: &Arc<Watch>,
 ) -> std::io::Result<(Threads, Vec<RunningShard>)> {
+    let courtesy = Arc::new(Courtesy::new(Instant::now()));
     let start = |number| {
         let (commands, receiver) = mpsc::unbounded_channel();
         let (ended_sender, ended) = oneshot::channel();
-        let (worker, backend, watch) = (worker.clone(), backend.clone(), watch.clone());
+        let (worker, backend, watch, courtesy) = (worker.clone(), backend.clone(), watch.clone(), courtesy.clone());
         let woken = Thread::new(commands.clone());
         let thread = std::thread::Builder::new().name(format!("shard-{number}")).spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let runtime = runtime.expect("a runtime needs nothing but an epoll descriptor");
             runtime.block_on(async move {
                 let consumer = format!("{}.{number}", worker.id).into();
-                Shard::new(worker, backend.brokers(), consumer, receiver, woken, watch).run().await;
+                Shard::new(worker, backend.brokers(), consumer, receiver, woken, watch, courtesy).run().await;
             });
             // All has been settled or given up; a name that is still being looked up would hold up the end.
             runtime.shutdown_background();

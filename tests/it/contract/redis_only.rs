@@ -404,13 +404,15 @@ async fn one_stream_that_may_not_be_looked_at_is_named_and_others_are_watched() 
 }
 
 #[tokio::test]
-async fn a_user_who_may_not_be_told_of_changes_gets_no_watcher() {
+async fn a_user_who_may_not_be_told_of_changes_or_look_at_them_gets_no_watcher() {
     let mut f = Fixture::redis().await;
-    say(f.raw().0, &["ACL", "SETUSER", "plain", "on", ">secret", "~*", "+@all", "-client|tracking"]).await;
-    let port = f.raw().1.port();
-    let settings = RedisSettings::new(&format!("redis://plain:secret@127.0.0.1:{port}")).unwrap();
-    let broker = RedisBroker::connect(settings).await.unwrap();
-    assert!(broker.watcher().await.unwrap().is_none());
+    for (user, without) in [("deaf", "-client|tracking"), ("blind", "-xrevrange"), ("plain", "-del")] {
+        say(f.raw().0, &["ACL", "SETUSER", user, "on", ">secret", "~*", "+@all", without]).await;
+        let port = f.raw().1.port();
+        let settings = RedisSettings::new(&format!("redis://{user}:secret@127.0.0.1:{port}")).unwrap();
+        let broker = RedisBroker::connect(settings).await.unwrap();
+        assert_eq!(broker.watcher().await.unwrap().is_some(), user == "plain", "{user}");
+    }
 }
 
 #[tokio::test]

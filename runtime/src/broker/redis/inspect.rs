@@ -230,7 +230,7 @@ impl Inspect for RedisBroker {
         for keys in keys.chunks(MAX_PIPELINE) {
             let mut pipeline = ::redis::pipe();
             keys.iter().for_each(|key| _ = pipeline.cmd("XLEN").arg(&**key));
-            let answers = self.own.pipeline_each(&pipeline).await?.into_iter();
+            let answers = self.requests.pipeline_each(&pipeline).await?.into_iter();
             lengths.extend(answers.map(|answer| usize::try_from(reply::integer(&answer.ok()?).ok()?).ok()));
         }
         Ok(lengths)

@@ -5,12 +5,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use ::redis::aio::MultiplexedConnection;
-use ::redis::{AsyncConnectionConfig, FromRedisValue as _, Pipeline, PushInfo, PushKind, Value};
+use ::redis::{AsyncConnectionConfig, Pipeline, PushInfo, PushKind, Value};
 use async_trait::async_trait;
 use tokio::sync::mpsc;
 
 use super::super::watcher::{Changed, Watcher};
-use super::super::{BrokerError, Cursor, EntryId};
+use super::super::{BrokerError, Cursor, EntryId, keys};
 use super::link::{RedisSettings, classify};
 
 /// Streams that are looked at with one request.
@@ -37,6 +37,10 @@ impl TrackingWatcher {
         let mut track = ::redis::cmd("CLIENT");
         track.arg("TRACKING").arg("ON");
         track.query_async::<()>(&mut connection).await.map_err(classify)?;
+        // Else each look would be refused, and wake a reader in vain.
+        let (mut look, nothing) = (::redis::pipe(), format!("{}nothing", keys::PREFIX));
+        look_after(&Cursor { key: nothing.into(), after: EntryId::MIN }, &mut look);
+        look.query_async::<Value>(&mut connection).await.map_err(classify)?;
         Ok(TrackingWatcher { connection, told, watched: HashMap::new() })
     }
 
@@ -64,21 +68,6 @@ impl TrackingWatcher {
         Ok(false)
     }
 
-    /// These with the newest ids of their streams; of those that cannot be looked at, the ones that are known.
-    async fn newest(&mut self, cursors: Vec<&Cursor>) -> Result<Vec<Cursor>, BrokerError> {
-        let mut pipeline = ::redis::pipe();
-        for cursor in &cursors {
-            pipeline.cmd("XINFO").arg("STREAM").arg(&*cursor.key);
-        }
-        let answers = self.ask(&pipeline).await?.into_iter();
-        let newest = answers.map(last_generated_id);
-        let cursor = |(known, newest): (&Cursor, Option<EntryId>)| Cursor {
-            after: newest.unwrap_or(known.after),
-            key: known.key.clone(),
-        };
-        Ok(cursors.into_iter().zip(newest).map(cursor).collect())
-    }
-
     /// The answers of all commands; an answer may be an error.
     async fn ask(&mut self, pipeline: &Pipeline) -> Result<Vec<Value>, BrokerError> {
         if pipeline.is_empty() {
@@ -88,38 +77,37 @@ impl TrackingWatcher {
     }
 }
 
-/// The newest id ever given out in a stream, of what is said of it.
-fn last_generated_id(stream: Value) -> Option<EntryId> {
-    let Value::Map(stream) = stream else { return None };
-    let text = |value: Value| String::from_redis_value(value).ok();
-    let mut fields = stream.into_iter().map(|(name, value)| (text(name), value));
-    let (_, id) = fields.find(|(name, _)| name.as_deref() == Some("last-generated-id"))?;
-    text(id)?.parse().ok()
+/// Asks for the newest entry, if it is after the cursor: no other command says as much and copies as little. After the last
+/// id of all there is nothing, and Redis refuses to look there.
+fn look_after(cursor: &Cursor, pipeline: &mut Pipeline) {
+    let start = if cursor.after == EntryId::MAX { cursor.after.to_string() } else { format!("({}", cursor.after) };
+    pipeline.cmd("XREVRANGE").arg(&*cursor.key).arg("+").arg(start).arg("COUNT").arg(1);
+}
+
+/// The cursor behind what that has found, if something; as it was, if the stream cannot be looked at.
+fn newer(cursor: &Cursor, answer: &Value) -> Option<Cursor> {
+    let Value::Array(entries) = answer else { return Some(cursor.clone()) };
+    let Value::Array(newest) = entries.first()? else { return None };
+    let Value::BulkString(id) = newest.first()? else { return None };
+    let after: EntryId = std::str::from_utf8(id).ok()?.parse().ok()?;
+    (after > cursor.after).then(|| Cursor { after, key: cursor.key.clone() })
 }
 
 #[async_trait]
 impl Watcher for TrackingWatcher {
     async fn watch(&mut self, cursors: &[Cursor]) -> Result<Vec<Cursor>, BrokerError> {
-        let mut newer = Vec::new();
+        let mut found = Vec::new();
         for cursors in cursors.chunks(LOOK) {
             let mut pipeline = ::redis::pipe();
             for cursor in cursors {
                 self.watched.insert(cursor.key.as_bytes().to_vec(), cursor.key.clone());
                 // One each: one that may not be looked at must not be in the way of others.
-                pipeline
-                    .cmd("XREAD")
-                    .arg("COUNT")
-                    .arg(1)
-                    .arg("STREAMS")
-                    .arg(&*cursor.key)
-                    .arg(cursor.after.to_string());
+                look_after(cursor, &mut pipeline);
             }
             let answers = self.ask(&pipeline).await?;
-            let unlike = cursors.iter().zip(answers).filter(|(_, answer)| !matches!(answer, Value::Nil));
-            let found = unlike.map(|(cursor, _)| cursor).collect();
-            newer.extend(self.newest(found).await?);
+            found.extend(cursors.iter().zip(&answers).filter_map(|(cursor, answer)| newer(cursor, answer)));
         }
-        Ok(newer)
+        Ok(found)
     }
 
     async fn changed(&mut self) -> Result<Changed, BrokerError> {

@@ -85,6 +85,16 @@ impl IoDone {
         }
     }
 
+    /// Whether it is one of those that [`Shard::is_awaiting`] is about.
+    fn was_awaited(&self) -> bool {
+        match self {
+            IoDone::Read { .. } => true,
+            // What the broker has refused before is tried again after a pause.
+            IoDone::Settled { done, .. } => !done.repeated,
+            _ => false,
+        }
+    }
+
     /// Of a request for entries: its lane, how many it asked for, and those that have come.
     fn asked(&self) -> Option<(usize, usize, &[Entry])> {
         match self {
@@ -115,7 +125,7 @@ fn ask(tenant: &mut Tenant, agenda: &mut Agenda, lane: (usize, bool), count: usi
 impl Shard {
     /// Starts reading what is new. Says whether all was asked for that is called for, or the lane is told when to ask again.
     pub(super) fn start_reads(&mut self, lane_at: usize, now: Instant) -> bool {
-        let Shard { lanes, tenants, agenda, io, .. } = self;
+        let Shard { lanes, tenants, agenda, io, awaited, .. } = self;
         let lane = &mut lanes[lane_at];
         let (who, count) = ((lane_at, lane.ready.is_empty()), lane.appetite());
         if count == 0 {
@@ -127,6 +137,7 @@ impl Shard {
             source.state = ReadState::Busy;
             let (broker, consumer, stream) = (broker.clone(), self.consumer.clone(), source.source.clone());
             let deployment = lane.deployment.clone();
+            *awaited += 1;
             io.push(Box::pin(async move {
                 let result = broker.read(&stream, &consumer, asked).await;
                 let known = match &result {
@@ -211,6 +222,7 @@ impl Shard {
             let hungry = tenant.answered(asked, entries.iter().map(Entry::bytes));
             hungry.into_iter().for_each(|lane| self.agenda.list(lane));
         }
+        self.awaited -= usize::from(done.was_awaited());
         match done {
             IoDone::Read { lane, source, asked, known, result: Ok(entries) } => {
                 self.has_read(lane, source, asked, entries, &known);

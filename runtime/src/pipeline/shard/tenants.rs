@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use slab::Slab;
 
 use super::super::budget::{Budget, Quota, counted};
+use super::super::courtesy::{Courtesy, MAX_COURTESY};
 use super::super::lane::Lane;
 use super::agenda::Waiting;
 use crate::wasm::Throttled;
@@ -41,8 +42,10 @@ pub(super) struct Tenant {
     crowded: Waiting,
     /// Lanes that would read if less were waiting.
     sated: Waiting,
-    /// Since when it waits for CPU time that its quota allows, and until when.
-    waits_for_cpu: Option<(Instant, Instant)>,
+    /// It waits for CPU time that its quota allows.
+    waits_for_cpu: Option<WaitsForCpu>,
+    /// It has waited so, and has the turn.
+    has_turn: bool,
     /// For how long it has waited so.
     pub(super) throttled: Arc<Throttled>,
 }
@@ -60,11 +63,32 @@ pub(super) enum Wait {
     ToPublish(Instant),
 }
 
+/// A tenant waits for CPU time.
+#[derive(Debug)]
+struct WaitsForCpu {
+    since: Instant,
+    /// When its quota allows some.
+    until: Instant,
+    /// When it waits no longer for a good moment; known when its quota has allowed some, which other threads may have used
+    /// since.
+    latest: Option<Instant>,
+}
+
+/// A tenant may not use the thread yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct NotYet {
+    /// When to ask again.
+    pub(super) until: Instant,
+    /// Or when nothing is on its way any more, if that is sooner.
+    pub(super) or_answered: bool,
+}
+
 /// The tenants of the lanes, by the numbers that the schedule knows them by.
-#[derive(Default)]
 pub(super) struct Tenants {
     by_name: HashMap<Arc<str>, usize>,
     tenants: Slab<Tenant>,
+    /// Shared by all threads.
+    courtesy: Arc<Courtesy>,
 }
 
 impl std::ops::Index<usize> for Tenants {
@@ -82,9 +106,14 @@ impl std::ops::IndexMut<usize> for Tenants {
 }
 
 impl Tenants {
+    /// None yet.
+    pub(super) fn new(courtesy: Arc<Courtesy>) -> Tenants {
+        Tenants { by_name: HashMap::new(), tenants: Slab::new(), courtesy }
+    }
+
     /// The number of the tenant, for one more lane of it.
     pub(super) fn enter(&mut self, name: &Arc<str>, budget: &Arc<Budget>) -> usize {
-        let Tenants { by_name, tenants } = self;
+        let Tenants { by_name, tenants, .. } = self;
         let at = *by_name.entry(name.clone()).or_insert_with(|| tenants.insert(Tenant::new(budget.clone())));
         tenants[at].lanes += 1;
         at
@@ -108,8 +137,66 @@ impl Tenants {
         is_last
     }
 
-    /// Whether the tenant may begin a delivery, if it may use the thread ([`Tenant::may_go_on`]). `crowd`: so many of at most so many run on the thread, if the handlers could
-    /// run more. `is_draining`: what has been read is finished, whatever may be used.
+    /// Whether the deliveries of the tenant may use the thread, those that have been begun too: its quota of CPU time is not used
+    /// up, and if it was, this is a good moment ([`Courtesy`]). That they wait is counted once, for all lanes. `is_awaiting`: what
+    /// the thread reads or writes is on its way.
+    pub(super) fn may_go_on(
+        &mut self,
+        at: usize,
+        now: Instant,
+        is_awaiting: bool,
+        is_draining: bool,
+    ) -> Result<(), NotYet> {
+        if is_draining {
+            return Ok(());
+        }
+        let tenant = &mut self.tenants[at];
+        if let Err(until) = tenant.budget.may_use_cpu(now) {
+            match &mut tenant.waits_for_cpu {
+                Some(waits) => waits.until = until,
+                none => {
+                    *none = Some(WaitsForCpu { since: now, until, latest: None });
+                    tenant.budget.count_wait(Quota::CpuPerMinute);
+                }
+            }
+            return Err(NotYet { until: a_little_later(until), or_answered: false });
+        }
+        let Some(waits) = &mut tenant.waits_for_cpu else { return Ok(()) };
+        // Not all threads at the same moment.
+        let latest = *waits.latest.get_or_insert_with(|| waits.until + MAX_COURTESY - MAX_LATE.mul_f64(rand::random()));
+        if now >= latest {
+            Ok(())
+        } else if is_awaiting {
+            Err(NotYet { until: latest, or_answered: true })
+        } else if !self.courtesy.is_free(now) {
+            Err(NotYet { until: a_little_later(now).min(latest), or_answered: false })
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Deliveries of the tenant use the thread from now on. If it has waited for that, it has the turn until
+    /// [`Tenants::used_cpu`].
+    pub(super) fn goes_on(&mut self, at: usize, now: Instant) {
+        let tenant = &mut self.tenants[at];
+        let Some(WaitsForCpu { since, until, .. }) = tenant.waits_for_cpu.take() else { return };
+        tenant.has_turn = true;
+        self.courtesy.begin(now);
+        // If nothing was to be run then, that was no reason to wait any longer.
+        tenant.throttled.add(now.min(until + MAX_COURTESY).saturating_duration_since(since));
+    }
+
+    /// Deliveries of the tenant have used the thread from then until now.
+    pub(super) fn used_cpu(&mut self, at: usize, since: Instant, now: Instant) {
+        let tenant = &mut self.tenants[at];
+        tenant.budget.used_cpu(now - since, now);
+        if std::mem::take(&mut tenant.has_turn) {
+            self.courtesy.end(since, now);
+        }
+    }
+
+    /// Whether the tenant may begin a delivery, if it may use the thread ([`Tenants::may_go_on`]). `crowd`: so many of at most so
+    /// many run on the thread, if the handlers could run more. `is_draining`: what has been read is finished, whatever may be used.
     pub(super) fn may_begin(
         &self,
         at: usize,
@@ -147,31 +234,8 @@ impl Tenant {
             crowded: Waiting::default(),
             sated: Waiting::default(),
             waits_for_cpu: None,
+            has_turn: false,
             throttled: Arc::default(),
-        }
-    }
-
-    /// Whether its deliveries may use the thread, those that have been begun too: their quota of CPU time is not used up. Else
-    /// when they may; that they wait is counted once, for all lanes.
-    pub(super) fn may_go_on(&mut self, now: Instant, is_draining: bool) -> Result<(), Instant> {
-        match self.budget.may_use_cpu(now) {
-            Err(until) if !is_draining => {
-                match &mut self.waits_for_cpu {
-                    Some((_, known)) => *known = until,
-                    none => {
-                        *none = Some((now, until));
-                        self.budget.count_wait(Quota::CpuPerMinute);
-                    }
-                }
-                Err(until)
-            }
-            _ => {
-                if let Some((since, until)) = self.waits_for_cpu.take() {
-                    // If nothing was to be run then, that was no reason to wait any longer.
-                    self.throttled.add(now.min(until + MAX_LATE).saturating_duration_since(since));
-                }
-                Ok(())
-            }
         }
     }
 
@@ -254,7 +318,7 @@ mod tests {
     use crate::config::TenantQuotas;
 
     fn two() -> Tenants {
-        let mut tenants = Tenants::default();
+        let mut tenants = Tenants::new(Arc::new(Courtesy::new(Instant::now())));
         for name in ["one", "two"] {
             let at = tenants.enter(&name.into(), &Arc::default());
             tenants[at].set_share(100);
@@ -306,32 +370,93 @@ mod tests {
         assert_eq!(may_begin(&tenants, 1, 6), Err(Wait::ForAny));
     }
 
+    /// Six seconds of CPU time a minute: six tenths of a second are saved up, and a tenth comes in a second.
+    fn with_six_seconds(tenants: &Tenants, now: Instant) {
+        let cpu_per_minute = Some(Duration::from_secs(6));
+        let quotas = TenantQuotas { cpu_per_minute, ..TenantQuotas::default() };
+        [0, 1].iter().for_each(|&at| tenants[at].budget.renew(Some(&quotas), now));
+    }
+
+    /// The tenant waits; until when.
+    fn waits(tenants: &mut Tenants, at: usize, now: Instant) -> Instant {
+        assert!(tenants.may_go_on(at, now, false, false).is_err());
+        tenants[at].waits_for_cpu.as_ref().expect("it waits").until
+    }
+
+    /// It may go on, and does, and has used the thread since a second ago.
+    fn runs_for_a_second(tenants: &mut Tenants, at: usize, now: Instant) {
+        assert_eq!(tenants.may_go_on(at, now, false, false), Ok(()));
+        tenants.goes_on(at, now);
+        tenants.used_cpu(at, now - Duration::from_secs(1), now);
+    }
+
     #[test]
     fn what_waits_for_cpu_time_is_throttled_for_so_long() {
         let (mut tenants, now) = (two(), Instant::now());
-        let (tenant, cpu) = (&mut tenants[0], Some(Duration::from_secs(6)));
-        tenant.budget.renew(Some(&TenantQuotas { cpu_per_minute: cpu, ..TenantQuotas::default() }), now);
-        assert_eq!(tenant.may_go_on(now, false), Ok(()));
-        // Six tenths of a second are saved up, and a tenth comes in a second.
-        tenant.budget.used_cpu(Duration::from_secs(1), now);
-        let until = now + Duration::from_millis(4010);
-        let waits =
-            |result: Result<(), Instant>| result.is_err_and(|at| at >= until && at - until < Duration::from_millis(1));
-        assert!(waits(tenant.may_go_on(now, false)));
-        assert!(waits(tenant.may_go_on(now + Duration::from_secs(1), false)));
-        assert_eq!(tenant.throttled.total(), Duration::ZERO);
-        assert_eq!(tenant.budget.waits(Quota::CpuPerMinute), 1);
-        assert_eq!(tenant.may_go_on(until + Duration::from_millis(1), false), Ok(()));
-        assert_eq!(tenant.throttled.total(), Duration::from_millis(4011));
+        with_six_seconds(&tenants, now);
+        runs_for_a_second(&mut tenants, 0, now);
+        let until = waits(&mut tenants, 0, now);
+        let late = until.saturating_duration_since(now + Duration::from_millis(4010));
+        assert!(until >= now + Duration::from_millis(4010) && late < Duration::from_millis(1));
+        assert_eq!(waits(&mut tenants, 0, now + Duration::from_secs(1)), until);
+        assert_eq!(tenants[0].throttled.total(), Duration::ZERO);
+        assert_eq!(tenants[0].budget.waits(Quota::CpuPerMinute), 1);
+        runs_for_a_second(&mut tenants, 0, until + Duration::from_millis(1));
+        assert_eq!(tenants[0].throttled.total(), until + Duration::from_millis(1) - now);
         // Nothing of it was to be run when its time came: that it waited until somebody asked is no matter of the quota.
-        tenant.budget.used_cpu(Duration::from_secs(1), until);
-        let ready = tenant.may_go_on(until, false).expect_err("a second is used");
-        assert_eq!(tenant.may_go_on(ready + Duration::from_secs(60), false), Ok(()));
-        assert_eq!(tenant.throttled.total(), Duration::from_millis(4011) + (ready - until) + MAX_LATE);
+        let (before, since) = (tenants[0].throttled.total(), until + Duration::from_millis(1));
+        let ready = waits(&mut tenants, 0, since);
+        runs_for_a_second(&mut tenants, 0, ready + Duration::from_secs(60));
+        assert_eq!(tenants[0].throttled.total(), before + (ready - since) + MAX_COURTESY);
         // Who drains finishes what it has.
-        tenant.budget.used_cpu(Duration::from_secs(10), now);
-        assert_eq!(tenant.may_go_on(now, true), Ok(()));
-        assert!(tenant.may_go_on(now, false).is_err());
+        tenants.used_cpu(0, now - Duration::from_secs(10), now);
+        assert_eq!(tenants.may_go_on(0, now, true, true), Ok(()));
+        assert!(tenants.may_go_on(0, now, false, false).is_err());
+    }
+
+    #[test]
+    fn who_waited_for_cpu_time_goes_on_at_a_good_moment() {
+        let (mut tenants, now) = (two(), Instant::now());
+        with_six_seconds(&tenants, now);
+        [0, 1].iter().for_each(|&at| runs_for_a_second(&mut tenants, at, now));
+        let until = [0, 1].map(|at| waits(&mut tenants, at, now))[1] + Duration::from_millis(1);
+        let at = |ms| until + Duration::from_millis(ms);
+        let is_soon = |result: Result<(), NotYet>, now| {
+            result.is_err_and(|NotYet { until, or_answered }| until <= now + MAX_LATE && !or_answered)
+        };
+        // Something is on its way.
+        assert!(tenants.may_go_on(0, at(0), true, false).is_err_and(|not_yet| not_yet.or_answered));
+        // Who may go on and does not takes no turn.
+        assert_eq!(tenants.may_go_on(0, at(1), false, false), Ok(()));
+        assert_eq!(tenants.may_go_on(1, at(1), false, false), Ok(()));
+        tenants.goes_on(0, at(1));
+        // The other one has the turn, and had it for 2 ms.
+        assert!(is_soon(tenants.may_go_on(1, at(2), false, false), at(2)));
+        tenants.used_cpu(0, at(1), at(3));
+        assert!(is_soon(tenants.may_go_on(1, at(4), false, false), at(4)));
+        assert_eq!(tenants.may_go_on(1, at(5), false, false), Ok(()));
+    }
+
+    #[test]
+    fn nobody_waits_long_for_a_good_moment() {
+        let (mut tenants, now) = (two(), Instant::now());
+        with_six_seconds(&tenants, now);
+        runs_for_a_second(&mut tenants, 0, now);
+        let until = waits(&mut tenants, 0, now);
+        let (first, last) = (until + MAX_COURTESY - MAX_LATE, until + MAX_COURTESY);
+        let NotYet { until, .. } = tenants.may_go_on(0, first - Duration::from_nanos(1), true, false).unwrap_err();
+        assert!(first <= until && until <= last);
+        assert!(tenants.may_go_on(0, until - Duration::from_nanos(1), true, false).is_err());
+        assert_eq!(tenants.may_go_on(0, until, true, false), Ok(()));
+        // Another thread of the tenant was faster: this one has waited long enough when there is some again.
+        tenants.used_cpu(0, until - Duration::from_secs(1), until);
+        let again = waits(&mut tenants, 0, until);
+        assert_eq!(tenants.may_go_on(0, again, true, false), Ok(()));
+        // Who drains does not wait at all.
+        runs_for_a_second(&mut tenants, 0, again);
+        let until = waits(&mut tenants, 0, again);
+        assert!(tenants.may_go_on(0, until, true, false).is_err());
+        assert_eq!(tenants.may_go_on(0, until, true, true), Ok(()));
     }
 
     #[test]

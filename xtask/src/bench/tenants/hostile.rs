@@ -61,32 +61,49 @@ impl Hostile {
         )
     }
 
-    /// Adds events, if few wait.
-    fn feed(&self, redis: &mut redis::Connection) -> Result<()> {
-        let key = format!("{}:{IN}", self.name);
-        let count = if self.size > SMALL { BIG_BACKLOG } else { BACKLOG };
-        let groups: Vec<BTreeMap<String, redis::Value>> = redis::cmd("XINFO").arg("GROUPS").arg(&key).query(redis)?;
-        let lag = groups.first().and_then(|group| group.get("lag"));
-        if matches!(lag, Some(redis::Value::Int(lag)) if *lag >= count) {
-            return Ok(());
-        }
+    fn key(&self) -> String {
+        format!("{}:{IN}", self.name)
+    }
+
+    /// Adds events.
+    fn feed(&self, pipeline: &mut redis::Pipeline) {
         let data = "x".repeat(self.size);
-        let mut pipeline = redis::pipe();
-        for _ in 0..count {
-            pipeline.cmd("XADD").arg(&key).arg("MAXLEN").arg(4 * count).arg("*").arg("ce_specversion").arg("1.0");
+        for _ in 0..self.backlog() {
+            pipeline.cmd("XADD").arg(self.key()).arg("MAXLEN").arg(4 * self.backlog()).arg("*");
+            pipeline.arg("ce_specversion").arg("1.0");
             pipeline.arg("ce_id").arg("0").arg("ce_source").arg("/hostile").arg("ce_type").arg(self.kind);
             pipeline.arg("data").arg(&data).ignore();
         }
-        Ok(pipeline.query(redis)?)
     }
+
+    /// Events that wait, at least.
+    fn backlog(&self) -> i64 {
+        if self.size > SMALL { BIG_BACKLOG } else { BACKLOG }
+    }
+}
+
+/// Adds events of those of which few wait.
+fn feed_all(redis: &mut redis::Connection) -> Result<()> {
+    let mut groups = redis::pipe();
+    ALL.iter().for_each(|hostile| _ = groups.cmd("XINFO").arg("GROUPS").arg(hostile.key()));
+    let groups: Vec<Vec<BTreeMap<String, redis::Value>>> = groups.query(redis)?;
+    let mut events = redis::pipe();
+    for (hostile, groups) in ALL.iter().zip(groups) {
+        let lag = groups.first().and_then(|group| group.get("lag"));
+        if !matches!(lag, Some(redis::Value::Int(lag)) if *lag >= hostile.backlog()) {
+            hostile.feed(&mut events);
+        }
+    }
+    if !events.is_empty() {
+        events.query::<()>(redis)?;
+    }
+    Ok(())
 }
 
 /// Keeps all of them busy until it is over.
 pub fn keep_busy(redis: &mut redis::Connection, is_over: &AtomicBool) -> Result<()> {
     while !is_over.load(Ordering::Relaxed) {
-        for hostile in &ALL {
-            hostile.feed(redis)?;
-        }
+        feed_all(redis)?;
         std::thread::sleep(LOOK);
     }
     Ok(())
