@@ -43,6 +43,10 @@ use crate::schedule::Schedule;
 const RUNS_PER_TURN: usize = 16;
 /// The longest that deliveries are run before input and output get a turn; one that has been begun ends its stretch.
 const TURN: Duration = Duration::from_micros(500);
+/// So long after an answer the next event is not expected yet...
+const JUST_ANSWERED: Duration = Duration::from_micros(100);
+/// ... and from then on no more than at any other time: a thread that gets more than 200 answers a second is busy.
+const STILL_BUSY: Duration = Duration::from_millis(5);
 /// How often lanes without deliveries look whether another version serves.
 const REFRESH: Duration = Duration::from_secs(1);
 /// How often writes that the broker refused are tried again.
@@ -68,7 +72,7 @@ pub(super) struct Shard {
     woken: Arc<Woken>,
     /// Lanes that could begin a delivery if the thread did.
     held_back: Waiting,
-    /// Lanes that go on when nothing is awaited.
+    /// Lanes that go on when nothing is expected.
     courteous: Waiting,
     /// Deliveries begun and not finished.
     running: usize,
@@ -79,6 +83,8 @@ pub(super) struct Shard {
     io: FuturesUnordered<BoxFuture<'static, IoDone>>,
     /// How many of these read what is new, or write decisions for the first time.
     awaited: usize,
+    /// When the last of them was answered.
+    answered: Instant,
     commands: mpsc::UnboundedReceiver<Command>,
     /// This one, for those who wake it.
     thread: Thread,
@@ -119,6 +125,7 @@ impl Shard {
             shares: 0,
             io: FuturesUnordered::new(),
             awaited: 0,
+            answered: Instant::now(),
             commands,
             thread,
             watch,
@@ -322,9 +329,10 @@ impl Shard {
         }));
     }
 
-    /// Whether Redis has something to do for the thread just now, and answers at once if all is well.
-    fn is_awaiting(&self) -> bool {
-        self.awaited > 0 || self.ways.has_unsent()
+    /// Whether entries or decisions are on their way, or likely are soon: best is the moment behind an answer.
+    fn is_expecting(&self, now: Instant) -> bool {
+        let since = now.saturating_duration_since(self.answered);
+        self.awaited > 0 || self.ways.has_unsent() || (JUST_ANSWERED..STILL_BUSY).contains(&since)
     }
 
     /// Whether the thread may begin one more delivery: there is an instance for it.
@@ -338,7 +346,7 @@ impl Shard {
         if self.may_begin() {
             self.held_back.take().into_iter().for_each(|lane| self.schedule.activate(lane));
         }
-        if !self.is_awaiting() {
+        if !self.is_expecting(start) {
             let lanes = self.courteous.take().into_iter().filter(|lane| self.lanes.contains(*lane));
             lanes.for_each(|lane| self.schedule.activate(lane));
         }
@@ -358,7 +366,7 @@ impl Shard {
     fn next_lane(&mut self, now: Instant) -> Option<(usize, bool)> {
         let (has_room, is_draining) = (self.may_begin(), self.drain_until.is_some());
         let crowd = (self.shares > self.most_running).then_some((self.running, self.most_running));
-        let is_awaiting = self.is_awaiting();
+        let is_expecting = self.is_expecting(now);
         let Shard { lanes, schedule, tenants, agenda, held_back, courteous, ways, .. } = &mut *self;
         let mut may_begin = false;
         let lane = schedule.next(|at| {
@@ -367,7 +375,7 @@ impl Shard {
             if !can_begin && !can_go_on {
                 return false;
             }
-            if let Err(NotYet { until, or_answered }) = tenants.may_go_on(lane.tenant, now, is_awaiting, is_draining) {
+            if let Err(NotYet { until, or_answered }) = tenants.may_go_on(lane.tenant, now, is_expecting, is_draining) {
                 agenda.list_at(at, until);
                 if or_answered {
                     courteous.add(at);

@@ -85,7 +85,7 @@ impl IoDone {
         }
     }
 
-    /// Whether it is one of those that [`Shard::is_awaiting`] is about.
+    /// Whether it is one of those that [`Shard::awaited`] counts.
     fn was_awaited(&self) -> bool {
         match self {
             IoDone::Read { .. } => true,
@@ -222,7 +222,10 @@ impl Shard {
             let hungry = tenant.answered(asked, entries.iter().map(Entry::bytes));
             hungry.into_iter().for_each(|lane| self.agenda.list(lane));
         }
-        self.awaited -= usize::from(done.was_awaited());
+        if done.was_awaited() {
+            self.awaited -= 1;
+            self.answered = Instant::now();
+        }
         match done {
             IoDone::Read { lane, source, asked, known, result: Ok(entries) } => {
                 self.has_read(lane, source, asked, entries, &known);

@@ -138,13 +138,13 @@ impl Tenants {
     }
 
     /// Whether the deliveries of the tenant may use the thread, those that have been begun too: its quota of CPU time is not used
-    /// up, and if it was, this is a good moment ([`Courtesy`]). That they wait is counted once, for all lanes. `is_awaiting`: what
-    /// the thread reads or writes is on its way.
+    /// up, and if it was, this is a good moment ([`Courtesy`]). That they wait is counted once, for all lanes. `is_expecting`: what
+    /// the thread reads or writes is on its way, or likely soon is.
     pub(super) fn may_go_on(
         &mut self,
         at: usize,
         now: Instant,
-        is_awaiting: bool,
+        is_expecting: bool,
         is_draining: bool,
     ) -> Result<(), NotYet> {
         if is_draining {
@@ -166,7 +166,7 @@ impl Tenants {
         let latest = *waits.latest.get_or_insert_with(|| waits.until + MAX_COURTESY - MAX_LATE.mul_f64(rand::random()));
         if now >= latest {
             Ok(())
-        } else if is_awaiting {
+        } else if is_expecting {
             Err(NotYet { until: latest, or_answered: true })
         } else if !self.courtesy.is_free(now) {
             Err(NotYet { until: a_little_later(now).min(latest), or_answered: false })
