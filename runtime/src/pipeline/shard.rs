@@ -81,9 +81,9 @@ pub(super) struct Shard {
     /// The same as the lanes want it.
     shares: usize,
     io: FuturesUnordered<BoxFuture<'static, IoDone>>,
-    /// How many of these read what is new, or write decisions for the first time.
-    awaited: usize,
-    /// When the last of them was answered.
+    /// How many of these read what is new.
+    reads: usize,
+    /// When one of these, or of the batches that were sent, was answered last.
     answered: Instant,
     commands: mpsc::UnboundedReceiver<Command>,
     /// This one, for those who wake it.
@@ -124,7 +124,7 @@ impl Shard {
             most_running,
             shares: 0,
             io: FuturesUnordered::new(),
-            awaited: 0,
+            reads: 0,
             answered: Instant::now(),
             commands,
             thread,
@@ -319,7 +319,6 @@ impl Shard {
     fn start_settle(&mut self, way: usize, settlements: Vec<Settlement>, notes: Vec<Note>, after: Option<Duration>) {
         let (broker, consumer) = (self.ways.broker(way).clone(), self.consumer.clone());
         let repeated = after.is_some();
-        self.awaited += usize::from(!repeated);
         self.io.push(Box::pin(async move {
             if let Some(pause) = after {
                 tokio::time::sleep(pause).await;
@@ -332,7 +331,7 @@ impl Shard {
     /// Whether entries or decisions are on their way, or likely are soon: best is the moment behind an answer.
     fn is_expecting(&self, now: Instant) -> bool {
         let since = now.saturating_duration_since(self.answered);
-        self.awaited > 0 || self.ways.has_unsent() || (JUST_ANSWERED..STILL_BUSY).contains(&since)
+        self.reads > 0 || !self.ways.is_empty() || (JUST_ANSWERED..STILL_BUSY).contains(&since)
     }
 
     /// Whether the thread may begin one more delivery: there is an instance for it.

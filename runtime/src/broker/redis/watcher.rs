@@ -5,13 +5,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use ::redis::aio::MultiplexedConnection;
-use ::redis::{AsyncConnectionConfig, Pipeline, PushInfo, PushKind, Value};
+use ::redis::{AsyncConnectionConfig, Cmd, Pipeline, PushInfo, PushKind, Value};
 use async_trait::async_trait;
 use tokio::sync::mpsc;
 
 use super::super::watcher::{Changed, Watcher};
 use super::super::{BrokerError, Cursor, EntryId, keys};
 use super::link::{RedisSettings, classify};
+use super::reply;
 
 /// Streams that are looked at with one request.
 const LOOK: usize = 500;
@@ -38,9 +39,8 @@ impl TrackingWatcher {
         track.arg("TRACKING").arg("ON");
         track.query_async::<()>(&mut connection).await.map_err(classify)?;
         // Else each look would be refused, and wake a reader in vain.
-        let (mut look, nothing) = (::redis::pipe(), format!("{}nothing", keys::PREFIX));
-        look_after(&Cursor { key: nothing.into(), after: EntryId::MIN }, &mut look);
-        look.query_async::<Value>(&mut connection).await.map_err(classify)?;
+        let nothing = Cursor { key: format!("{}nothing", keys::PREFIX).into(), after: EntryId::MIN };
+        look_after(&nothing).query_async::<()>(&mut connection).await.map_err(classify)?;
         Ok(TrackingWatcher { connection, told, watched: HashMap::new() })
     }
 
@@ -77,19 +77,18 @@ impl TrackingWatcher {
     }
 }
 
-/// Asks for the newest entry, if it is after the cursor: no other command says as much and copies as little. After the last
-/// id of all there is nothing, and Redis refuses to look there.
-fn look_after(cursor: &Cursor, pipeline: &mut Pipeline) {
-    let start = if cursor.after == EntryId::MAX { cursor.after.to_string() } else { format!("({}", cursor.after) };
-    pipeline.cmd("XREVRANGE").arg(&*cursor.key).arg("+").arg(start).arg("COUNT").arg(1);
+/// Asks for the newest entry, if it is after the cursor: no other command says as much and copies as little.
+fn look_after(cursor: &Cursor) -> Cmd {
+    let mut look = ::redis::cmd("XREVRANGE");
+    look.arg(&*cursor.key).arg("+").arg(cursor.after.next().to_string()).arg("COUNT").arg(1);
+    look
 }
 
 /// The cursor behind what that has found, if something; as it was, if the stream cannot be looked at.
-fn newer(cursor: &Cursor, answer: &Value) -> Option<Cursor> {
-    let Value::Array(entries) = answer else { return Some(cursor.clone()) };
-    let Value::Array(newest) = entries.first()? else { return None };
-    let Value::BulkString(id) = newest.first()? else { return None };
-    let after: EntryId = std::str::from_utf8(id).ok()?.parse().ok()?;
+fn newer(cursor: &Cursor, answer: Value) -> Option<Cursor> {
+    let Ok(entries) = reply::entries(answer, 0) else { return Some(cursor.clone()) };
+    let after = entries.first()?.id;
+    // There is nothing after the last id of all, which is found again.
     (after > cursor.after).then(|| Cursor { after, key: cursor.key.clone() })
 }
 
@@ -102,10 +101,10 @@ impl Watcher for TrackingWatcher {
             for cursor in cursors {
                 self.watched.insert(cursor.key.as_bytes().to_vec(), cursor.key.clone());
                 // One each: one that may not be looked at must not be in the way of others.
-                look_after(cursor, &mut pipeline);
+                pipeline.add_command(look_after(cursor));
             }
             let answers = self.ask(&pipeline).await?;
-            found.extend(cursors.iter().zip(&answers).filter_map(|(cursor, answer)| newer(cursor, answer)));
+            found.extend(cursors.iter().zip(answers).filter_map(|(cursor, answer)| newer(cursor, answer)));
         }
         Ok(found)
     }

@@ -85,16 +85,6 @@ impl IoDone {
         }
     }
 
-    /// Whether it is one of those that [`Shard::awaited`] counts.
-    fn was_awaited(&self) -> bool {
-        match self {
-            IoDone::Read { .. } => true,
-            // What the broker has refused before is tried again after a pause.
-            IoDone::Settled { done, .. } => !done.repeated,
-            _ => false,
-        }
-    }
-
     /// Of a request for entries: its lane, how many it asked for, and those that have come.
     fn asked(&self) -> Option<(usize, usize, &[Entry])> {
         match self {
@@ -125,7 +115,7 @@ fn ask(tenant: &mut Tenant, agenda: &mut Agenda, lane: (usize, bool), count: usi
 impl Shard {
     /// Starts reading what is new. Says whether all was asked for that is called for, or the lane is told when to ask again.
     pub(super) fn start_reads(&mut self, lane_at: usize, now: Instant) -> bool {
-        let Shard { lanes, tenants, agenda, io, awaited, .. } = self;
+        let Shard { lanes, tenants, agenda, io, reads, .. } = self;
         let lane = &mut lanes[lane_at];
         let (who, count) = ((lane_at, lane.ready.is_empty()), lane.appetite());
         if count == 0 {
@@ -137,7 +127,7 @@ impl Shard {
             source.state = ReadState::Busy;
             let (broker, consumer, stream) = (broker.clone(), self.consumer.clone(), source.source.clone());
             let deployment = lane.deployment.clone();
-            *awaited += 1;
+            *reads += 1;
             io.push(Box::pin(async move {
                 let result = broker.read(&stream, &consumer, asked).await;
                 let known = match &result {
@@ -222,8 +212,8 @@ impl Shard {
             let hungry = tenant.answered(asked, entries.iter().map(Entry::bytes));
             hungry.into_iter().for_each(|lane| self.agenda.list(lane));
         }
-        if done.was_awaited() {
-            self.awaited -= 1;
+        if matches!(done, IoDone::Read { .. }) {
+            self.reads -= 1;
             self.answered = Instant::now();
         }
         match done {

@@ -67,6 +67,7 @@ impl Shard {
         }
         if !done.repeated {
             self.ways.settled(way);
+            self.answered = Instant::now();
         }
     }
 }

@@ -370,11 +370,12 @@ mod tests {
         assert_eq!(may_begin(&tenants, 1, 6), Err(Wait::ForAny));
     }
 
-    /// Six seconds of CPU time a minute: six tenths of a second are saved up, and a tenth comes in a second.
-    fn with_six_seconds(tenants: &Tenants, now: Instant) {
+    /// With six seconds of CPU time a minute each: six tenths of a second are saved up, and a tenth comes in a second.
+    fn two_with_six_seconds(now: Instant) -> Tenants {
         let cpu_per_minute = Some(Duration::from_secs(6));
-        let quotas = TenantQuotas { cpu_per_minute, ..TenantQuotas::default() };
+        let (tenants, quotas) = (two(), TenantQuotas { cpu_per_minute, ..TenantQuotas::default() });
         [0, 1].iter().for_each(|&at| tenants[at].budget.renew(Some(&quotas), now));
+        tenants
     }
 
     /// The tenant waits; until when.
@@ -392,8 +393,8 @@ mod tests {
 
     #[test]
     fn what_waits_for_cpu_time_is_throttled_for_so_long() {
-        let (mut tenants, now) = (two(), Instant::now());
-        with_six_seconds(&tenants, now);
+        let now = Instant::now();
+        let mut tenants = two_with_six_seconds(now);
         runs_for_a_second(&mut tenants, 0, now);
         let until = waits(&mut tenants, 0, now);
         let late = until.saturating_duration_since(now + Duration::from_millis(4010));
@@ -416,8 +417,8 @@ mod tests {
 
     #[test]
     fn who_waited_for_cpu_time_goes_on_at_a_good_moment() {
-        let (mut tenants, now) = (two(), Instant::now());
-        with_six_seconds(&tenants, now);
+        let now = Instant::now();
+        let mut tenants = two_with_six_seconds(now);
         [0, 1].iter().for_each(|&at| runs_for_a_second(&mut tenants, at, now));
         let until = [0, 1].map(|at| waits(&mut tenants, at, now))[1] + Duration::from_millis(1);
         let at = |ms| until + Duration::from_millis(ms);
@@ -439,8 +440,8 @@ mod tests {
 
     #[test]
     fn nobody_waits_long_for_a_good_moment() {
-        let (mut tenants, now) = (two(), Instant::now());
-        with_six_seconds(&tenants, now);
+        let now = Instant::now();
+        let mut tenants = two_with_six_seconds(now);
         runs_for_a_second(&mut tenants, 0, now);
         let until = waits(&mut tenants, 0, now);
         let (first, last) = (until + MAX_COURTESY - MAX_LATE, until + MAX_COURTESY);
